@@ -1,0 +1,221 @@
+"""The command line. Help and configuration errors import neither JAX nor any environment."""
+
+import argparse
+import csv
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxddpg import config
+from jaxddpg.config import ConfigError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
+    tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(tokens)
+    # A factory named in a config is looked for beside the user's own code.
+    sys.path.insert(0, os.getcwd())
+    try:
+        if overrides and options.command is not _train:
+            raise ConfigError([f"--{path} is a setting of `jaxddpg train`" for path in overrides])
+        return options.command(options, overrides)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    overrides |= {
+        path: value
+        for path, value in (("population.num_seeds", options.num_seeds), ("population.seed", options.seed))
+        if value is not None
+    }
+    experiment = config.read(options.config, overrides)
+    if options.print_config:
+        print(config.dump(experiment), end="")
+        return 0
+    directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
+    if not options.quiet:
+        # Before the seconds that importing JAX and the environments takes.
+        print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
+    signals = _Signals()
+
+    import jax
+    import numpy as np
+
+    from jaxddpg import experiment as composition
+    from jaxddpg import reporting
+
+    if options.debug:
+        jax.config.update("jax_debug_nans", True)
+        jax.config.update("jax_debug_key_reuse", True)
+    with signals:
+        result = composition.run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
+    summary = result.summary
+    low, high = summary["final_return_interval_95"]
+    rows = [
+        {
+            "seed": member["seed"],
+            "final return": member["final_return"],
+            "best return": member["best_return"],
+            "in epoch": member["best_epoch"],
+        }
+        for member in summary["members"]
+    ]
+    episodes = experiment.evaluation.num_episodes
+    reporting.print_members(
+        f"{summary['environment']}: {episodes} noiseless episodes per seed",
+        rows,
+        f"IQM of the final returns {summary['final_return_iqm']:.1f} (95 % interval {low:.1f} to {high:.1f})\n"
+        f"{summary['env_steps_total']:,} env steps and {summary['updates_total']:,} updates in "
+        f"{summary['wall_seconds']:.0f} s, of which compiling {summary['compile_seconds']:.1f} s\n"
+        f"run directory: {directory}",
+        options.quiet,
+    )
+    if signals.received:
+        print(f"stopped after epoch {summary['epochs']}; what was learned is in {directory}", file=sys.stderr)
+        return 128 + signals.received
+    if not np.isfinite([member["final_return"] for member in summary["members"]]).any():
+        print("error: every member diverged; lower the learning rates or bound max_grad_norm", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
+    import numpy as np
+
+    from jaxddpg import experiment as composition
+    from jaxddpg import reporting
+    from jaxddpg.statistics import confidence_interval, interquartile_mean
+
+    rows = composition.evaluate(options.run, options.num_episodes, options.seed)
+    with (options.run / "evaluation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    returns = np.array([row["return_mean"] for row in rows])
+    low, high = confidence_interval(returns)
+    reporting.print_members(
+        f"{options.run}: {options.num_episodes} noiseless episodes per seed",
+        rows,
+        f"IQM {interquartile_mean(returns):.1f} (95 % interval {low:.1f} to {high:.1f}), worst {returns.min():.1f}",
+    )
+    return 0
+
+
+def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
+    from jaxddpg import experiment as composition
+
+    if options.output is None and len(options.run) > 1:
+        raise ConfigError(["several runs make a new picture; name it with --output PICTURE.png"])
+    path = options.output or options.run[0] / "learning_curve.png"
+    composition.plot(options.run, path)
+    print(path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxddpg",
+        description="Deterministic policy gradients in JAX: populations of agents as one compiled program.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    train = commands.add_parser(
+        "train",
+        help="run an experiment",
+        description="Runs the experiment of a YAML file.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
+    train.add_argument("--num-seeds", metavar="N", help="members, as --population.num_seeds")
+    train.add_argument("--seed", metavar="S", help="the first member's seed, as --population.seed")
+    train.add_argument("--run-dir", metavar="DIR", help="where to leave the run (default: a new one below runs/)")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
+    train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure the final policies of a run", allow_abbrev=False)
+    evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
+    evaluate.add_argument("--seed", metavar="S", type=int, default=0, help="of the episodes (default 0)")
+    evaluate.set_defaults(command=_evaluate)
+
+    plot = commands.add_parser("plot", help="draw the learning curves of runs", allow_abbrev=False)
+    plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
+    plot.add_argument("--output", metavar="PICTURE", type=Path, help="default: learning_curve.png in the run")
+    plot.set_defaults(command=_plot)
+    return parser
+
+
+def _settings_help() -> str:
+    lines = ["every setting is a flag:"]
+    for path, field in config.leaves():
+        rule = " and ".join(f"{words} {bound}" for words, bound in field.metadata["rule"].items())
+        lines += [f"  --{path}", f"        {field.metadata['meaning']}{f' ({rule})' if rule else ''}"]
+    return "\n".join(lines)
+
+
+def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Splits off the settings, `--section.name VALUE` or `--section.name=VALUE`, whose names argparse need not know."""
+    rest, overrides, stream = [], {}, iter(tokens)
+    for token in stream:
+        name, equals, value = token.partition("=")
+        if not name.startswith("--") or "." not in name:
+            rest.append(token)
+            continue
+        if not equals:
+            value = next(stream, "")
+        overrides[name.removeprefix("--").replace("-", "_")] = value
+    return rest, overrides
+
+
+def _new_directory(name: str) -> Path:
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory, number = Path("runs") / stem, 1
+    while directory.exists():
+        number += 1
+        directory = Path("runs") / f"{stem}-{number}"
+    return directory
+
+
+class _Signals:
+    """Turns the first SIGINT or SIGTERM into a wish to stop; a second one ends the program at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = number
+        print("\nstopping after this epoch; once more to stop at once", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Doors to environment libraries, one per file."""

@@ -1,0 +1,97 @@
+"""The door to gymnax (>= 1.0): its environments as `Environment` records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxddpg.types import Environment, Key, State, TimeStep
+
+
+def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -> Environment:
+    """An `Environment` from a gymnax environment or the registered name of one.
+
+    Actions in [-1, 1] are clipped and rescaled to the action Box, observations flattened to [O]; the true successor of
+    an ending episode is gymnax's `final_observation`.
+
+    Args:
+        environment: a `gymnax.environments.environment.Environment` or a name known to `gymnax.make`.
+        parameters: values that replace those of the environment's default parameters; floats may be traced.
+
+    Raises:
+        ValueError: the name or a parameter is unknown, or the action space is not a finite Box with low < high.
+    """
+    if isinstance(environment, str):
+        # Imported here because it takes seconds and starts the JAX backend.
+        import gymnax
+
+        environment, defaults = gymnax.make(environment)
+    else:
+        defaults = environment.default_params
+    unknown = [name for name in parameters or {} if not hasattr(defaults, name)]
+    if unknown:
+        raise ValueError(
+            f"{environment.name} has no parameter {', '.join(unknown)}; it has {', '.join(vars(defaults))}"
+        )
+    params = defaults.replace(**parameters or {})
+    low, high = _box(environment, params)
+    size = low.shape[0]
+    observation_space = environment.observation_space(params)
+
+    def reset(key: Key) -> tuple[State, jax.Array]:
+        observation, state = environment.reset(key, params)
+        return _strong(state), jnp.ravel(observation).astype(jnp.float32)
+
+    def step(key: Key, state: State, action: jax.Array) -> tuple[State, TimeStep]:
+        action = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
+        observation, state, reward, terminated, truncated, info = environment.step(
+            key, state, action.reshape(environment.action_space(params).shape), params
+        )
+        time_step = TimeStep(
+            observation=jnp.ravel(observation).astype(jnp.float32),
+            final_observation=jnp.ravel(info["final_observation"]).astype(jnp.float32),
+            reward=jnp.asarray(reward, jnp.float32).reshape(()),
+            terminated=jnp.asarray(terminated, bool),
+            truncated=jnp.asarray(truncated, bool),
+        )
+        return _strong(state), time_step
+
+    return Environment(
+        reset=reset,
+        step=step,
+        observation_size=int(np.prod(observation_space.shape, dtype=int)),
+        action_size=size,
+        episode_length=int(params.max_steps_in_episode),
+        action_low=low,
+        action_high=high,
+    )
+
+
+def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
+    """The bounds of the action Box, each [A], checked where they are not traced."""
+    space = environment.action_space(params)
+    if not (hasattr(space, "low") and hasattr(space, "high")):
+        raise ValueError(
+            f"{environment.name} has the action space {type(space).__name__}, but a deterministic policy gradient "
+            "needs a continuous Box"
+        )
+    low, high = (
+        jnp.broadcast_to(jnp.asarray(bound, jnp.float32), space.shape).ravel() for bound in (space.low, space.high)
+    )
+    if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
+        # Boxes without bounds are sometimes written with the largest float instead of infinity.
+        if not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
+            raise ValueError(
+                f"{environment.name} has an action Box without bounds, low {low} and high {high}; actions are scaled "
+                "to the Box, so give it finite bounds"
+            )
+        if not bool(jnp.all(low < high)):
+            raise ValueError(f"{environment.name} has a reversed action Box: low {low} must be below high {high}")
+    return low, high
+
+
+def _strong(state: State) -> State:
+    """Gymnax starts its clock as a weakly typed number, which would make a scan trace twice."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), state)

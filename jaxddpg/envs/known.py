@@ -1,0 +1,81 @@
+"""What is known of gymnax's environments without importing gymnax, which takes seconds; tested against gymnax itself."""
+
+from typing import NamedTuple
+
+
+class Known(NamedTuple):
+    """A continuous environment: the types of its parameters, and returns to compare with where they are known."""
+
+    parameters: dict[str, type]
+    random_return: float | None = None
+    """of uniformly random actions"""
+    optimal_return: float | None = None
+    """of the best policy known, or a bound"""
+
+
+CONTINUOUS = {
+    "Pendulum-v1": Known(
+        dict.fromkeys(("max_speed", "max_torque", "dt", "g", "m", "l"), float) | {"max_steps_in_episode": int},
+        random_return=-1213.0,
+        optimal_return=-138.1,
+    ),
+    "MountainCarContinuous-v0": Known(
+        dict.fromkeys(
+            (
+                "min_action",
+                "max_action",
+                "min_position",
+                "max_position",
+                "max_speed",
+                "goal_position",
+                "goal_velocity",
+                "power",
+                "gravity",
+            ),
+            float,
+        )
+        | {"max_steps_in_episode": int},
+        random_return=-33.1,
+        optimal_return=94.3,
+    ),
+    "Reacher-misc": Known(
+        {"torque_scale": float, "dt": float, "max_steps_in_episode": int}, random_return=15.6, optimal_return=74.1
+    ),
+    "Swimmer-misc": Known({"dt": float, "max_steps_in_episode": int}, random_return=84.6, optimal_return=478.7),
+    "PointRobot-misc": Known(
+        {
+            "max_force": float,
+            "circle_radius": float,
+            "dense_reward": bool,
+            "goal_radius": float,
+            "center_init": bool,
+            "normalize_time": bool,
+            "max_steps_in_episode": int,
+        },
+        random_return=0.2,
+    ),
+}
+
+DISCRETE = (
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "DiscountingChain-bsuite",
+    "MNISTBandit-bsuite",
+    "SimpleBandit-bsuite",
+    "FourRooms-misc",
+    "MetaMaze-misc",
+    "BernoulliBandit-misc",
+    "GaussianBandit-misc",
+    "Pong-misc",
+    "FrozenLake-misc",
+)

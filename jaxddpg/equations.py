@@ -1,0 +1,40 @@
+"""The equations of deterministic policy gradients, each as one function.
+
+Silver et al. 2014, "Deterministic policy gradient algorithms" (ICML); Lillicrap et al. 2015, "Continuous control with
+deep reinforcement learning" (arXiv 1509.02971).
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxddpg.types import Params, Scalar
+
+
+def td_target(reward: jax.Array, discount: jax.Array, next_q: jax.Array) -> jax.Array:
+    """y = r + discount * Q'(s', mu'(s')), all [B]. Lillicrap 2015, algorithm 1."""
+    chex.assert_equal_shape([reward, discount, next_q])
+    return jax.lax.stop_gradient(reward + discount * next_q)
+
+
+def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
+    """L = mean (y - Q(s, a))^2 over the rows [B]. Lillicrap 2015, equation 4."""
+    chex.assert_equal_shape([q, target])
+    chex.assert_rank(q, 1)
+    return jnp.mean(jnp.square(target - q))
+
+
+def actor_loss(q: jax.Array) -> jax.Array:
+    """J = -mean Q(s, mu(s)) over the rows [B], whose gradient is Lillicrap 2015, equation 6.
+
+    The chain rule dQ/da * dmu/dtheta is left to automatic differentiation: differentiate with respect to the actor's
+    parameters only.
+    """
+    chex.assert_rank(q, 1)
+    return -jnp.mean(q)
+
+
+def soft_update(target: Params, online: Params, tau: Scalar) -> Params:
+    """theta' <- (1 - tau) theta' + tau theta, leaf by leaf. Lillicrap 2015, algorithm 1."""
+    return optax.incremental_update(online, target, tau)

@@ -1,0 +1,386 @@
+"""The composition root: from an experiment's settings to a trainer, a run and a policy. The only room that knows all."""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxddpg import checkpoint, config, noise, plotting, replay, reporting, settings
+from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.config import ConfigError
+from jaxddpg.envs.from_gymnax import from_gymnax
+from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.population import make_population
+from jaxddpg.settings import Experiment, Member
+from jaxddpg.statistics import confidence_interval, interquartile_mean
+from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.types import Agent, Clock, Environment, State, Trainer
+
+AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg}
+
+
+class Result(NamedTuple):
+    """What a run leaves behind."""
+
+    rows: list[reporting.Row]
+    """One per epoch and member, as in `metrics.jsonl`."""
+    summary: dict[str, Any]
+    agents: State
+    """The final agent states, each leaf [M, ...]."""
+
+
+def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experiment:
+    """The experiment of a YAML file; see `config.read`."""
+    return config.read(path, overrides)
+
+
+def make_environment(section: settings.Environment) -> Environment:
+    """The environment that a name stands for: gymnax's, or what `package.module:factory` makes.
+
+    The factory is called with the parameters and returns an `Environment` or a gymnax environment.
+
+    Raises:
+        ConfigError: there is no such environment, or it cannot be used.
+    """
+    try:
+        if ":" not in section.name:
+            return from_gymnax(section.name, section.parameters)
+        module, _, factory = section.name.partition(":")
+        made = getattr(importlib.import_module(module), factory)(**section.parameters)
+        return made if isinstance(made, Environment) else from_gymnax(made)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([f"environment.name is {section.name}, which cannot be used: {error}"]) from error
+
+
+def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
+    """The agent that a section describes."""
+    return AGENTS[type(section)](environment, section)
+
+
+def build(member: Member) -> Trainer:
+    """The trainer of one member (an `Experiment` is one). Its numbers may be traced, so it can be built inside `jit`."""
+    environment = make_environment(member.environment)
+    return make_trainer(
+        environment,
+        make_agent(environment, member.agent),
+        noise.ornstein_uhlenbeck(**vars(member.noise)),
+        replay.uniform(member.replay.capacity),
+        member.training,
+        member.evaluation,
+    )
+
+
+def use_all_cores() -> None:
+    """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
+    chosen = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen:
+        with suppress(RuntimeError):  # the backend runs already
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def run(
+    experiment: Experiment,
+    directory: str | Path | None = None,
+    *,
+    quiet: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Runs an experiment to its end.
+
+    Args:
+        directory: where to leave the run; None leaves nothing on disk.
+        quiet: shows no progress.
+        stopping: asked after each epoch whether to end the run there.
+
+    Raises:
+        ConfigError: a setting is faulty or the directory cannot be used. Nothing was written.
+    """
+    experiment = config.checked(experiment)
+    directory = None if directory is None else Path(directory)
+    if directory is not None:
+        _check_directory(directory)
+    title = f"{experiment.environment.name}, {experiment.population.num_seeds} members" + (
+        f" -> {directory}" if directory else ""
+    )
+    display = reporting.Display(title, experiment.training.num_epochs, quiet)
+    with ExitStack() as stack:
+        stack.enter_context(display)
+        use_all_cores()
+        make_environment(experiment.environment)  # concretely, so that its Box and parameters are checked
+        reporters: list[reporting.Reporter] = [display]
+        if directory is not None:
+            _claim_directory(directory, experiment)
+            reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory)]
+        rows, agents, compile_seconds = _train(experiment, reporters, stopping)
+        summary = _summary(experiment, rows, compile_seconds)
+        if directory is not None:
+            (directory / "summary.json").write_text(json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+            checkpoint.save(directory, rows[-1]["epoch"], agents)
+            plot([directory], directory / "learning_curve.png")
+    return Result(rows, summary, agents)
+
+
+def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0) -> list[reporting.Row]:
+    """Evaluates the final policies of a run without noise, on episodes that training never saw; a row per member.
+
+    Raises:
+        ConfigError: the directory holds no finished run, or no episode is asked for.
+    """
+    if num_episodes < 1:
+        raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
+    use_all_cores()
+    experiment, agents = _restore(Path(directory))
+    experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
+    population = _population(experiment)
+    # Training's epochs count up from 0; these count down from the last there is.
+    clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
+    metrics = population.evaluate(clock, population.scatter(agents))()
+    return [
+        {"member": member, "seed": experiment.population.seed + member}
+        | {name: float(values[member]) for name, values in metrics.items()}
+        for member in range(experiment.population.num_seeds)
+    ]
+
+
+def load_policy(directory: str | Path, member: int = 0) -> Callable[[Any], np.ndarray]:
+    """The final noiseless policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
+    environment."""
+    experiment, agents = _restore(Path(directory))
+    environment = make_environment(experiment.environment)
+    agent = make_agent(environment, experiment.agent)
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
+    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
+
+    @jax.jit
+    def act(observation: jax.Array) -> jax.Array:
+        return low + (jnp.clip(agent.act(state, observation), -1.0, 1.0) + 1.0) * (high - low) / 2
+
+    return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
+
+
+def plot(directories: list[Path], path: Path) -> None:
+    """Draws the learning curves of one or several runs into one picture.
+
+    Raises:
+        ConfigError: a directory holds no run with a complete epoch.
+    """
+    runs = []
+    for directory in directories:
+        experiment = _read_config(directory)
+        try:
+            env_steps, metrics = plotting.read_metrics(directory / "metrics.jsonl")
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError([f"the metrics of {directory} cannot be read: {error}"]) from error
+        known = CONTINUOUS.get(experiment.environment.name)
+        changed = bool(experiment.environment.parameters)
+        references = (known.random_return, known.optimal_return) if known and not changed else (None, None)
+        label = experiment.environment.name if len(directories) == 1 else directory.name
+        runs.append(plotting.Curves(label, env_steps, metrics, *references))
+    plotting.plot(runs, path)
+
+
+def _population(experiment: Experiment) -> Any:
+    count, first = experiment.population.num_seeds, experiment.population.seed
+    return make_population(
+        build, [experiment.member()] * count, range(first, first + count), experiment.population.placement
+    )
+
+
+def _train(
+    experiment: Experiment, reporters: list[reporting.Reporter], stopping: Callable[[], bool]
+) -> tuple[list[reporting.Row], State, float]:
+    """The epochs, one after the other: all rows, the final agent states, and the seconds spent compiling."""
+    training = experiment.training
+    population = _population(experiment)
+    programs = population.programs.values()
+    start = time.perf_counter()
+    groups = population.init()
+    history: list[reporting.Row] = []
+    for epoch in range(training.num_epochs + 1):
+        epoch_start, compiled = time.perf_counter(), sum(program.compile_seconds for program in programs)
+        clock = clock_at(training, epoch)
+        training_metrics: Callable[[], dict] = dict
+        if epoch:
+            groups, training_metrics = population.epoch(clock, groups)
+        evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
+        metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
+        metrics |= {f"train/{name}": values for name, values in training_metrics().items()}
+        seconds = time.perf_counter() - epoch_start
+        seconds -= sum(program.compile_seconds for program in programs) - compiled
+        # Counted on the host in Python's integers, which do not wrap.
+        vector_steps = training.warmup_steps + epoch * training.steps_per_epoch
+        updates_per_epoch = int(training.steps_per_epoch * training.updates_per_step)
+        count = experiment.population.num_seeds
+        if epoch:
+            metrics |= {
+                "perf/env_steps_per_second": [count * training.steps_per_epoch * training.num_envs / seconds] * count,
+                "perf/updates_per_second": [count * updates_per_epoch / seconds] * count,
+            }
+        rows = [
+            {
+                "epoch": epoch,
+                "member": member,
+                "seed": experiment.population.seed + member,
+                "env_steps": vector_steps * training.num_envs,
+                "updates": epoch * updates_per_epoch,
+                "wall_seconds": time.perf_counter() - start,
+            }
+            | {name: float(values[member]) for name, values in metrics.items()}
+            for member in range(count)
+        ]
+        history += rows
+        for reporter in reporters:
+            reporter.epoch(rows)
+        if stopping():
+            break
+    agents = population.gather([group.agent for group in groups])
+    return history, agents, sum(program.compile_seconds for program in programs)
+
+
+def _writers(experiment: Experiment, directory: Path) -> list[reporting.Reporter]:
+    writers: list[reporting.Reporter] = [reporting.MetricsFile(directory)]
+    if experiment.reporting.tensorboard:
+        writers.append(reporting.TensorBoard(directory))
+    if experiment.reporting.wandb:
+        project = experiment.reporting.wandb_project
+        writers.append(reporting.WeightsAndBiases(directory, project, config.as_mapping(experiment)))
+    return writers
+
+
+def _check_directory(directory: Path) -> None:
+    """Raises ConfigError where a run cannot be written; creates nothing."""
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
+    if (directory / "config.yaml").exists() or (directory / "metrics.jsonl").exists():
+        raise ConfigError([f"--run-dir {directory} already holds a run; name another, or none for a new one"])
+    parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError([f"--run-dir {directory} cannot be written: {parent} allows no new files; name another"])
+
+
+def _claim_directory(directory: Path, experiment: Experiment) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.yaml").write_text(config.dump(experiment))
+    except OSError as error:
+        raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
+
+
+def _read_config(directory: Path) -> Experiment:
+    if not (directory / "config.yaml").is_file():
+        raise ConfigError([f"{directory} holds no run: there is no config.yaml in it"])
+    return config.read(directory / "config.yaml")
+
+
+def _restore(directory: Path) -> tuple[Experiment, State]:
+    """The experiment of a run and its final agent states, each leaf [M, ...]."""
+    experiment = _read_config(directory)
+    agent = make_agent(make_environment(experiment.environment), experiment.agent)
+    members = experiment.population.num_seeds
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
+        jax.eval_shape(agent.init, jax.random.key(0)),
+    )
+    try:
+        return experiment, jax.tree.map(np.asarray, checkpoint.restore(directory, like))
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError([f"the policies of {directory} cannot be read: {error}"]) from error
+
+
+def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds: float) -> dict[str, Any]:
+    count = experiment.population.num_seeds
+    members = []
+    for member in range(count):
+        own = [row for row in rows if row["member"] == member]
+        best = max(own, key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
+        members.append(
+            {
+                "member": member,
+                "seed": own[-1]["seed"],
+                "final_return": own[-1]["eval/return_mean"],
+                "best_return": best["eval/return_mean"],
+                "best_epoch": best["epoch"],
+            }
+        )
+    final = np.array([member["final_return"] for member in members])
+    low, high = confidence_interval(final)
+    last, device = rows[-1], jax.local_devices()[0]
+    steady = {
+        name: float(np.median([row[name] for row in rows if name in row] or [np.nan]))
+        for name in ("perf/env_steps_per_second", "perf/updates_per_second")
+    }
+    memory = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
+    return {
+        "environment": experiment.environment.name,
+        "members": members,
+        "final_return_iqm": float(interquartile_mean(final)),
+        "final_return_interval_95": [float(low), float(high)],
+        "epochs": last["epoch"],
+        "env_steps_per_member": last["env_steps"],
+        "env_steps_total": last["env_steps"] * count,
+        "updates_total": last["updates"] * count,
+        "wall_seconds": last["wall_seconds"],
+        "compile_seconds": compile_seconds,
+        "env_steps_per_second": steady["perf/env_steps_per_second"],
+        "updates_per_second": steady["perf/updates_per_second"],
+        "peak_memory_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device": f"{device.device_kind} x {jax.local_device_count()}",
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jaxddpg", "jax", "flax", "optax", "gymnax")},
+        "date": datetime.date.today().isoformat(),
+        "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
+    }
+
+
+def _register(section: type) -> None:
+    """Makes a settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves."""
+
+    def flatten(value: Any) -> tuple[tuple[dict[str, Any]], tuple]:
+        numbers, structure = {}, []
+        for field in dataclasses.fields(section):
+            kind, entry = section.__annotations__[field.name], getattr(value, field.name)
+            if isinstance(entry, Mapping):
+                static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
+                numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
+                structure.append((field.name, tuple(sorted(static.items()))))
+            elif kind is settings.Scalar or dataclasses.is_dataclass(kind):
+                numbers[field.name] = entry
+            else:
+                structure.append((field.name, entry))
+        return (numbers,), tuple(structure)
+
+    def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
+        (numbers,) = children
+        return section(**numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure})
+
+    jax.tree_util.register_pytree_node(section, flatten, unflatten)
+
+
+for _section in (
+    settings.Environment,
+    settings.Actor,
+    settings.Critic,
+    settings.DDPG,
+    settings.Noise,
+    settings.Replay,
+    settings.Training,
+    settings.Evaluation,
+    settings.Member,
+):
+    _register(_section)

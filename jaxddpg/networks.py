@@ -1,0 +1,79 @@
+"""Actor and critic networks (flax linen), initialised and normalised as in Lillicrap et al. 2015, section 3 and 7."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxddpg.types import Key, Scalar
+
+
+def _uniform(bound: Scalar) -> nn.initializers.Initializer:
+    """U(-bound, bound)."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype: type = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Array:
+    """A dense layer whose weights and biases start from U(-bound, bound), by default 1 / sqrt(fan in)."""
+    initializer = _uniform(inputs.shape[-1] ** -0.5 if bound is None else bound)
+    return nn.Dense(size, kernel_init=initializer, bias_init=initializer)(inputs)
+
+
+def _batch_norm(inputs: jax.Array, learning: bool) -> jax.Array:
+    return nn.BatchNorm(use_running_average=not learning)(inputs)
+
+
+class Actor(nn.Module):
+    """mu: observation [..., O] -> action [..., A] in [-1, 1], by ReLU layers and a tanh.
+
+    `normalization`: "none"; "layer", each hidden layer before its ReLU; "batch", the observation and each hidden layer
+    before its ReLU. With `learning` a batch is normalised by its own statistics, which move the running averages
+    ("batch_stats"); without it by those averages, each row by itself.
+    """
+
+    action_size: int
+    hidden_sizes: tuple[int, ...]
+    normalization: str
+    final_bound: Scalar
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, learning: bool = False) -> jax.Array:
+        x = _batch_norm(observation, learning) if self.normalization == "batch" else observation
+        for size in self.hidden_sizes:
+            x = _dense(size, x)
+            if self.normalization == "batch":
+                x = _batch_norm(x, learning)
+            elif self.normalization == "layer":
+                x = nn.LayerNorm()(x)
+            x = nn.relu(x)
+        return jnp.tanh(_dense(self.action_size, x, self.final_bound))
+
+
+class Critic(nn.Module):
+    """Q: observation [..., O], action [..., A] -> value [...].
+
+    `action_layer` is the hidden layer at whose input the action joins: 0 or, as in the paper, 1. `normalization` as for
+    the actor, but "batch" only where no action has entered yet: nothing downstream of the action is batch-normalised.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    action_layer: int
+    normalization: str
+    final_bound: Scalar
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array, learning: bool = False) -> jax.Array:
+        x = _batch_norm(observation, learning) if self.normalization == "batch" else observation
+        for layer, size in enumerate(self.hidden_sizes):
+            if layer == self.action_layer:
+                x = jnp.concatenate([x, action], axis=-1)
+            x = _dense(size, x)
+            if self.normalization == "batch" and layer < self.action_layer:
+                x = _batch_norm(x, learning)
+            elif self.normalization == "layer":
+                x = nn.LayerNorm()(x)
+            x = nn.relu(x)
+        return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)

@@ -1,0 +1,81 @@
+"""Learning curves from the metrics of runs."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+
+from jaxddpg.statistics import confidence_interval, interquartile_mean
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no screen)
+
+
+class Curves(NamedTuple):
+    """The metrics of one run as arrays [epochs, M], and returns to compare with."""
+
+    label: str
+    env_steps: np.ndarray
+    """[epochs]"""
+    metrics: dict[str, np.ndarray]
+    random_return: float | None
+    optimal_return: float | None
+
+
+def read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The env steps [epochs] and the metrics [epochs, M] of a `metrics.jsonl`; null is not a number.
+
+    Raises:
+        ValueError: the file holds no complete epoch.
+    """
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    members = 1 + max((row["member"] for row in rows), default=0)
+    epochs = len(rows) // members
+    if not epochs:
+        raise ValueError(f"{path} holds no complete epoch yet")
+    rows = rows[: epochs * members]
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row.get(name) for row in rows], float).reshape(epochs, members)
+
+    names = [name for name in rows[-1] if "/" in name]
+    return column("env_steps")[:, 0], {name: column(name) for name in names}
+
+
+def plot(runs: list[Curves], path: Path) -> None:
+    """Writes two panels: the return, and what the critic promises at the start against what follows."""
+    figure, (returns, values) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for number, run in enumerate(runs):
+        colour = f"C{number % 10}"
+        members = run.metrics["eval/return_mean"].shape[1]
+        _band(returns, run, "eval/return_mean", colour, f"{run.label}, IQM of {members}")
+        promise = "" if len(runs) == 1 else f"{run.label}: "
+        _band(values, run, "eval/q_start_mean", colour, f"{promise}promised, Q(s0, mu(s0))")
+        _band(values, run, "eval/discounted_return_mean", colour, f"{promise}discounted return", dashed=True)
+    first = runs[0]
+    for level, name, style in ((first.random_return, "random", ":"), (first.optimal_return, "best known", "--")):
+        if level is not None and all(run[3:] == first[3:] for run in runs):
+            returns.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
+    returns.set(xlabel="env steps per member", ylabel="return of the noiseless policy", title="Return")
+    values.set(xlabel="env steps per member", ylabel="discounted return from the start", title="Promise and outcome")
+    for axes in (returns, values):
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:
+    """Members as thin lines, their IQM as a thick one with its 95 % interval."""
+    curves = run.metrics[name]
+    style = "--" if dashed else "-"
+    middle = interquartile_mean(curves)
+    finite = np.isfinite(middle)
+    axes.plot(run.env_steps, curves, color=colour, alpha=0.25, linewidth=0.6, linestyle=style)
+    axes.plot(run.env_steps[finite], middle[finite], color=colour, linewidth=1.8, linestyle=style, label=label)
+    if curves.shape[1] > 1:
+        low, high = confidence_interval(curves)
+        axes.fill_between(run.env_steps, low, high, where=np.isfinite(low), color=colour, alpha=0.18, linewidth=0)

@@ -1,0 +1,131 @@
+"""The members of a population over the devices: the only room that knows the member axis.
+
+Members are held in groups of devices x block: one compiled program, spread over the local devices by `shard_map`, each
+device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual device per core, is
+faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other without waiting.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxddpg.types import Clock, Metrics, State, Trainer
+
+Groups = list[State]
+
+
+class Program:
+    """A jitted function that compiles at its first call, apart from running, and says how long that took."""
+
+    def __init__(self, function: Callable, donate_argnums: tuple[int, ...] = ()) -> None:
+        self._jitted = jax.jit(function, donate_argnums=donate_argnums)
+        self.compiled: jax.stages.Compiled | None = None
+        self.compile_seconds = 0.0
+
+    def __call__(self, *args: Any) -> Any:
+        if self.compiled is None:
+            start = time.perf_counter()
+            self.compiled = self._jitted.lower(*args).compile()
+            self.compile_seconds = time.perf_counter() - start
+        return self.compiled(*args)
+
+
+class Population(NamedTuple):
+    """Many members as one. A state is a list of groups, each leaf [group size, ...]; metrics are [M], on the host."""
+
+    init: Callable[[], Groups]
+    epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], Metrics]]]
+    """`epoch(clock, groups) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers"""
+    evaluate: Callable[[Clock, Groups], Callable[[], Metrics]]
+    """`evaluate(clock, agent_groups) -> metrics`, likewise"""
+    gather: Callable[[Groups], State]
+    """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
+    scatter: Callable[[State], Groups]
+    """The inverse of `gather`"""
+    programs: dict[str, Program]
+
+
+def make_population(
+    build: Callable[[Any], Trainer], members: Sequence[Any], seeds: Sequence[int], placement: int = 0
+) -> Population:
+    """A population of members given by their settings and seeds.
+
+    Args:
+        build: settings -> Trainer, called while tracing, with the settings' numbers traced.
+        members: M pytrees of one structure, whose leaves are the numbers that may differ.
+        seeds: M seeds, each the only source of its member's randomness.
+        placement: members per device and dispatch; 0 chooses: 1 on a CPU, all that there are on an accelerator.
+    """
+    count = len(seeds)
+    block = placement or (1 if jax.default_backend() == "cpu" else -(-count // jax.local_device_count()))
+    num_devices = min(jax.local_device_count(), -(-count // block))
+    size = num_devices * block
+    devices = jax.local_devices()[:num_devices]
+    mesh = jax.make_mesh((num_devices,), ("member",), axis_types=(AxisType.Auto,), devices=devices)
+    by_member, everywhere = PartitionSpec("member"), PartitionSpec()
+
+    def scatter(state: State) -> Groups:
+        # The last group is filled up with copies of the last member, whose results `gather` drops.
+        index = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        sharding = NamedSharding(mesh, by_member)
+        return [jax.device_put(jax.tree.map(lambda leaf: leaf[group], state), sharding) for group in index]
+
+    def gather(groups: Groups) -> State:
+        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[:count], *groups)
+
+    def over_members(function: Callable, *specs: PartitionSpec, donate_argnums: tuple[int, ...] = ()) -> Program:
+        """One member's function of arguments that are its own (`by_member`) or shared (`everywhere`)."""
+
+        def alone(*args: Any) -> Any:
+            own = [
+                jax.tree.map(lambda x: jnp.squeeze(x, 0), arg) if spec is by_member else arg
+                for arg, spec in zip(args, specs, strict=True)
+            ]
+            return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
+
+        together = jax.vmap(function, in_axes=tuple(0 if spec is by_member else None for spec in specs))
+        # Members never speak to each other, so there is nothing for check_vma to check.
+        spread = jax.shard_map(
+            alone if block == 1 else together, mesh=mesh, in_specs=specs, out_specs=by_member, check_vma=False
+        )
+        return Program(spread, donate_argnums)
+
+    programs = {
+        "init": over_members(lambda member, key: build(member).init(key), by_member, by_member),
+        "epoch": over_members(
+            lambda member, key, clock, state: build(member).epoch(key, clock, state),
+            *(by_member, by_member, everywhere, by_member),
+            donate_argnums=(3,),
+        ),
+        "evaluate": over_members(
+            lambda member, key, clock, state: build(member).evaluate(key, clock, state),
+            *(by_member, by_member, everywhere, by_member),
+        ),
+    }
+    numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
+    keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
+
+    def init() -> Groups:
+        return [programs["init"](*group) for group in zip(numbers, keys, strict=True)]
+
+    def epoch(clock: Clock, groups: Groups) -> tuple[Groups, Callable[[], Metrics]]:
+        states, metrics = [], []
+        for number, key, state in zip(numbers, keys, groups, strict=True):
+            state, output = programs["epoch"](number, key, clock, state)
+            states.append(state)
+            metrics.append(output)
+        return states, lambda: gather(metrics)
+
+    def evaluate(clock: Clock, groups: Groups) -> Callable[[], Metrics]:
+        metrics = [
+            programs["evaluate"](number, key, clock, state)
+            for number, key, state in zip(numbers, keys, groups, strict=True)
+        ]
+        return lambda: gather(metrics)
+
+    return Population(init, epoch, evaluate, gather, scatter, programs)

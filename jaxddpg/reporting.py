@@ -1,0 +1,175 @@
+"""Where results go: a live display, files in the run directory, TensorBoard, Weights & Biases.
+
+A row is one member after one epoch, a flat dict. Everything here runs between epochs, on the host.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from jaxddpg.statistics import interquartile_mean
+
+Row = dict[str, Any]
+
+
+class Reporter(Protocol):
+    """A place for results. Used as a context manager, so that it is closed however the run ends."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def epoch(self, rows: Sequence[Row]) -> None: ...
+
+
+def plain_json(value: Any) -> Any:
+    """A value that JSON can hold: a number that is not finite is null."""
+    if isinstance(value, dict):
+        return {key: plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class MetricsFile:
+    """`metrics.jsonl`, one line per row, flushed after each epoch."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "metrics.jsonl"
+
+    def __enter__(self) -> Self:
+        self._file: TextIO = self._path.open("w")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        self._file.writelines(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
+        self._file.flush()
+
+
+class TensorBoard:
+    """Event files, one folder per member, by tensorboardX."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        from tensorboardX import SummaryWriter
+
+        for row in rows:
+            member = row["member"]
+            if member not in self._writers:
+                self._writers[member] = SummaryWriter(str(self._directory / "tensorboard" / f"seed_{row['seed']}"))
+            for name, value in row.items():
+                if "/" in name:
+                    self._writers[member].add_scalar(name, value, row["env_steps"])
+
+
+class WeightsAndBiases:
+    """One Weights & Biases run: each metric's interquartile mean, and its members under `member_<k>/`."""
+
+    def __init__(self, directory: Path, project: str, config: dict[str, Any]) -> None:
+        self._arguments = {"dir": str(directory), "project": project, "config": config, "name": directory.name}
+
+    def __enter__(self) -> Self:
+        import wandb
+
+        self._run = wandb.init(**self._arguments)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._run.finish(exit_code=1 if kind else 0)
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        import numpy as np
+
+        names = [name for name in rows[0] if "/" in name]
+        log = {name: float(interquartile_mean(np.array([row[name] for row in rows]))) for name in names}
+        if len(rows) > 1:
+            log |= {f"member_{row['member']}/{name}": row[name] for row in rows for name in names}
+        self._run.log(log | {"env_steps": rows[0]["env_steps"]})
+
+
+class Display:
+    """The terminal: a live bar where there is one to redraw, else a line now and then."""
+
+    LINE_SECONDS = 5.0
+
+    def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
+        self._console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
+        self._title, self._num_epochs = title, num_epochs
+        self._start = self._last_line = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling ...", total=num_epochs, status="")
+
+    def __enter__(self) -> Self:
+        self._console.print(self._title, highlight=False)
+        self._console.print("compiling ...", highlight=False)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        import numpy as np
+
+        row, now = rows[0], time.perf_counter()
+        if row["epoch"] == 0:
+            self._start = now
+        remaining = (now - self._start) * (self._num_epochs / row["epoch"] - 1) if row["epoch"] else math.nan
+        iqm = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
+        parts = [f"{row['env_steps']:,} env steps", f"IQM return {iqm:.1f}"]
+        if row["epoch"]:
+            parts += [
+                f"{row['perf/env_steps_per_second']:,.0f} env-steps/s",
+                f"{row['perf/updates_per_second']:,.0f} updates/s",
+                f"{remaining:.0f} s left",
+            ]
+        status = " | ".join(parts)
+        self._bar.update(
+            self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}", status=status
+        )
+        last = row["epoch"] == self._num_epochs
+        if not self._console.is_terminal and (last or not row["epoch"] or now - self._last_line > self.LINE_SECONDS):
+            self._last_line = now
+            self.note(f"epoch {row['epoch']}/{self._num_epochs} | {status}")
+
+
+def print_members(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
+    """A table with a line per member and a closing sentence, on standard output."""
+    console = Console(quiet=quiet, soft_wrap=True)
+    table = Table(title=title, title_justify="left")
+    for heading in rows[0]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+    console.print(summary, highlight=False)

@@ -1,0 +1,202 @@
+"""The loop of one member, written once: it knows no agent and no environment library.
+
+    warm-up:  vector steps of random actions, no learning
+    epoch:    cycles of vector steps with exploration, then updates from the replay
+
+Phases are structure, never a condition. The key of a vector step is folded from the member's key and the step's number
+alone, so the length of an epoch, evaluations and interruptions never change what is learned.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.struct import PyTreeNode
+
+from jaxddpg import settings
+from jaxddpg.evaluation import evaluate
+from jaxddpg.types import (
+    Agent,
+    Clock,
+    Environment,
+    Experience,
+    Key,
+    Metrics,
+    Noise,
+    Replay,
+    State,
+    TimeStep,
+    Trainer,
+    Transition,
+)
+
+
+class TrainingState(PyTreeNode):
+    """Everything that one member carries from step to step; no key and no counter, which follow from seed and clock."""
+
+    agent: State
+    environment: State
+    """of each of the N environments"""
+    observation: jax.Array
+    """[N, O]"""
+    noise: State
+    replay: State
+    episode_return: jax.Array
+    """[N] of the running training episodes"""
+
+
+class Streams(NamedTuple):
+    """The independent purposes of a member's key."""
+
+    init: Key
+    interaction: Key
+    learning: Key
+    evaluation: Key
+
+
+def streams(key: Key) -> Streams:
+    """Splits a member's key by purpose."""
+    return Streams(*jax.random.split(key, len(Streams._fields)))
+
+
+def clock_at(config: settings.Training, epoch: int) -> Clock:
+    """The clock at the first vector step of an epoch; epoch 0 is the warm-up, learning starts with epoch 1."""
+    step = config.warmup_steps + (epoch - 1) * config.steps_per_epoch if epoch else 0
+    return Clock(epoch=np.uint32(epoch), step=np.uint32(step), num_envs=config.num_envs)
+
+
+def make_trainer(
+    environment: Environment,
+    agent: Agent,
+    noise: Noise,
+    replay: Replay,
+    config: settings.Training = settings.Training(),
+    evaluation: settings.Evaluation = settings.Evaluation(),
+) -> Trainer:
+    """The trainer of one member from its parts."""
+    num_envs = config.num_envs
+    updates, period = config.updates_per_step.as_integer_ratio()
+
+    def init(key: Key) -> TrainingState:
+        init_key, interaction_key, *_ = streams(key)
+        agent_key, environment_key, noise_key = jax.random.split(init_key, 3)
+        environment_state, observation = jax.vmap(environment.reset)(jax.random.split(environment_key, num_envs))
+        state = TrainingState(
+            agent=agent.init(agent_key),
+            environment=environment_state,
+            observation=observation,
+            noise=noise.init(noise_key, (num_envs, environment.action_size)),
+            replay=replay.init(_example(environment)),
+            episode_return=jnp.zeros(num_envs),
+        )
+
+        def random_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
+            action_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
+            action = jax.random.uniform(action_key, (num_envs, environment.action_size), minval=-1.0, maxval=1.0)
+            return interact(key, clock, state, action)[0], None
+
+        return jax.lax.scan(random_step, state, _clocks(clock_at(config, 0), config.warmup_steps))[0]
+
+    def epoch(key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
+        _, interaction_key, learning_key, _ = streams(key)
+
+        def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
+            noise_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
+            noise_state, disturbance = noise.sample(noise_key, clock, state.noise)
+            action = jnp.clip(agent.act(state.agent, state.observation) + disturbance, -1.0, 1.0)
+            return interact(key, clock, state.replace(noise=noise_state), action)
+
+        def cycle(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+            state, episodes = _scan(exploring_step, state, _clocks(clock, period))
+            clock = clock.after(period - 1)
+            key = jax.random.fold_in(learning_key, clock.step)
+            agent_state, learning = learn(key, clock, state.agent, state.replay)
+            return state.replace(agent=agent_state), (episodes, learning)
+
+        cycles = config.steps_per_epoch // period
+        state, (episodes, learning) = jax.lax.scan(cycle, state, _clocks(clock, cycles, period))
+        # 0 / 0, "not a number", where no episode ended: there is no mean to report.
+        return_mean = jnp.sum(episodes["return"]) / jnp.sum(episodes["ended"])
+        return state, {"return_mean": return_mean} | jax.tree.map(jnp.mean, learning)
+
+    def interact(
+        key: Key, clock: Clock, state: TrainingState, action: jax.Array
+    ) -> tuple[TrainingState, Metrics]:
+        """One vector step with the actions [N, A], remembered; the returns of the episodes that it ended."""
+        environment_key, noise_key = jax.random.split(key)
+        environment_state, time_step = jax.vmap(environment.step)(
+            jax.random.split(environment_key, num_envs), state.environment, action
+        )
+        rows = _experience(state.observation, action, time_step)
+        episode_return = state.episode_return + time_step.reward
+        state = TrainingState(
+            agent=state.agent,
+            environment=environment_state,
+            observation=time_step.observation,
+            noise=noise.reset(noise_key, state.noise, rows.last),
+            replay=replay.add(clock, state.replay, rows),
+            episode_return=jnp.where(rows.last, 0.0, episode_return),
+        )
+        ended = {"return": jnp.sum(jnp.where(rows.last, episode_return, 0.0)), "ended": jnp.sum(rows.last)}
+        return state, ended
+
+    def learn(key: Key, clock: Clock, agent_state: State, memory: State) -> tuple[State, Metrics]:
+        """The updates of one vector step, each on a batch of its own."""
+        sample_key, update_key = jax.random.split(key)
+        rows = replay.sample(sample_key, clock, memory, updates * agent.batch_size)
+        batches = jax.tree.map(lambda x: x.reshape(updates, agent.batch_size, *x.shape[1:]), rows)
+
+        def update(agent_state: State, inputs: tuple[Key, Experience]) -> tuple[State, Metrics]:
+            key, rows = inputs
+            return agent.update(key, clock, agent_state, _transition(rows, agent.gamma))
+
+        return _scan(update, agent_state, (jax.random.split(update_key, updates), batches))
+
+    def evaluate_policy(key: Key, clock: Clock, agent_state: State) -> Metrics:
+        return evaluate(
+            jax.random.fold_in(streams(key).evaluation, clock.epoch),
+            environment,
+            lambda observation: agent.act(agent_state, observation),
+            lambda observation: agent.value(agent_state, observation),
+            agent.gamma,
+            evaluation.num_episodes,
+        )
+
+    return Trainer(init, epoch, evaluate_policy)
+
+
+def _transition(rows: Experience, gamma: Any) -> Transition:
+    discount = gamma * (1.0 - rows.terminated)
+    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
+
+
+def _experience(observation: jax.Array, action: jax.Array, time_step: TimeStep) -> Experience:
+    return Experience(
+        observation=observation,
+        action=action,
+        reward=time_step.reward,
+        next_observation=time_step.final_observation,
+        terminated=time_step.terminated,
+        last=time_step.terminated | time_step.truncated,
+    )
+
+
+def _example(environment: Environment) -> Experience:
+    """One empty row of the replay."""
+    observation, flag = jnp.zeros(environment.observation_size), jnp.zeros((), bool)
+    return Experience(observation, jnp.zeros(environment.action_size), jnp.zeros(()), observation, flag, flag)
+
+
+def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:
+    """The clocks of `num` moments, `stride` vector steps apart, stacked to be scanned over."""
+    return jax.vmap(clock.after)(jnp.arange(num, dtype=jnp.uint32) * stride)
+
+
+def _scan(body: Callable, state: State, inputs: Any) -> tuple[State, Any]:
+    """`lax.scan`, or for a single input the body itself, which XLA then fuses with its surroundings."""
+    if jax.tree.leaves(inputs)[0].shape[0] == 1:
+        state, output = body(state, jax.tree.map(lambda x: x[0], inputs))
+        return state, jax.tree.map(lambda x: x[None], output)
+    return jax.lax.scan(body, state, inputs)
