@@ -112,7 +112,7 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     low, high = confidence_interval(returns)
     reporting.print_members(
         f"{options.run}: {options.num_episodes} noiseless episodes per seed",
-        rows,
+        [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
         f"IQM {interquartile_mean(returns):.1f} (95 % interval {low:.1f} to {high:.1f}), worst {returns.min():.1f}",
     )
     return 0

@@ -367,7 +367,9 @@ def _register(section: type) -> None:
 
     def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
         (numbers,) = children
-        return section(**numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure})
+        return section(
+            **numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure}
+        )
 
     jax.tree_util.register_pytree_node(section, flatten, unflatten)
 

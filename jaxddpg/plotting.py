@@ -51,9 +51,10 @@ def plot(runs: list[Curves], path: Path) -> None:
         colour = f"C{number % 10}"
         members = run.metrics["eval/return_mean"].shape[1]
         _band(returns, run, "eval/return_mean", colour, f"{run.label}, IQM of {members}")
-        promise = "" if len(runs) == 1 else f"{run.label}: "
-        _band(values, run, "eval/q_start_mean", colour, f"{promise}promised, Q(s0, mu(s0))")
-        _band(values, run, "eval/discounted_return_mean", colour, f"{promise}discounted return", dashed=True)
+        # One run can show its two curves in two colours; several need theirs to tell the runs apart.
+        prefix, outcome_colour = ("", "C1") if len(runs) == 1 else (f"{run.label}: ", colour)
+        _band(values, run, "eval/q_start_mean", colour, f"{prefix}promised, Q(s0, mu(s0))")
+        _band(values, run, "eval/discounted_return_mean", outcome_colour, f"{prefix}discounted return", dashed=True)
     first = runs[0]
     for level, name, style in ((first.random_return, "random", ":"), (first.optimal_return, "best known", "--")):
         if level is not None and all(run[3:] == first[3:] for run in runs):

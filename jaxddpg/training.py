@@ -121,9 +121,7 @@ def make_trainer(
         return_mean = jnp.sum(episodes["return"]) / jnp.sum(episodes["ended"])
         return state, {"return_mean": return_mean} | jax.tree.map(jnp.mean, learning)
 
-    def interact(
-        key: Key, clock: Clock, state: TrainingState, action: jax.Array
-    ) -> tuple[TrainingState, Metrics]:
+    def interact(key: Key, clock: Clock, state: TrainingState, action: jax.Array) -> tuple[TrainingState, Metrics]:
         """One vector step with the actions [N, A], remembered; the returns of the episodes that it ended."""
         environment_key, noise_key = jax.random.split(key)
         environment_state, time_step = jax.vmap(environment.step)(
@@ -178,15 +176,14 @@ def _experience(observation: jax.Array, action: jax.Array, time_step: TimeStep) 
         action=action,
         reward=time_step.reward,
         next_observation=time_step.final_observation,
-        terminated=time_step.terminated,
-        last=time_step.terminated | time_step.truncated,
+        ending=jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8),
     )
 
 
 def _example(environment: Environment) -> Experience:
     """One empty row of the replay."""
-    observation, flag = jnp.zeros(environment.observation_size), jnp.zeros((), bool)
-    return Experience(observation, jnp.zeros(environment.action_size), jnp.zeros(()), observation, flag, flag)
+    observation, action = jnp.zeros(environment.observation_size), jnp.zeros(environment.action_size)
+    return Experience(observation, action, jnp.zeros(()), observation, jnp.zeros((), jnp.uint8))
 
 
 def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:

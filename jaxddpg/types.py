@@ -69,9 +69,22 @@ class Experience(PyTreeNode):
     """[A] the executed action, noise and clipping included."""
     reward: jax.Array
     next_observation: jax.Array
-    terminated: jax.Array
-    last: jax.Array
-    """bool: the episode ended here, by termination or by truncation."""
+    ending: jax.Array
+    """uint8: 0 the episode went on, 1 it was truncated, 2 it terminated.
+
+    One field rather than two flags: where an environment never terminates, a flag's ring would be written with a
+    constant, which XLA merges into the read that follows, at the price of copying the ring in every step.
+    """
+
+    @property
+    def terminated(self) -> jax.Array:
+        """bool"""
+        return self.ending == 2
+
+    @property
+    def last(self) -> jax.Array:
+        """bool: the episode ended here, in one way or the other."""
+        return self.ending > 0
 
 
 class Transition(PyTreeNode):
