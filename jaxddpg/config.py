@@ -264,8 +264,8 @@ def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
         (
             last_step < 2**32,
             ("training.num_epochs", "training.steps_per_epoch", "training.warmup_steps"),
-            f"training.num_epochs is {training.num_epochs}, which makes {last_step} vector steps, but a run counts them "
-            "in 32 bits; use more training.num_envs and fewer steps",
+            f"training.num_epochs is {training.num_epochs}, which makes {last_step} vector steps, but a run counts "
+            "them in 32 bits; use more training.num_envs and fewer steps",
         ),
         (
             agent.critic.action_layer < len(agent.critic.hidden_sizes),

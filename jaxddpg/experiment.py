@@ -1,4 +1,4 @@
-"""The composition root: from an experiment's settings to a trainer, a run and a policy. The only room that knows all."""
+"""The composition root, the only room that knows all: from settings to a trainer, a run and a policy."""
 
 import dataclasses
 import datetime
@@ -74,7 +74,7 @@ def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
 
 
 def build(member: Member) -> Trainer:
-    """The trainer of one member (an `Experiment` is one). Its numbers may be traced, so it can be built inside `jit`."""
+    """The trainer of one member, which an `Experiment` also is; built inside `jit`, its numbers may be traced."""
     environment = make_environment(member.environment)
     return make_trainer(
         environment,
@@ -88,7 +88,9 @@ def build(member: Member) -> Trainer:
 
 def use_all_cores() -> None:
     """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
-    chosen = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    chosen = jax.config.read("jax_num_cpu_devices") >= 0 or "host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
     if not chosen:
         with suppress(RuntimeError):  # the backend runs already
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

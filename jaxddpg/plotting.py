@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no screen)
+matplotlib.use("Agg")  # before pyplot: there may be no screen
+import matplotlib.pyplot as plt
 
 
 class Curves(NamedTuple):

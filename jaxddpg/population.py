@@ -73,7 +73,7 @@ def make_population(
         # The last group is filled up with copies of the last member, whose results `gather` drops.
         index = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
         sharding = NamedSharding(mesh, by_member)
-        return [jax.device_put(jax.tree.map(lambda leaf: leaf[group], state), sharding) for group in index]
+        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), sharding) for i in index]
 
     def gather(groups: Groups) -> State:
         return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[:count], *groups)

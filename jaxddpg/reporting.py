@@ -86,7 +86,12 @@ class WeightsAndBiases:
     """One Weights & Biases run: each metric's interquartile mean, and its members under `member_<k>/`."""
 
     def __init__(self, directory: Path, project: str, config: dict[str, Any]) -> None:
-        self._arguments = {"dir": str(directory), "project": project, "config": config, "name": directory.name}
+        self._arguments: dict[str, Any] = {
+            "dir": str(directory),
+            "project": project,
+            "config": config,
+            "name": directory.name,
+        }
 
     def __enter__(self) -> Self:
         import wandb

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.struct import PyTreeNode, field
 
 Key = jax.Array
@@ -30,13 +31,13 @@ class Clock(PyTreeNode):
     keeps that write a slice, where a batched position would make it a scatter over the whole buffer.
     """
 
-    epoch: jax.Array
+    epoch: jax.Array | np.uint32
     """uint32: 0 during the warm-up, then the number of the running epoch."""
-    step: jax.Array
+    step: jax.Array | np.uint32
     """uint32: vector steps since the start of the run, warm-up included."""
     num_envs: int = field(pytree_node=False)
 
-    def after(self, steps: jax.Array) -> "Clock":
+    def after(self, steps: jax.Array | int) -> "Clock":
         """The clock `steps` vector steps later."""
         return self.replace(step=self.step + steps)
 

@@ -60,15 +60,15 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         )
 
     def act(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return actor.apply(state.actor, observation)
+        return _infer(actor, state.actor, observation)
 
     def value(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return critic.apply(state.critic, observation, act(state, observation)) / config.reward_scale
+        return _infer(critic, state.critic, observation, act(state, observation)) / config.reward_scale
 
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing
-        next_action = actor.apply(state.target_actor, batch.next_observation)
-        next_q = critic.apply(state.target_critic, batch.next_observation, next_action)
+        next_action = _infer(actor, state.target_actor, batch.next_observation)
+        next_q = _infer(critic, state.target_critic, batch.next_observation, next_action)
         target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_q)
 
         def critic_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
@@ -119,6 +119,11 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
     return Agent(init, act, value, update, config.gamma, config.batch_size)
 
 
-def _learn(network: nn.Module, variables: Params, *inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+def _infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
+    """The output with each row normalised by the running statistics."""
+    return network.apply(variables, *inputs)
+
+
+def _learn(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
     """The output on a batch normalised by its own statistics, and the statistics then to store."""
     return network.apply(variables, *inputs, learning=True, mutable=["batch_stats"])

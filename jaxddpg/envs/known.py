@@ -1,4 +1,4 @@
-"""What is known of gymnax's environments without importing gymnax, which takes seconds; tested against gymnax itself."""
+"""What is known of gymnax's environments without importing gymnax, which takes seconds; tested against gymnax."""
 
 from typing import NamedTuple
 

@@ -1,0 +1,428 @@
+import contextlib
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxddpg import config, load_policy, plotting
+from jaxddpg.cli import main
+
+HERE = Path(__file__).parent
+TINY = """
+environment: {parameters: {max_steps_in_episode: 10}}
+agent: {batch_size: 4, actor: {hidden_sizes: [8]}, critic: {hidden_sizes: [8]}}
+replay: {capacity: 64}
+training: {num_envs: 2, warmup_steps: 4, steps_per_epoch: 6, num_epochs: 1}
+evaluation: {num_episodes: 2}
+"""
+
+
+def call(*arguments):
+    """The exit code of a command, and what it wrote to standard output and standard error."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A small experiment's file, in a directory of its own that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The directory of a finished run, and what the command said."""
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "tiny.yaml").write_text(TINY)
+    run = directory / "new" / "run"
+    said = call("train", directory / "tiny.yaml", "--num-seeds", "2", "--seed", "5", "--run-dir", run)
+    return run, said
+
+
+@pytest.fixture(scope="session")
+def diverged(tmp_path_factory):
+    """The same of a quiet run without a directory of its own choice, whose steps are far too long."""
+    directory = tmp_path_factory.mktemp("diverged")
+    (directory / "tiny.yaml").write_text(TINY)
+    rates = ["--agent.critic_learning_rate=1e38", "--agent.actor-learning-rate", "1e38"]
+    with contextlib.chdir(directory):
+        said = call("train", "tiny.yaml", "--quiet", *rates)
+    (run,) = (directory / "runs").iterdir()
+    return run, said
+
+
+def refused(said, *fragments):
+    """Whether the input was refused in one sentence that has all the fragments; else what was said."""
+    code, out, err = said
+    lines = err.splitlines()
+    fine = (code, out, len(lines)) == (2, "", 1) and lines[0].startswith("error: ")
+    return [] if fine and all(fragment in err for fragment in fragments) else said
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        ("--agent.gama 0.9", ["agent.gama is not a setting", "did you mean agent.gamma?"]),
+        ("--foo.bar 1", ["foo is not a setting", "an experiment has environment, agent"]),
+        ("--agent.batch_size many", ["agent.batch_size is many", "must be a whole number", "default 256"]),
+        ("--agent.batch_size 4.5", ["agent.batch_size is 4.5", "must be a whole number"]),
+        ("--agent.gamma 1.1", ["agent.gamma is 1.1", "at least 0 and at most 1", "default 0.99"]),
+        ("--agent.gamma nan", ["agent.gamma is nan", "must be a number"]),
+        ("--agent.tau 0", ["agent.tau is 0", "greater than 0 and at most 1", "default 0.005"]),
+        ("--agent.tau 2", ["agent.tau is 2", "greater than 0 and at most 1"]),
+        ("--agent.actor_learning_rate -1e-3", ["agent.actor_learning_rate is -1e-3", "greater than 0"]),
+        ("--agent.critic_learning_rate=-1", ["agent.critic_learning_rate is -1", "greater than 0"]),
+        (
+            "--agent.batch_size 65 --training.warmup_steps 40",
+            ["agent.batch_size is 65", "at most replay.capacity, 64"],
+        ),
+        (
+            "--agent.batch_size 9",
+            ["training.warmup_steps is 4", "makes 8 rows", "agent.batch_size, 9", "use at least 5 steps"],
+        ),
+        ("--training.updates_per_step 1/4", ["training.steps_per_epoch is 6", "multiple of the 4 steps", "use 8"]),
+        ("--training.updates_per_step 0.25", ["training.steps_per_epoch is 6", "multiple of the 4 steps", "use 8"]),
+        ("--training.updates_per_step 0", ["training.updates_per_step is 0", "greater than 0"]),
+        ("--training.updates_per_step -1", ["training.updates_per_step is -1", "greater than 0"]),
+        ("--training.updates_per_step 1.5", ["updates_per_step is 1.5", "a whole number k, or 1/k"]),
+        ("--training.updates_per_step 0.3", ["updates_per_step is 0.3", "a whole number k, or 1/k"]),
+        ("--training.updates_per_step 1/0", ["updates_per_step is 1/0", "a whole number k, or 1/k"]),
+        ("--replay.capacity 63", ["replay.capacity is 63", "multiple of training.num_envs, 2", "use 64"]),
+        ("--training.num_envs 0", ["training.num_envs is 0", "at least 1"]),
+        ("--training.num_epochs 1e9", ["training.num_epochs is 1000000000", "32 bits", "training.num_envs"]),
+        ("--agent.actor.hidden_sizes []", ["agent.actor.hidden_sizes is []", "such as [64, 64]"]),
+        ("--agent.critic.hidden_sizes 64", ["agent.critic.hidden_sizes is 64", "such as [64, 64]"]),
+        ("--agent.critic.hidden_sizes [8,0]", ["agent.critic.hidden_sizes is [8, 0]", "at least 1"]),
+        ("--agent.critic.action_layer 1", ["agent.critic.action_layer is 1", "only 1 hidden layer", "use 0"]),
+        ("--agent.actor.normalization bach", ["is bach", "one of none, layer, batch"]),
+        ("--agent.actor 3", ["agent.actor must be a section"]),
+        ("--noise.smoothing 1 --noise.scale_of stationary", ["noise.smoothing is 1", "noise.scale_of: innovation"]),
+        ("--environment.name Pendulum", ["environment.name is Pendulum", "did you mean Pendulum-v1?"]),
+        ("--environment.name CartPole-v1", ["CartPole-v1", "discrete actions", "try Pendulum-v1"]),
+        ("--environment.parameters.gg 5", ["environment.parameters.gg is not a parameter", "did you mean g?"]),
+        ("--population.seed yes", ["population.seed is true", "must be a whole number"]),
+        ("--seed -1", ["population.seed is -1", "at least 0"]),
+        ("--seed 4294967296", ["population.seed is 4294967296", "below 2^32"]),
+        ("--num-seeds 0", ["population.num_seeds is 0", "at least 1"]),
+        ("--num-seeds two", ["population.num_seeds is two", "must be a whole number"]),
+        ("--agent.gamma", ["--agent.gamma", "value"]),
+        ("--frobnicate", ["--frobnicate", "see jaxddpg"]),
+        ("--num 3", ["--num 3", "see jaxddpg"]),
+        ("another.yaml", ["another.yaml", "see jaxddpg"]),
+    ],
+)
+def test_bad_flags_are_refused(flags, fragments, tiny):
+    assert refused(call("train", tiny, "--print-config", *flags.split()), *fragments) == []
+
+
+def test_a_flag_does_not_take_the_next_flag_for_its_value(tiny):
+    assert refused(call("train", tiny, "--agent.gamma", "--print-config"), "--agent.gamma", "value") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("agent: {gamma: [", ["bad.yaml is not valid YAML", "line 1"]),
+        ("agent:\n\tgamma: 1", ["bad.yaml is not valid YAML", "line 2"]),
+        ("agent: 3", ["agent must be a section", "not 3"]),
+        ("- agent", ["bad.yaml must hold sections such as `agent:`"]),
+        ("population: {seed: yes}", ["population.seed is true", "must be a whole number"]),
+        ("agent: {tau: '1e1'}", ["agent.tau is", "at most 1"]),
+        ("environment: {parameters: 5}", ["environment.parameters is 5", "such as {dt: 0.02}"]),
+        ("reporting: {wandb: 1}", ["reporting.wandb is 1", "true or false"]),
+        ("7: seven", ["7 is not a setting"]),
+    ],
+)
+def test_a_bad_file_is_refused(text, fragments, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    assert refused(call("train", tmp_path / "bad.yaml", "--print-config"), *fragments) == []
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    assert refused(call("train", tmp_path / "bad.yaml"), "bad.yaml is not valid YAML") == []
+
+
+def test_a_missing_file_is_answered_with_those_there_are(tiny):
+    assert refused(call("train", tiny.parent / "tinny.yaml"), "there is no file", "holds tiny.yaml") == []
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    assert refused(call("train", tmp_path / "no" / "a.yaml"), "there is no file") == []
+
+
+def test_a_directory_as_config_is_refused(tmp_path):
+    assert refused(call("train", tmp_path), f"{tmp_path} is a directory", "name a YAML file in it") == []
+
+
+def test_all_faults_are_told_each_on_its_line(tiny):
+    code, _, err = call("train", tiny, "--agent.gamma", "2", "--agent.tau=0", "--training.num-envs", "0")
+    assert code == 2
+    assert [line.split()[1] for line in err.splitlines()] == ["agent.gamma", "agent.tau", "training.num_envs"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["train"], ["evaluate"], ["plot"]], ids=str)
+def test_an_incomplete_command_is_refused(arguments):
+    assert refused(call(*arguments), "see jaxddpg", "--help") == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plot"])
+@pytest.mark.parametrize("place", [".", "nowhere", "tiny.yaml"])
+def test_what_is_no_run_is_refused(command, place, tiny):
+    assert refused(call(command, place), f"{place} holds no run", "config.yaml") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--num-episodes", "0"], ["--num-episodes is 0", "at least 1"]),
+        (["--num-episodes", "few"], ["--num-episodes", "few"]),
+        (["--seed", "-1"], ["--seed is -1", "at least 0"]),
+        (["--seed", "4294967296"], ["--seed is 4294967296"]),
+        (["--agent.gamma", "0.5"], ["--agent.gamma is a setting of `jaxddpg train`"]),
+    ],
+)
+def test_a_bad_evaluation_is_refused(arguments, fragments, trained):
+    assert refused(call("evaluate", trained[0], *arguments), *fragments) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/none/run", "tiny.yaml", "tiny.yaml/run"])
+def test_a_run_directory_that_cannot_be_written_is_refused(place, tiny):
+    assert refused(call("train", tiny, "--quiet", "--run-dir", place), f"--run-dir {place}", "name a") == []
+
+
+def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
+    before = {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")}
+    said = call("train", tiny, "--quiet", "--run-dir", trained[0])
+    assert refused(said, f"--run-dir {trained[0]} already holds a run", "name another") == []
+    assert {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "fragments"),
+    [
+        ("{parameters: {max_torque: -1}}", ["Pendulum-v1", "reversed action Box", "low [1.]", "must be below high"]),
+        ("{parameters: {max_torque: .inf}}", ["Pendulum-v1", "without bounds", "give it finite bounds"]),
+        ("{name: 'test_from_gymnax:boundless'}", ["without bounds", "give it finite bounds"]),
+        ("{name: 'test_from_gymnax:discrete'}", ["needs a continuous Box"]),
+        ("{name: 'test_from_gymnax:absent'}", ["test_from_gymnax:absent", "no attribute 'absent'"]),
+        ("{name: 'absent_module:make'}", ["absent_module:make", "No module named"]),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_refused_and_leaves_nothing(environment, fragments, tiny, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    tiny.write_text(TINY.replace("{parameters: {max_steps_in_episode: 10}}", environment))
+    assert refused(call("train", tiny, "--quiet", "--run-dir", "run"), *fragments) == []
+    assert [path.name for path in tiny.parent.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "change"),
+    [
+        (["--agent.tau", "0.5"], {"agent": {"tau": 0.5}}),
+        (["--agent.tau=1e-2"], {"agent": {"tau": 0.01}}),
+        (["--agent.actor-learning-rate", "0.5"], {"agent": {"actor_learning_rate": 0.5}}),
+        (["--agent.actor_learning_rate", "0.5"], {"agent": {"actor_learning_rate": 0.5}}),
+        (["--agent.actor.hidden-sizes", "[4, 2]"], {"agent": {"actor": {"hidden_sizes": [4, 2]}}}),
+        (["--environment.parameters.g", "5"], {"environment": {"parameters": {"g": 5.0}}}),
+        (["--environment.parameters.g=-5"], {"environment": {"parameters": {"g": -5.0}}}),
+        (["--training.updates-per-step", "1/3"], {"training": {"updates_per_step": "1/3"}}),
+        (["--reporting.tensorboard", "true"], {"reporting": {"tensorboard": True}}),
+        (["--num-seeds", "3"], {"population": {"num_seeds": 3}}),
+        (["--seed=3"], {"population": {"seed": 3}}),
+        (["--population.seed", "3", "--seed", "4"], {"population": {"seed": 4}}),
+        (["--agent.tau", "0.5", "--agent.tau", "0.25"], {"agent": {"tau": 0.25}}),
+        (["--agent.learning_rate_decay_steps", "inf"], {}),
+    ],
+)
+def test_a_flag_changes_its_setting_and_nothing_else(flags, change, tiny):
+    def merged(below, above):
+        return below | {
+            name: merged(below.get(name, {}), value) if isinstance(value, dict) else value
+            for name, value in above.items()
+        }
+
+    _, shown, _ = call("train", tiny, "--print-config", *flags)
+    assert yaml.safe_load(shown) == merged(config.as_mapping(config.read(tiny)), change)
+
+
+def test_the_printed_config_reads_back_as_the_same(tiny):
+    flags = ["--training.updates_per_step=1/2", "--environment.parameters.g", "5", "--agent.tau", "1e-7"]
+    code, shown, err = call("train", tiny, "--print-config", *flags)
+    (tiny.parent / "printed.yaml").write_text(shown)
+    assert (code, err) == (0, "")
+    assert call("train", tiny.parent / "printed.yaml", "--print-config") == (0, shown, "")
+
+
+def test_help_names_every_setting_with_its_meaning():
+    code, shown, _ = call("train", "--help")
+    assert code == 0
+    for path, field in config.leaves():
+        assert f"--{path}\n" in shown
+        assert field.metadata["meaning"] in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("train --help", 0),
+        ("train bad.yaml", 2),
+        ("train absent.yaml", 2),
+        ("train good.yaml --print-config", 0),
+    ],
+)
+def test_help_and_config_errors_wait_for_no_import(arguments, code, tmp_path):
+    (tmp_path / "bad.yaml").write_text("agent: {gamma: 2}\nenvironment: {name: Pendulum}")
+    (tmp_path / "good.yaml").write_text(TINY)
+    program = (
+        "import sys\n"
+        "from jaxddpg.cli import main\n"
+        "try:\n"
+        "    code = main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    code = end.code\n"
+        "print(code, sorted({'jax', 'gymnax', 'flax', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", program, *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{code} []"
+
+
+def test_training_ends_well_and_shows_its_members(trained):
+    run, (code, out, err) = trained
+    assert code == 0
+    assert "error" not in err
+    assert "IQM of the final returns" in out
+    assert f"run directory: {run}" in out
+    assert [any(f" {seed} " in line for line in out.splitlines()) for seed in (5, 6)] == [True, True]
+
+
+def test_the_runs_config_is_the_experiment_that_ran(trained):
+    population = config.read(trained[0] / "config.yaml").population
+    assert (population.seed, population.num_seeds) == (5, 2)
+
+
+def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
+    code, out, err = call("evaluate", trained[0], "--num-episodes", "3")
+    with (trained[0] / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (code, err) == (0, "")
+    assert [row["seed"] for row in rows] == ["5", "6"]
+    assert f"{float(rows[1]['return_mean']):.2f}" in out
+    assert "3 noiseless episodes" in out
+
+
+def test_plot_draws_the_run_again(trained):
+    picture = trained[0] / "learning_curve.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    assert call("plot", trained[0]) == (0, f"{picture}\n", "")
+    assert picture.read_bytes() == before
+
+
+def test_plot_draws_several_runs_into_a_new_picture(trained, diverged, tmp_path):
+    code, _, _ = call("plot", trained[0], diverged[0], "--output", tmp_path / "both.png")
+    assert code == 0
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+def test_several_runs_need_a_name_for_their_picture(trained, diverged):
+    assert refused(call("plot", trained[0], diverged[0]), "--output PICTURE.png") == []
+
+
+@pytest.mark.parametrize("place", ["/proc/picture.png", "nowhere/picture.png", "picture.what"])
+def test_a_picture_that_cannot_be_written_is_refused(place, trained, tiny):
+    assert refused(call("plot", trained[0], "--output", place), place) == []
+
+
+def test_a_run_whose_members_all_diverged_has_failed_and_says_so_even_if_quiet(diverged):
+    code, out, err = diverged[1]
+    assert (code, out) == (1, "")
+    assert err.startswith("error: every member diverged; lower the learning rates")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_without_a_directory_gets_one_of_its_configs_name(diverged):
+    assert diverged[0].name.startswith("tiny-")
+
+
+def test_a_diverged_run_is_complete_and_readable(diverged):
+    lines = (diverged[0] / "metrics.jsonl").read_text().splitlines()
+    final = json.loads(lines[-1], parse_constant=pytest.fail)
+    summary = json.loads((diverged[0] / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert final["eval/return_mean"] is None
+    assert summary["members"][0]["final_return"] is None
+    assert summary["members"][0]["best_epoch"] == 0
+    assert (diverged[0] / "learning_curve.png").is_file()
+
+
+def test_networks_that_do_not_fit_the_config_are_refused(trained, tmp_path):
+    """A config changed after the run."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(trained[0] / "checkpoints")
+    (run / "config.yaml").write_text((trained[0] / "config.yaml").read_text().replace("[8]", "[16]"))
+    assert refused(call("evaluate", run), f"the policies of {run} cannot be read") == []
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory):
+    """Runs that would take for ever, each stopped by a signal: their directories, exit codes and last words."""
+    directory = tmp_path_factory.mktemp("stopped")
+    text = TINY.replace("{parameters: {max_steps_in_episode: 10}}", "{name: 'probes:endless_reward'}")
+    (directory / "endless.yaml").write_text(text.replace("num_epochs: 1", "num_epochs: 100_000"))
+    command = [sys.executable, "-m", "jaxddpg", "train", directory / "endless.yaml", "--run-dir"]
+    # The factory's module lies in the current directory, as a user's own would.
+    running = {
+        number: subprocess.Popen([*command, directory / number.name], cwd=HERE, stderr=subprocess.PIPE, text=True)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    results = {}
+    for number, process in running.items():
+        metrics, deadline = directory / number.name / "metrics.jsonl", time.monotonic() + 120
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        results[number] = (directory / number.name, process.returncode, err)
+    return results
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_a_run_with_its_exit_code(number, code, stopped):
+    run, returned, err = stopped[number]
+    assert returned == code
+    assert err.splitlines()[-1].startswith("stopped after epoch")
+    assert str(run) in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_stopped_run_is_complete_up_to_its_last_epoch(number, stopped, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    run = stopped[number][0]
+    env_steps, _ = plotting.read_metrics(run / "metrics.jsonl")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["epochs"] == len(env_steps) - 1
+    assert summary["env_steps_total"] == env_steps[-1]
+    assert np.all(np.abs(load_policy(run)(jax.numpy.zeros(1))) <= 1)
+    assert (run / "learning_curve.png").is_file()

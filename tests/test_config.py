@@ -1,0 +1,266 @@
+import dataclasses
+import random
+from fractions import Fraction
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from jaxddpg import config
+from jaxddpg.config import ConfigError
+from jaxddpg.settings import Experiment
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SCALES = [1e-7, 3e-4, 0.1, 1 / 3, 1.0]
+HORIZONS = [1e-3, 5e5, 1e22, inf]
+
+
+def faults(content, overrides=None):
+    with pytest.raises(ConfigError) as error:
+        config.parse(content, overrides)
+    return error.value.faults
+
+
+def reread(experiment, tmp_path):
+    path = tmp_path / "dumped.yaml"
+    path.write_text(config.dump(experiment))
+    return config.read(path)
+
+
+def random_experiment(seed):
+    """Valid, every section changed, with values that YAML is known to misread."""
+    rng = random.Random(seed)
+    period = rng.choice([1, 2, 3])
+
+    def sizes():
+        return tuple(rng.randint(1, 300) for _ in range(rng.randint(2, 3)))
+
+    return config.parse(
+        {
+            "environment": {"name": "Pendulum-v1", "parameters": {"g": rng.choice(SCALES), "max_steps_in_episode": 7}},
+            "agent": {
+                "gamma": rng.choice(SCALES),
+                "tau": rng.choice(SCALES),
+                "actor_learning_rate": rng.choice(SCALES),
+                "final_critic_learning_rate": rng.choice(SCALES),
+                "learning_rate_decay_steps": rng.choice(HORIZONS),
+                "batch_size": rng.randint(1, 60),
+                "max_grad_norm": rng.choice(HORIZONS),
+                "actor": {"hidden_sizes": sizes(), "normalization": rng.choice(["none", "layer", "batch"])},
+                "critic": {"hidden_sizes": sizes(), "action_layer": rng.choice([0, 1]), "weight_decay": rng.choice(SCALES)},
+            },
+            "noise": {"smoothing": rng.random(), "scale_of": "stationary", "decay_steps": rng.choice(HORIZONS)},
+            "replay": {"capacity": 60 * rng.randint(1, 9)},
+            "training": {
+                "num_envs": rng.choice([1, 2, 3, 4, 5]),
+                "updates_per_step": rng.choice([Fraction(period), Fraction(1, period)]),
+                "warmup_steps": 60,
+                "steps_per_epoch": 6 * rng.randint(1, 9),
+            },
+            "population": {"seed": rng.randrange(2**31), "num_seeds": rng.randint(1, 99)},
+            "reporting": {
+                "tensorboard": rng.random() < 0.5,
+                "wandb_project": rng.choice(["", "yes", "1e-3", "null", "a # b: c", "größe", "- x", "'\"", "007"]),
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_comes_back_from_its_dump(path, tmp_path):
+    experiment = config.read(path)
+    assert reread(experiment, tmp_path) == experiment
+
+
+def test_there_are_shipped_configs():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_settings_come_back_from_their_dump(seed, tmp_path):
+    experiment = random_experiment(seed)
+    assert reread(experiment, tmp_path) == experiment
+
+
+def test_a_dump_holds_every_setting_with_its_meaning():
+    dumped = config.dump(Experiment())
+    for path, field in config.leaves():
+        assert f"{path.split('.')[-1]}: " in dumped
+        assert field.metadata["meaning"] in dumped
+
+
+def test_reading_back_keeps_the_types(tmp_path):
+    read = reread(config.parse({"agent": {"gamma": 1, "actor": {"hidden_sizes": [8]}}}), tmp_path)
+    assert (type(read.agent.gamma), type(read.agent.batch_size)) == (float, int)
+    assert isinstance(read.training.updates_per_step, Fraction)
+    assert isinstance(read.agent.actor.hidden_sizes, tuple)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert config.read(tmp_path / "empty.yaml") == Experiment()
+
+
+def test_an_empty_section_is_its_defaults():
+    assert config.parse({"agent": None}) == Experiment()
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("1e-3", 1e-3), ("1E2", 100.0), (5, 5.0), (".5", 0.5), ("inf", inf), (inf, inf), ("1_000.0", 1000.0)],
+)
+def test_what_spells_a_number_is_that_number(value, read):
+    rate = config.parse({"agent": {"learning_rate_decay_steps": value}}).agent.learning_rate_decay_steps
+    assert rate == read
+    assert type(rate) is float
+
+
+@pytest.mark.parametrize(("value", "read"), [("1e3", 1000), (400.0, 400), ("400_000", 400_000)])
+def test_what_spells_a_whole_number_is_that_number(value, read):
+    size = config.parse({"agent": {"batch_size": 4}, "training": {"num_epochs": value}}).training.num_epochs
+    assert size == read
+    assert type(size) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("1/4", Fraction(1, 4)), (0.25, Fraction(1, 4)), (1, Fraction(1)), (20, Fraction(20)), ("8", Fraction(8))],
+)
+def test_updates_per_step_is_k_or_one_over_k(value, read):
+    assert config.parse({"training": {"updates_per_step": value}}).training.updates_per_step == read
+
+
+def test_all_faults_are_found_at_once():
+    content = {
+        "agent": {"gamma": 1.1, "tau": 0, "gama": 0.9, "critic": {"hidden_sizes": []}},
+        "training": {"num_envs": 0},
+        "population": {"seed": True},
+        "environment": {"name": "CartPole-v1"},
+        "replay": {"capacity": 2.5},
+    }
+    found = " | ".join(faults(content))
+    names = ("gamma", "tau", "gama", "critic.hidden_sizes", "num_envs", "population.seed", "CartPole-v1", "capacity")
+    assert [name for name in names if name not in found] == []
+
+
+def test_faults_of_values_and_between_values_are_reported_together():
+    found = faults({"agent": {"tau": 2}, "training": {"num_envs": 3}, "replay": {"capacity": 1000}})
+    assert len(found) == 2
+    assert "agent.tau is 2" in found[0]
+    assert "use 1002" in found[1]
+
+
+def test_a_faulty_value_causes_no_second_fault():
+    """A capacity that cannot be read cannot be too small for the batch either."""
+    assert len(faults({"replay": {"capacity": "many"}, "training": {"num_envs": 7}})) == 1
+
+
+@pytest.mark.parametrize("section", [{"replay": 5}, {"replay": {"capacity": None}}, {"replay": [1]}])
+def test_a_faulty_section_causes_no_second_fault(section):
+    assert len(faults({"training": {"num_envs": 7}} | section)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "suggestion"),
+    [
+        ("agent.gama", "did you mean agent.gamma?"),
+        ("agnt.gamma", "did you mean agent?"),
+        ("agent.batchsize", "did you mean agent.batch_size?"),
+        ("agent.weight_decay", "did you mean agent.critic.weight_decay?"),
+        ("training.capacity", "did you mean replay.capacity?"),
+        ("agent.actor.sizes", "did you mean agent.actor.hidden_sizes?"),
+        ("agent.hidden_sizes", "did you mean agent.actor.hidden_sizes or agent.critic.hidden_sizes?"),
+    ],
+)
+def test_an_unknown_setting_is_answered_with_the_nearest(path, suggestion):
+    (fault,) = faults({}, {path: "1"})
+    assert "is not a setting" in fault
+    assert suggestion in fault
+
+
+def test_a_name_like_no_other_is_answered_with_the_section():
+    """The section's own name makes all its settings look alike; that is no reason to suggest one."""
+    (fault,) = faults({}, {"agent.xyzzy": "1"})
+    assert "agent has algorithm, gamma, tau" in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "fragments"),
+    [
+        ("Pendulum", ["environment.name is Pendulum", "did you mean Pendulum-v1", "package.module:factory"]),
+        ("MountainCarContinous-v0", ["did you mean MountainCarContinuous-v0"]),
+        ("xyzzy", ["try Pendulum-v1", "Swimmer-misc"]),
+        ("CartPole-v1", ["discrete actions", "try Pendulum-v1", "Reacher-misc"]),
+        ("MNISTBandit-bsuite", ["discrete actions"]),
+    ],
+)
+def test_an_unsuitable_environment_is_answered_with_suitable_ones(name, fragments):
+    (fault,) = faults({"environment": {"name": name}})
+    assert [fragment for fragment in fragments if fragment not in fault] == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fragments"),
+    [
+        ({"gg": 5}, ["environment.parameters.gg", "did you mean g?"]),
+        ({"g": "heavy"}, ["environment.parameters.g is heavy", "must be a number"]),
+        ({"g": True}, ["environment.parameters.g is true", "must be a number"]),
+        ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be a whole number"]),
+        ({"max_steps_in_episode": 0}, ["max_steps_in_episode is 0", "at least 1"]),
+        ({"max_steps_in_episode": -5}, ["max_steps_in_episode is -5", "at least 1"]),
+    ],
+)
+def test_a_bad_environment_parameter_is_refused(parameters, fragments):
+    (fault,) = faults({"environment": {"parameters": parameters}})
+    assert [fragment for fragment in fragments if fragment not in fault] == []
+
+
+def test_environment_parameters_get_their_declared_types():
+    point = {"name": "PointRobot-misc", "parameters": {"max_force": 1, "dense_reward": True, "goal_radius": "1e-1"}}
+    parameters = config.parse({"environment": point}).environment.parameters
+    assert parameters == {"max_force": 1.0, "dense_reward": True, "goal_radius": 0.1}
+    assert type(parameters["max_force"]) is float
+
+
+def test_parameters_of_ones_own_environment_keep_their_kinds():
+    """Whole numbers shape a program, floats are its inputs."""
+    own = {"name": "my.module:make", "parameters": {"links": 3, "wind": "1e-2", "wet": False}}
+    parameters = config.parse({"environment": own}).environment.parameters
+    assert parameters == {"links": 3, "wind": 0.01, "wet": False}
+    assert [type(value) for value in parameters.values()] == [int, float, bool]
+
+
+def test_a_flag_overrides_the_file_and_nothing_else():
+    content = {"agent": {"gamma": 0.9, "tau": 0.1}}
+    agent = config.parse(content, {"agent.gamma": "0.8"}).agent
+    assert (agent.gamma, agent.tau) == (0.8, 0.1)
+    assert content == {"agent": {"gamma": 0.9, "tau": 0.1}}
+
+
+def test_a_flag_adds_a_parameter_to_those_of_the_file():
+    content = {"environment": {"parameters": {"m": 2.0, "g": 9.0}}}
+    parameters = config.parse(content, {"environment.parameters.g": "5"}).environment.parameters
+    assert parameters == {"m": 2.0, "g": 5.0}
+
+
+def test_a_flag_does_not_hide_a_faulty_section():
+    assert any("agent must be a section" in fault for fault in faults({"agent": 3}, {"agent.gamma": "0.9"}))
+
+
+def test_settings_made_in_python_obey_the_same_rules():
+    experiment = Experiment()
+    changed = dataclasses.replace(experiment, agent=dataclasses.replace(experiment.agent, gamma=2.0))
+    with pytest.raises(ConfigError, match=r"agent\.gamma is 2\.0"):
+        config.checked(changed)
+
+
+def test_checking_changes_nothing():
+    experiment = random_experiment(1)
+    assert config.checked(experiment) == experiment
+
+
+def test_a_setting_given_twice_is_refused(tmp_path):
+    """YAML itself would silently keep the last one."""
+    (tmp_path / "twice.yaml").write_text("agent: {gamma: 0.9}\nagent: {tau: 0.1}\n")
+    with pytest.raises(ConfigError, match="agent"):
+        config.read(tmp_path / "twice.yaml")

@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxddpg import equations
+
+
+def test_td_target_is_the_papers():
+    rng = np.random.default_rng(0)
+    reward, discount, next_q = rng.normal(size=(3, 7)).astype(np.float32)
+    np.testing.assert_allclose(equations.td_target(reward, discount, next_q), reward + discount * next_q, rtol=1e-6)
+
+
+def test_no_gradient_passes_the_target():
+    gradient = jax.grad(lambda q: equations.td_target(jnp.ones(3), jnp.ones(3), q).sum())(jnp.ones(3))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_critic_loss_is_the_mean_square_and_its_gradient_that_of_the_rows():
+    rng = np.random.default_rng(1)
+    q, y = rng.normal(size=(2, 9)).astype(np.float32)
+    loss, gradient = jax.value_and_grad(equations.critic_loss)(q, y)
+    np.testing.assert_allclose(loss, np.mean((y - q) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * (q - y) / 9, rtol=1e-5)
+
+
+def test_losses_refuse_the_shapes_that_would_broadcast():
+    with pytest.raises(AssertionError):
+        equations.critic_loss(jnp.ones((4, 1)), jnp.ones(4))
+    with pytest.raises(AssertionError):
+        equations.td_target(jnp.ones(4), jnp.ones(4), jnp.ones((4, 1)))
+
+
+def test_a_small_actor_step_raises_the_mean_value():
+    observation = jnp.linspace(-1, 1, 16)[:, None]
+
+    def q(action):
+        return jnp.sin(observation[:, 0] + action) - action**2
+
+    def loss(weight):
+        return equations.actor_loss(q(jnp.tanh(observation[:, 0] * weight)))
+
+    weight = 0.4
+    assert loss(weight - 1e-2 * jax.grad(loss)(weight)) < loss(weight)
+
+
+@pytest.mark.parametrize("tau", [0.001, 0.005, 0.1, 1.0])
+def test_soft_update_answers_a_step_like_a_low_pass_filter(tau):
+    online, start, steps = 3.0, -1.0, 1_000
+    target = {"leaf": jnp.float32(start)}
+    target = jax.lax.fori_loop(0, steps, lambda _, t: equations.soft_update(t, {"leaf": online}, tau), target)
+    np.testing.assert_allclose(target["leaf"], online - (1 - tau) ** steps * (online - start), rtol=2e-4)
+
+
+def test_soft_update_answers_an_impulse_with_a_sum_of_one():
+    tau, response, target = 0.1, [], {"leaf": jnp.float32(0)}
+    for step in range(200):
+        target = equations.soft_update(target, {"leaf": jnp.float32(step == 0)}, tau)
+        response.append(float(target["leaf"]))
+    np.testing.assert_allclose(response[:50], tau * (1 - tau) ** np.arange(50), rtol=1e-4)
+    assert sum(response) == pytest.approx(1, abs=1e-4)
+
+
+def test_soft_update_without_gain_keeps_every_leaf():
+    target = {"a": jnp.arange(3.0), "b": {"c": jnp.ones((2, 2))}}
+    online = jax.tree.map(lambda x: x + 5, target)
+    jax.tree.map(np.testing.assert_array_equal, equations.soft_update(target, online, 0.0), target)
+    jax.tree.map(np.testing.assert_array_equal, equations.soft_update(target, online, 1.0), online)

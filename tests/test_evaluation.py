@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+from jaxddpg.evaluation import evaluate
+
+
+def measure(environment, act=None, value=None, gamma=0.9, episodes=5):
+    act = act or (lambda observation: jnp.zeros((episodes, environment.action_size)))
+    value = value or (lambda observation: jnp.zeros(episodes))
+    return evaluate(jax.random.key(0), environment, act, value, gamma, episodes)
+
+
+def test_returns_are_whole_episodes():
+    metrics = measure(probes.echo(limit=7), act=lambda observation: jnp.full((5, 1), 0.5))
+    assert metrics["return_mean"] == pytest.approx(3.5)
+    assert metrics["return_std"] == pytest.approx(0)
+
+
+def test_nothing_counts_after_termination():
+    world = probes.reward_then_end(2.0)._replace(episode_length=10)
+    metrics = measure(world, value=lambda observation: jnp.full(5, 100.0))
+    assert metrics["return_mean"] == metrics["discounted_return_mean"] == 2.0
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])
+def test_the_discounted_return_is_completed_by_the_value_where_a_limit_cut_it(gamma):
+    world = probes.endless_reward(limit=4)
+    metrics = measure(world, value=lambda observation: jnp.full(5, 7.0), gamma=gamma)
+    assert metrics["discounted_return_mean"] == pytest.approx(sum(gamma**t for t in range(4)) + gamma**4 * 7)
+    assert metrics["q_start_mean"] == 7
+
+
+def test_a_true_prediction_equals_its_outcome():
+    metrics = measure(probes.endless_reward(), value=lambda observation: jnp.full(5, 10.0))
+    assert metrics["discounted_return_mean"] == pytest.approx(metrics["q_start_mean"])
+
+
+def test_the_value_is_asked_where_the_episode_truly_ended():
+    metrics = measure(probes.echo(limit=3), value=lambda observation: 8 * observation[:, 0], gamma=0.5)
+    assert metrics["discounted_return_mean"] == pytest.approx(0.5**3 * 8)  # 1 at the end, 0 after the reset
+
+
+def test_actions_outside_the_box_are_clipped():
+    assert measure(probes.echo(limit=1), act=lambda observation: jnp.full((5, 1), 9.0))["return_mean"] == 1
+
+
+def test_the_deviation_is_over_episodes():
+    metrics = measure(probes.noisy_reward(2.0), episodes=4_000)
+    assert metrics["return_std"] == pytest.approx(2.0, rel=0.1)
+    assert abs(metrics["return_mean"]) < 5 * 2.0 / np.sqrt(4_000)

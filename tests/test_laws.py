@@ -1,0 +1,124 @@
+"""What must hold for the house as a whole, whatever its rooms become."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxddpg import config, experiment
+from jaxddpg.population import make_population
+from jaxddpg.training import clock_at
+
+CAPACITY = 7_776  # a number that no other dimension of the program has
+BASE = config.parse(
+    {
+        "environment": {"parameters": {"g": 10.0, "max_torque": 2.0, "max_steps_in_episode": 5}},
+        "agent": {
+            "batch_size": 8,
+            "max_grad_norm": 1.0,
+            "learning_rate_decay_steps": 200,
+            "final_actor_learning_rate": 1e-4,
+            "final_critic_learning_rate": 1e-4,
+            "actor": {"hidden_sizes": [8, 8], "normalization": "batch", "final_bound": 0.3},
+            "critic": {"hidden_sizes": [8, 8], "action_layer": 1, "normalization": "batch", "weight_decay": 0.01},
+        },
+        "noise": {"final_scale": 0.1, "decay_steps": 200},
+        "replay": {"capacity": CAPACITY},
+        "training": {"num_envs": 2, "updates_per_step": 2, "warmup_steps": 8, "steps_per_epoch": 10, "num_epochs": 2},
+        "evaluation": {"num_episodes": 2},
+    }
+)
+LEAVES, STRUCTURE = jax.tree.flatten(BASE.member())
+
+
+def test_every_number_can_be_swept_in_one_compilation():
+    """Each member has one number changed. All learn something else, and each function is traced once."""
+    members = [BASE.member()] + [
+        jax.tree.unflatten(STRUCTURE, [leaf * (0.9 if i == k else 1.0) for i, leaf in enumerate(LEAVES)])
+        for k in range(len(LEAVES))
+    ]
+    built = []
+
+    def build(member):
+        built.append(member)
+        return experiment.build(member)
+
+    population = make_population(build, members, [0] * len(members))
+    groups = population.init()
+    for epoch in (1, 2):
+        groups, _ = population.epoch(clock_at(BASE.training, epoch), groups)
+    assert len(built) == 2  # init and epoch
+    state = population.gather(groups)
+    outcome = np.concatenate(
+        [np.asarray(x).reshape(len(members), -1) for x in jax.tree.leaves((state.agent, state.replay))], axis=1
+    )
+    numbers = [path for path, field in config.leaves() if field.type is experiment.settings.Scalar]
+    assert len(LEAVES) == len(numbers) + 2  # and two floats of the environment
+    for member, path in enumerate([*(f"leaf {k}" for k in range(len(LEAVES)))], start=1):
+        assert np.any(outcome[member] != outcome[0]), f"{path} = {LEAVES[member - 1]} has no effect"
+
+
+def test_a_whole_number_a_name_and_a_switch_are_structure():
+    for path, value in (("batch_size", 4), ("reward_scale", 2.0)):
+        changed = dataclasses.replace(BASE, agent=dataclasses.replace(BASE.agent, **{path: value}))
+        same_program = jax.tree.structure(changed.member()) == STRUCTURE
+        assert same_program == (path == "reward_scale")
+    longer = dataclasses.replace(BASE.environment, parameters={**BASE.environment.parameters, "max_steps_in_episode": 6})
+    assert jax.tree.structure(longer) != jax.tree.structure(BASE.environment)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return experiment.build(BASE.member())
+
+
+@pytest.fixture(scope="module")
+def state(trainer):
+    return jax.jit(trainer.init)(jax.random.key(0))
+
+
+def test_no_branch_on_the_hot_path(trainer, state):
+    """A `cond` or a `select` around the replay would copy it once a population's state comes in batched."""
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    keys = jax.random.split(jax.random.key(0), 2)
+    many = jax.vmap(trainer.epoch, in_axes=(0, None, 0))
+    text = str(jax.make_jaxpr(many)(keys, clock_at(BASE.training, 1), stacked))
+    assert "scan" in text
+    assert not re.search(r"\bcond\[", text)
+    assert not re.search(rf"\w+:\w+\[2,{CAPACITY}[^\n]* = select_n", text)
+
+
+@pytest.mark.parametrize("placement", [1, 2])
+def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(placement):
+    population = make_population(experiment.build, [BASE.member()] * 2, [0, 1], placement)
+    population.epoch(clock_at(BASE.training, 1), population.init())
+    compiled = population.programs["epoch"].compiled
+    memory = compiled.memory_analysis()
+    replay_bytes = placement * CAPACITY * (3 + 1 + 1 + 3 + 0.25) * 4
+    assert memory.alias_size_in_bytes > replay_bytes
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 0.01 * replay_bytes
+    buffer = rf"= \w+\[(?:{placement},)?{CAPACITY}[\],][^ ]* (?:copy|scatter|convert|transpose)\("
+    assert re.findall(buffer, compiled.as_text()) == []
+
+
+def test_an_epoch_returns_the_types_it_takes(trainer, state):
+    after, _ = jax.eval_shape(trainer.epoch, jax.random.key(0), clock_at(BASE.training, 1), state)
+    types = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), (state, after))
+    assert jax.tree.structure(types[0]) == jax.tree.structure(types[1])
+    assert types[0] == types[1]
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
+def test_no_key_is_used_twice(trainer):
+    with jax.debug_key_reuse(True):
+        state = jax.jit(trainer.init)(jax.random.key(0))
+        clock = clock_at(BASE.training, 1)
+        state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock, state)
+        jax.jit(trainer.evaluate)(jax.random.key(0), clock, state.agent)
+
+
+def test_no_state_holds_a_key(state):
+    assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state))

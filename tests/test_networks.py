@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxddpg.networks import Actor, Critic
+
+OBSERVATION = jax.random.normal(jax.random.key(1), (32, 5)) * 3 + 2
+ACTION = jnp.tanh(jax.random.normal(jax.random.key(2), (32, 2)))
+
+
+def actor(normalization="none", final_bound=3e-3):
+    network = Actor(2, (64, 48), normalization, final_bound)
+    return network, network.init(jax.random.key(0), OBSERVATION)
+
+
+def critic(normalization="none", action_layer=0):
+    network = Critic((64, 48), action_layer, normalization, 3e-3)
+    return network, network.init(jax.random.key(0), OBSERVATION, ACTION)
+
+
+def test_actions_stay_in_the_box_for_any_weights():
+    network, variables = actor()
+    wild = jax.tree.map(lambda x: x * 1e4 + 100, variables)
+    assert jnp.all(jnp.abs(network.apply(wild, OBSERVATION)) <= 1)
+
+
+def test_the_policy_is_deterministic_and_row_by_row():
+    network, variables = actor("layer")
+    together = network.apply(variables, OBSERVATION)
+    np.testing.assert_array_equal(together, network.apply(variables, OBSERVATION))
+    np.testing.assert_allclose(jax.vmap(lambda row: network.apply(variables, row))(OBSERVATION), together, atol=1e-6)
+
+
+def test_layers_start_uniform_within_the_papers_bounds():
+    _, variables = critic(action_layer=1)
+    params = variables["params"]
+    assert params["Dense_1"]["kernel"].shape == (64 + 2, 48)
+    for name, bound in (("Dense_0", 5**-0.5), ("Dense_1", 66**-0.5), ("Dense_2", 3e-3)):
+        for leaf in params[name].values():
+            assert jnp.max(jnp.abs(leaf)) <= bound
+        kernel = np.asarray(params[name]["kernel"])
+        assert np.abs(kernel).max() > 0.9 * bound
+        assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.2)
+
+
+@pytest.mark.parametrize(("action_layer", "shapes"), [(0, [(7, 64), (64, 48)]), (1, [(5, 64), (66, 48)])])
+def test_the_action_joins_where_it_is_told(action_layer, shapes):
+    _, variables = critic(action_layer=action_layer)
+    assert [variables["params"][f"Dense_{k}"]["kernel"].shape for k in range(2)] == shapes
+
+
+def test_batch_normalisation_stands_where_the_paper_puts_it():
+    _, variables = actor("batch")
+    assert {k: v["mean"].shape for k, v in variables["batch_stats"].items()} == {
+        "BatchNorm_0": (5,),
+        "BatchNorm_1": (64,),
+        "BatchNorm_2": (48,),
+    }
+    _, variables = critic("batch", action_layer=1)
+    assert {k: v["mean"].shape for k, v in variables["batch_stats"].items()} == {
+        "BatchNorm_0": (5,),
+        "BatchNorm_1": (64,),
+    }
+    _, variables = critic("batch", action_layer=0)
+    assert set(variables["batch_stats"]) == {"BatchNorm_0"}
+
+
+@pytest.mark.parametrize("normalization", ["none", "layer"])
+def test_without_batch_normalisation_there_are_no_statistics(normalization):
+    assert set(actor(normalization)[1]) == set(critic(normalization)[1]) == {"params"}
+
+
+def test_learning_normalises_by_the_batch_and_moves_the_averages_towards_it():
+    network, variables = actor("batch")
+    output, learned = network.apply(variables, OBSERVATION, learning=True, mutable=["batch_stats"])
+    moved = learned["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(moved["mean"], 0.01 * OBSERVATION.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(moved["var"], 0.99 + 0.01 * OBSERVATION.var(0), rtol=1e-4)
+    shifted = network.apply(variables, OBSERVATION * 7 - 3, learning=True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(shifted, output, atol=1e-5)  # the input's scale is normalised away
+
+
+def test_running_averages_reach_the_datas_moments():
+    network, variables = actor("batch")
+
+    def learn(variables, _):
+        _, learned = network.apply(variables, OBSERVATION, learning=True, mutable=["batch_stats"])
+        return {**variables, **learned}, None
+
+    variables, _ = jax.lax.scan(learn, variables, length=1_500)
+    statistics = variables["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], OBSERVATION.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(statistics["var"], OBSERVATION.var(0), rtol=1e-3)
+
+
+def test_acting_uses_the_averages_so_no_row_sees_another():
+    network, variables = actor("batch")
+    alone = network.apply(variables, OBSERVATION[:1])
+    assert jnp.all(jnp.isfinite(alone))
+    np.testing.assert_allclose(network.apply(variables, OBSERVATION)[:1], alone, atol=1e-6)

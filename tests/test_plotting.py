@@ -1,0 +1,107 @@
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from jaxddpg import plotting
+
+NAMES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
+
+
+def line(epoch, member, **changes):
+    row = {"epoch": epoch, "member": member, "seed": member + 7, "env_steps": 100 * epoch + 8, "updates": epoch}
+    return json.dumps(row | {name: 10.0 * epoch + member for name in NAMES} | changes)
+
+
+def written(tmp_path, lines):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(text + "\n" for text in lines))
+    return path
+
+
+def curves(label="a", epochs=3, members=4, references=(None, None), seed=0):
+    rng = np.random.default_rng(seed)
+    metrics = {name: rng.normal(size=(epochs, members)) for name in NAMES}
+    return plotting.Curves(label, np.arange(epochs) * 50, metrics, *references)
+
+
+def test_metrics_are_read_by_epoch_and_member(tmp_path):
+    path = written(tmp_path, [line(epoch, member) for epoch in range(3) for member in range(2)])
+    env_steps, metrics = plotting.read_metrics(path)
+    np.testing.assert_array_equal(env_steps, [8, 108, 208])
+    np.testing.assert_array_equal(metrics["eval/return_mean"], [[0, 1], [10, 11], [20, 21]])
+
+
+def test_only_metrics_are_metrics(tmp_path):
+    _, metrics = plotting.read_metrics(written(tmp_path, [line(0, 0)]))
+    assert set(metrics) == set(NAMES)
+
+
+def test_null_is_read_as_not_a_number(tmp_path):
+    lines = [line(0, 0), line(0, 1, **{"eval/return_mean": None})]
+    _, metrics = plotting.read_metrics(written(tmp_path, lines))
+    np.testing.assert_array_equal(metrics["eval/return_mean"], [[0, np.nan]])
+
+
+def test_a_metric_that_began_later_is_not_a_number_before(tmp_path):
+    lines = [line(0, 0), line(1, 0, **{"train/critic_loss": 0.5})]
+    _, metrics = plotting.read_metrics(written(tmp_path, lines))
+    np.testing.assert_array_equal(metrics["train/critic_loss"], [[np.nan], [0.5]])
+
+
+def test_an_unfinished_epoch_is_left_out(tmp_path):
+    lines = [line(epoch, member) for epoch in range(3) for member in range(3)][:-1]
+    env_steps, metrics = plotting.read_metrics(written(tmp_path, lines))
+    np.testing.assert_array_equal(env_steps, [8, 108])
+    assert metrics["eval/return_mean"].shape == (2, 3)
+
+
+def test_a_half_written_line_is_left_out(tmp_path):
+    """A run may be killed at any moment."""
+    path = written(tmp_path, [line(epoch, member) for epoch in range(2) for member in range(2)])
+    path.write_text(path.read_text()[:-20])
+    env_steps, _ = plotting.read_metrics(path)
+    np.testing.assert_array_equal(env_steps, [8])
+
+
+def test_a_file_without_an_epoch_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no complete epoch"):
+        plotting.read_metrics(written(tmp_path, []))
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [curves()],
+        [curves(references=(-1213.0, -138.1))],
+        [curves(members=1)],
+        [curves(epochs=1)],
+        [curves("a"), curves("b", epochs=5, members=1, seed=1)],
+    ],
+    ids=["one run", "with references", "one member", "one epoch", "two runs"],
+)
+def test_a_picture_is_written(runs, tmp_path):
+    plotting.plot(runs, tmp_path / "picture.png")
+    picture = matplotlib.image.imread(tmp_path / "picture.png")
+    assert picture[..., :3].std() > 0.01
+
+
+@pytest.mark.parametrize("members", [1, 2, 8])
+def test_diverged_members_can_be_drawn(members, tmp_path):
+    run = curves(members=members)
+    for values in run.metrics.values():
+        values[1:, 0] = np.nan
+    plotting.plot([run], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_members_show_in_the_picture(tmp_path):
+    plotting.plot([curves(seed=0)], tmp_path / "a.png")
+    plotting.plot([curves(seed=1)], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_no_figure_stays_open(tmp_path):
+    plotting.plot([curves()], tmp_path / "picture.png")
+    assert plotting.plt.get_fignums() == []

@@ -1,0 +1,81 @@
+from fractions import Fraction
+
+import jax
+import numpy as np
+import probes
+import pytest
+
+from jaxddpg import noise, replay
+from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.population import make_population
+from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
+from jaxddpg.training import clock_at, make_trainer
+
+CONFIG = Training(num_envs=2, updates_per_step=Fraction(2), warmup_steps=8, steps_per_epoch=10, num_epochs=2)
+AGENT = DDPG(batch_size=8, actor=Actor((8,)), critic=Critic((8,)))
+
+
+def build(scale):
+    """A trainer whose only number is the scale of its noise."""
+    environment = probes.echo()
+    parts = (ddpg(environment, AGENT), noise.gaussian(scale), replay.uniform(64))
+    return make_trainer(environment, *parts, CONFIG, Evaluation(2))
+
+
+def run(seeds, placement=1, scales=None):
+    """The gathered final state and metrics of a population."""
+    population = make_population(build, scales or [0.3] * len(seeds), seeds, placement)
+    groups = population.init()
+    for epoch in (1, 2):
+        groups, metrics = population.epoch(clock_at(CONFIG, epoch), groups)
+    return population.gather(groups), metrics()
+
+
+def test_members_are_independent_and_equal_to_a_run_alone():
+    """Member k of a population is the run with its seed, by itself and in plain JAX."""
+    state, metrics = run([3, 4, 5])
+    trainer = build(0.3)
+    for member, seed in enumerate((3, 4, 5)):
+        key = jax.random.key(seed)
+        alone = trainer.init(key)
+        for epoch in (1, 2):
+            alone, output = jax.jit(trainer.epoch)(key, clock_at(CONFIG, epoch), alone)
+        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, alone)
+        assert metrics["critic_loss"][member] == pytest.approx(float(output["critic_loss"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("placement", [1, 2, 3, 4])
+def test_every_placement_gives_the_same_numbers(placement):
+    """Five members on two devices: uneven in every placement, the padding hidden."""
+    assert jax.local_device_count() == 2
+    expected, expected_metrics = run(range(5), placement=1)
+    state, metrics = run(range(5), placement)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), metrics, expected_metrics)
+    assert metrics["q_mean"].shape == (5,)
+
+
+def test_the_same_placement_gives_the_same_bits():
+    jax.tree.map(np.testing.assert_array_equal, run(range(3)), run(range(3)))
+
+
+def test_members_may_differ_in_their_numbers():
+    state, _ = run([0, 0, 1], scales=[0.3, 0.0, 0.3])
+    same_seed_other_noise = state.replay.action[0] != state.replay.action[1]
+    assert same_seed_other_noise.any()
+    expected, _ = run([0, 1])
+    np.testing.assert_array_equal(state.replay.action[[0, 2]], expected.replay.action)
+
+
+def test_scatter_is_the_inverse_of_gather():
+    population = make_population(build, [0.3] * 3, [0, 1, 2], 1)
+    state = population.gather(population.init())
+    jax.tree.map(np.testing.assert_array_equal, population.gather(population.scatter(state)), state)
+
+
+def test_a_state_given_away_cannot_be_used_again():
+    population = make_population(build, [0.3] * 2, [0, 1], 1)
+    groups = population.init()
+    population.epoch(clock_at(CONFIG, 1), groups)
+    with pytest.raises((RuntimeError, ValueError), match=r"delet|donat"):
+        population.gather(groups)

@@ -1,0 +1,85 @@
+import flashbax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from scipy import stats
+
+from jaxddpg import replay
+from jaxddpg.types import Clock, Experience
+
+ROW = Experience(jnp.zeros(2), jnp.zeros(1), jnp.zeros(()), jnp.zeros(2), jnp.zeros((), jnp.uint8))
+
+
+def rows(numbers):
+    """Rows that carry their number in every field."""
+    number = jnp.asarray(numbers, jnp.float32)
+    wide = jnp.stack([number, -number], -1)
+    return Experience(wide, number[:, None], number, wide + 0.5, (number % 3).astype(jnp.uint8))
+
+
+def filled(capacity, num_envs, steps):
+    """The ring after `steps` vector steps, and the clock of the last of them."""
+    memory = replay.uniform(capacity)
+    state = memory.init(ROW)
+    for step in range(steps):
+        clock = Clock(np.uint32(0), np.uint32(step), num_envs)
+        state = memory.add(clock, state, rows(np.arange(num_envs) + step * num_envs + 1))
+    return memory, state, clock
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 14])
+def test_it_holds_the_newest_rows_like_a_ring(steps):
+    _, state, _ = filled(12, 3, steps)
+    ring = oracles.Ring(12)
+    for step in range(steps):
+        ring.add(np.arange(3) + step * 3 + 1)
+    assert sorted(np.asarray(state.reward)[np.asarray(state.reward) > 0]) == sorted(ring.rows)
+
+
+def test_sampled_rows_are_whole():
+    memory, state, clock = filled(12, 3, 7)
+    batch = memory.sample(jax.random.key(0), clock, state, 500)
+    jax.tree.map(np.testing.assert_array_equal, batch, rows(batch.reward))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 9])
+def test_it_samples_uniformly_what_was_written_and_nothing_else(steps):
+    memory, state, clock = filled(20, 5, steps)
+    drawn = np.asarray(memory.sample(jax.random.key(1), clock, state, 40_000).reward)
+    written = np.arange(max(0, steps * 5 - 20), steps * 5) + 1
+    values, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(values, written)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_it_samples_what_flashbax_holds():
+    memory, state, clock = filled(16, 4, 11)
+    other = flashbax.make_item_buffer(16, 1, 16, add_batches=True)
+    ring = other.init(ROW)
+    for step in range(11):
+        ring = other.add(ring, rows(np.arange(4) + step * 4 + 1))
+    ours = memory.sample(jax.random.key(0), clock, state, 2_000).reward
+    theirs = jax.vmap(lambda key: other.sample(ring, key).experience.reward)(jax.random.split(jax.random.key(0), 99))
+    np.testing.assert_array_equal(np.unique(ours), np.unique(theirs))
+
+
+def test_the_same_key_draws_the_same_rows_and_another_others():
+    memory, state, clock = filled(100, 10, 10)
+    first, again = (memory.sample(jax.random.key(3), clock, state, 50).reward for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(np.asarray(first) != np.asarray(memory.sample(jax.random.key(4), clock, state, 50).reward))
+
+
+def test_the_position_is_right_beyond_two_to_the_thirty_first():
+    memory, step = replay.uniform(8), 2**31 + 3
+    clock = Clock(np.uint32(0), np.uint32(step), num_envs=2)
+    state = memory.add(clock, memory.init(ROW), rows([5, 6]))
+    position = (step % 4) * 2
+    np.testing.assert_array_equal(state.reward[position : position + 2], [5, 6])
+
+
+def test_a_capacity_that_would_wrap_is_refused():
+    with pytest.raises(ValueError, match="10 is not a multiple of 4 environments.*try 12"):
+        filled(10, 4, 1)

@@ -1,0 +1,151 @@
+import contextlib
+import io
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import wandb
+from tensorboardX.proto import event_pb2
+
+from jaxddpg import reporting
+
+NAN, INF = math.nan, math.inf
+
+
+def rows(epoch=1, members=2, **changes):
+    return [
+        {
+            "epoch": epoch,
+            "member": member,
+            "seed": 7 + member,
+            "env_steps": 100 * epoch,
+            "eval/return_mean": 10.0 * epoch + member,
+            "perf/env_steps_per_second": 1234.0,
+            "perf/updates_per_second": 56.0,
+        }
+        | changes
+        for member in range(members)
+    ]
+
+
+def events(folder):
+    """(tag, step) -> value of all TensorBoard events of a folder; each stands between its length and checksums."""
+    values = {}
+    for path in folder.glob("*tfevents*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack_from("<Q", data)
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+            data = data[16 + length :]
+    return values
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def stored_by_wandb(directory):
+    wandb.teardown()  # its file is written by a process of its own; this waits for it
+    (path,) = directory.glob("wandb/offline-run-*/*.wandb")
+    return path.read_bytes()
+
+
+def displayed(num_epochs, epochs, quiet=False):
+    with contextlib.redirect_stderr(io.StringIO()) as shown, reporting.Display("A title", num_epochs, quiet) as display:
+        for epoch in epochs:
+            display.epoch(rows(epoch))
+    return shown.getvalue()
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_what_is_not_finite_is_null(value):
+    nested = {"a": value, "b": [value, 1.5, {"c": (value, 2)}], "d": "text", "e": True}
+    assert reporting.plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
+
+
+def test_numpy_numbers_that_are_not_finite_are_null():
+    assert reporting.plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
+
+
+def test_the_metrics_file_has_a_line_per_row(tmp_path):
+    with reporting.MetricsFile(tmp_path) as file:
+        file.epoch(rows(0))
+        file.epoch(rows(1, **{"eval/return_mean": NAN}))
+    read = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert read == rows(0) + rows(1, **{"eval/return_mean": None})
+
+
+def test_an_epoch_is_on_disk_before_the_next(tmp_path):
+    with reporting.MetricsFile(tmp_path) as file:
+        file.epoch(rows(0))
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_tensorboard_has_a_folder_per_member_with_the_metrics_over_env_steps(tmp_path):
+    with reporting.TensorBoard(tmp_path) as board:
+        board.epoch(rows(1))
+        board.epoch(rows(2))
+    returns = {key: value for key, value in events(tmp_path / "tensorboard" / "seed_8").items() if "eval" in key[0]}
+    assert returns == {("eval/return_mean", 100): 11.0, ("eval/return_mean", 200): 21.0}
+    assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"seed_7", "seed_8"}
+
+
+def test_tensorboard_takes_what_is_not_a_number(tmp_path):
+    with reporting.TensorBoard(tmp_path) as board:
+        board.epoch(rows(1, 1, **{"eval/return_mean": NAN}))
+    assert math.isnan(events(tmp_path / "tensorboard" / "seed_7")["eval/return_mean", 100])
+
+
+def test_weights_and_biases_gets_the_mean_the_members_and_the_config(tmp_path, offline):
+    with reporting.WeightsAndBiases(tmp_path, "a-project", {"agent": {"gamma": 0.875}}) as board:
+        board.epoch(rows(1, 4))
+    stored = stored_by_wandb(tmp_path)
+    expected = (b"a-project", b"gamma", b"0.875", b"eval/return_mean", b"11.5", b"member_3/eval/return_mean", b"13")
+    assert [text for text in expected if text not in stored] == []
+
+
+def test_a_single_member_is_logged_once(tmp_path, offline):
+    with reporting.WeightsAndBiases(tmp_path, "a-project", {}) as board:
+        board.epoch(rows(1, 1))
+    stored = stored_by_wandb(tmp_path)
+    assert b"eval/return_mean" in stored
+    assert b"member_0" not in stored
+
+
+def test_without_a_terminal_the_first_and_the_last_epoch_are_lines():
+    shown = displayed(3, range(4))
+    assert shown.startswith("A title\n")
+    assert "epoch 0/3 | 0 env steps | IQM return 0.5\n" in shown
+    assert "epoch 3/3 | 300 env steps | IQM return 30.5 | 1,234 env-steps/s | 56 updates/s | 0 s left\n" in shown
+
+
+def test_a_fast_run_does_not_flood_the_log():
+    assert len(displayed(1000, range(1001)).splitlines()) < 10
+
+
+def test_a_slow_run_shows_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(reporting.Display, "LINE_SECONDS", 0.0)
+    assert "epoch 2/4" in displayed(4, range(5))
+
+
+def test_quiet_is_silent():
+    assert displayed(2, range(3), quiet=True) == ""
+
+
+def test_the_table_has_a_line_per_member(capsys):
+    reporting.print_members("A title", [{"seed": 7, "return": 1.234}, {"seed": 8, "return": NAN}], "in short: good")
+    lines = capsys.readouterr().out.splitlines()
+    assert "A title" in lines[0]
+    assert any("7" in line and "1.23" in line for line in lines)
+    assert any("8" in line and "nan" in line for line in lines)
+    assert lines[-1] == "in short: good"
+
+
+def test_a_quiet_table_is_silent(capsys):
+    reporting.print_members("A title", [{"seed": 7}], "in short: good", quiet=True)
+    assert capsys.readouterr().out == ""

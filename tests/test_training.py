@@ -1,0 +1,170 @@
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+
+from jaxddpg import noise, replay
+from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
+from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.types import Clock
+
+SMALL = DDPG(gamma=0.9, tau=0.05, batch_size=32, actor=Actor((16,)), critic=Critic((32,)))
+
+
+def make(environment, config, agent=SMALL, exploration=None, capacity=256):
+    return make_trainer(
+        environment,
+        ddpg(environment, agent),
+        exploration or noise.gaussian(0.3),
+        replay.uniform(capacity),
+        config,
+        Evaluation(2),
+    )
+
+
+def run(trainer, config, seed=0):
+    """The state and metrics after all epochs of a config."""
+    key = jax.random.key(seed)
+    state, epoch, metrics = jax.jit(trainer.init)(key), jax.jit(trainer.epoch), {}
+    for number in range(1, config.num_epochs + 1):
+        state, metrics = epoch(key, clock_at(config, number), state)
+    return state, metrics
+
+
+def learned_value(environment):
+    """What the critic of a member believes of the policy at the start, after 4 000 updates."""
+    config = Training(num_envs=4, updates_per_step=Fraction(4), warmup_steps=8, steps_per_epoch=1_000, num_epochs=1)
+    trainer = make(environment, config)
+    state, _ = run(trainer, config)
+    _, observation = environment.reset(jax.random.key(0))
+    return float(ddpg(environment, SMALL).value(state.agent, observation))
+
+
+def test_a_time_limit_does_not_cut_the_bootstrap():
+    assert learned_value(probes.endless_reward(limit=4)) == pytest.approx(1 / (1 - 0.9), rel=0.01)
+
+
+def test_termination_does():
+    assert learned_value(probes.reward_then_end()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_noise_in_the_reward_averages_out():
+    assert learned_value(probes.noisy_reward()) == pytest.approx(0.0, abs=0.25)
+
+
+def test_the_actor_finds_the_argmax_in_the_loop():
+    environment, config = probes.quadratic(), Training(4, Fraction(2), 16, 2_000, 1)
+    trainer = make(environment, config, exploration=noise.gaussian(0.3), capacity=8_192)
+    state, _ = run(trainer, config)
+    action = ddpg(environment, SMALL).act(state.agent, jnp.zeros(1))
+    np.testing.assert_allclose(action, [0.3, -0.6], atol=0.08)
+
+
+@pytest.fixture(scope="module")
+def echoed():
+    """A short run in the environment that rewards with the executed action: settings and final state."""
+    config = Training(num_envs=4, updates_per_step=Fraction(2), warmup_steps=10, steps_per_epoch=11, num_epochs=2)
+    trainer = make(probes.echo(limit=3), config, exploration=noise.gaussian(2.0))
+    return config, trainer, run(trainer, config)
+
+
+def test_the_executed_action_is_remembered(echoed):
+    memory = echoed[2][0].replay
+    rows = (10 + 2 * 11) * 4
+    action, reward = np.asarray(memory.action)[:rows, 0], np.asarray(memory.reward)[:rows]
+    np.testing.assert_array_equal(action, reward)
+    assert np.abs(action).max() == 1.0  # noise of deviation 2 was clipped before it was stored
+    assert np.all(np.asarray(memory.reward)[rows:] == 0)
+
+
+def test_rows_tell_where_the_action_led_and_how_the_episode_went(echoed):
+    memory = echoed[2][0].replay
+    time = np.arange(32).repeat(4) % 3
+    np.testing.assert_allclose(memory.observation[:128, 0], time / 3, atol=1e-6)
+    np.testing.assert_allclose(memory.next_observation[:128, 0], (time + 1) / 3, atol=1e-6)
+    np.testing.assert_array_equal(memory.ending[:128], time == 2)  # truncated, never terminated
+
+
+def test_warmup_acts_uniformly_and_learns_nothing():
+    config = Training(num_envs=64, warmup_steps=100)
+    trainer = make(probes.echo(), config, capacity=6_400)
+    state = trainer.init(jax.random.key(0))
+    action = np.asarray(state.replay.action)
+    assert action.min() < -0.99
+    assert action.max() > 0.99
+    assert action.mean() == pytest.approx(0, abs=0.03)
+    assert action.var() == pytest.approx(1 / 3, rel=0.05)
+    assert state.agent.actor_optimizer[1].count == 0
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [("1", 24), ("3", 72), ("1/2", 12), ("1/24", 1)])
+def test_updates_per_step(ratio, expected):
+    config = Training(4, Fraction(ratio), warmup_steps=4, steps_per_epoch=24, num_epochs=1)
+    state, _ = run(make(probes.echo(), config), config)
+    assert state.agent.critic_optimizer[1].count == expected
+    assert jnp.count_nonzero(state.replay.reward) == (4 + 24) * 4  # every vector step acted and was remembered
+
+
+def test_the_length_of_an_epoch_changes_nothing():
+    one, several = Training(4, Fraction(1, 2), 8, 24, 1), Training(4, Fraction(1, 2), 8, 6, 4)
+    (whole, _), (parts, _) = (run(make(probes.echo(), config), config) for config in (one, several))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, parts)
+
+
+def test_evaluation_changes_nothing_and_differs_between_epochs_and_from_training(echoed):
+    config, trainer, (state, _) = echoed
+    key = jax.random.key(0)
+    again, _ = run(trainer, config)
+    trainer.evaluate(key, clock_at(config, 1), state.agent)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+
+
+def test_training_returns_are_those_of_the_episodes_that_ended():
+    config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=9, num_epochs=1)
+    state, metrics = run(make(probes.echo(limit=3), config), config)
+    rewards = np.asarray(state.replay.reward)[: 13 * 4].reshape(13, 4)
+    # Episodes end at steps 2, 5, 8 and 11; the epoch is steps 4 to 12.
+    episodes = [rewards[end - 2 : end + 1].sum(0) for end in (5, 8, 11)]
+    assert metrics["return_mean"] == pytest.approx(np.mean(episodes), rel=1e-5)
+
+
+def test_without_an_ended_episode_there_is_no_training_return():
+    config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=4, num_epochs=1)
+    assert np.isnan(run(make(probes.echo(limit=100), config), config)[1]["return_mean"])
+
+
+def test_noise_starts_afresh_with_each_episode():
+    """A random walk that is reset every third step cannot wander: its variance is that of at most three steps."""
+    config = Training(64, Fraction(1), warmup_steps=3, steps_per_epoch=300, num_epochs=1)
+    walk = noise.ornstein_uhlenbeck(1.0, 0.1)
+    trainer = make(probes.echo(limit=3), config, exploration=walk, capacity=640)
+    state, _ = run(trainer, config)
+    np.testing.assert_array_equal(state.noise, 0)  # step 302 ended an episode
+    config = Training(64, Fraction(1), warmup_steps=3, steps_per_epoch=302, num_epochs=1)
+    state, _ = run(make(probes.echo(limit=3), config, exploration=walk, capacity=640), config)
+    assert state.noise.std() == pytest.approx(0.1 * np.sqrt(2), rel=0.25)
+
+
+def test_seeds_differ_and_repeat():
+    config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=8, num_epochs=1)
+    trainer = make(probes.echo(), config)
+    first, again, other = (run(trainer, config, seed)[0] for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert np.any(np.asarray(first.replay.action) != np.asarray(other.replay.action))
+
+
+def test_the_clock_of_an_epoch():
+    config = Training(num_envs=8, warmup_steps=100, steps_per_epoch=50)
+    assert [int(clock_at(config, epoch).step) for epoch in range(4)] == [0, 100, 150, 200]
+
+
+@pytest.mark.parametrize("env_steps", [0, 500, 1_000, 2**33])
+def test_schedules_count_env_steps_beyond_32_bits(env_steps):
+    clock = Clock(np.uint32(1), np.uint32(env_steps // 4), num_envs=4)
+    expected = np.interp(env_steps, [0, 1_000], [1.0, 0.5])
+    assert float(clock.anneal(1.0, 0.5, 1_000.0)) == pytest.approx(expected)
+    assert float(clock.anneal(1.0, 0.5, 2.0**34)) == pytest.approx(1 - 0.5 * env_steps / 2**34)
