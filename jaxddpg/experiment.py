@@ -88,10 +88,8 @@ def build(member: Member) -> Trainer:
 
 def use_all_cores() -> None:
     """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
-    chosen = jax.config.read("jax_num_cpu_devices") >= 0 or "host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if not chosen:
+    configured = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
+    if not configured and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with suppress(RuntimeError):  # the backend runs already
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 

@@ -389,21 +389,23 @@ def stopped(tmp_path_factory):
     text = TINY.replace("{parameters: {max_steps_in_episode: 10}}", "{name: 'probes:endless_reward'}")
     (directory / "endless.yaml").write_text(text.replace("num_epochs: 1", "num_epochs: 100_000"))
     command = [sys.executable, "-m", "jaxddpg", "train", directory / "endless.yaml", "--run-dir"]
-    # The factory's module lies in the current directory, as a user's own would.
-    running = {
-        number: subprocess.Popen([*command, directory / number.name], cwd=HERE, stderr=subprocess.PIPE, text=True)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
     results = {}
-    for number, process in running.items():
-        metrics, deadline = directory / number.name / "metrics.jsonl", time.monotonic() + 120
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        results[number] = (directory / number.name, process.returncode, err)
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The factory's module lies in the current directory, as a user's own would.
+            process = subprocess.Popen([*command, directory / number.name], cwd=HERE, stderr=subprocess.PIPE, text=True)
+            running[number] = stack.enter_context(process)
+            stack.callback(process.kill)
+        for number, process in running.items():
+            metrics, deadline = directory / number.name / "metrics.jsonl", time.monotonic() + 120
+            while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+            results[number] = (directory / number.name, process.returncode, err)
     return results
 
 

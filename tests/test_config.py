@@ -47,7 +47,11 @@ def random_experiment(seed):
                 "batch_size": rng.randint(1, 60),
                 "max_grad_norm": rng.choice(HORIZONS),
                 "actor": {"hidden_sizes": sizes(), "normalization": rng.choice(["none", "layer", "batch"])},
-                "critic": {"hidden_sizes": sizes(), "action_layer": rng.choice([0, 1]), "weight_decay": rng.choice(SCALES)},
+                "critic": {
+                    "hidden_sizes": sizes(),
+                    "action_layer": rng.choice([0, 1]),
+                    "weight_decay": rng.choice(SCALES),
+                },
             },
             "noise": {"smoothing": rng.random(), "scale_of": "stationary", "decay_steps": rng.choice(HORIZONS)},
             "replay": {"capacity": 60 * rng.randint(1, 9)},

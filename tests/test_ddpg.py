@@ -117,6 +117,7 @@ def test_the_actors_gradient_is_the_chain_rule_through_the_new_critic():
     agent, state = start()
     data = batch()
     new, _ = update(agent, state, data)
+
     def mu(params, observation):
         return agent.act(state.replace(actor={"params": params}), observation)
 
@@ -154,12 +155,8 @@ def test_one_update_is_one_step_of_each_optimiser_and_one_soft_update():
         state, _ = update(agent, state, batch(count))
         assert state.actor_optimizer[1].count == state.critic_optimizer[1].count == count
         for target, online in (("target_actor", "actor"), ("target_critic", "critic")):
-            expected = jax.tree.map(
-                lambda t, o: 0.95 * t + 0.05 * o, getattr(before, target), getattr(state, online)
-            )
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), getattr(state, target), expected
-            )
+            expected = jax.tree.map(lambda t, o: 0.95 * t + 0.05 * o, getattr(before, target), getattr(state, online))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), getattr(state, target), expected)
 
 
 def test_a_neutral_bound_changes_nothing_and_a_tight_one_holds():
@@ -179,9 +176,7 @@ def test_learning_rates_follow_the_clock():
         CONFIG, learning_rate_decay_steps=100.0, final_actor_learning_rate=0.0, final_critic_learning_rate=0.0
     )
     agent, state = start(config)
-    full, half, none = (
-        update(agent, state, batch(), CLOCK.replace(step=np.uint32(step)))[0] for step in (0, 50, 100)
-    )
+    full, half, none = (update(agent, state, batch(), CLOCK.replace(step=np.uint32(step)))[0] for step in (0, 50, 100))
     for name in ("actor", "critic"):
         whole = jax.tree.map(lambda a, b: a - b, getattr(full, name), getattr(state, name))
         part = jax.tree.map(lambda a, b: a - b, getattr(half, name), getattr(state, name))

@@ -66,7 +66,9 @@ def test_a_whole_number_a_name_and_a_switch_are_structure():
         changed = dataclasses.replace(BASE, agent=dataclasses.replace(BASE.agent, **{path: value}))
         same_program = jax.tree.structure(changed.member()) == STRUCTURE
         assert same_program == (path == "reward_scale")
-    longer = dataclasses.replace(BASE.environment, parameters={**BASE.environment.parameters, "max_steps_in_episode": 6})
+    longer = dataclasses.replace(
+        BASE.environment, parameters={**BASE.environment.parameters, "max_steps_in_episode": 6}
+    )
     assert jax.tree.structure(longer) != jax.tree.structure(BASE.environment)
 
 

@@ -1,0 +1,102 @@
+"""What README and the examples show must run."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxddpg import cli, config, experiment
+from jaxddpg.training import clock_at
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_one_page_gives_the_trainers_numbers():
+    page = load_example("one_page")
+    _, _, learner = page.train(num_steps=12)
+    settings = config.parse(
+        {
+            "agent": {
+                "batch_size": 128,
+                "actor": {"hidden_sizes": [64, 64]},
+                "critic": {"hidden_sizes": [64, 64]},
+            },
+            "replay": {"capacity": 50_000},
+            "training": {
+                "num_envs": page.NUM_ENVS,
+                "updates_per_step": page.UPDATES,
+                "warmup_steps": page.WARMUP,
+                "steps_per_epoch": 12,
+            },
+        }
+    )
+    trainer = experiment.build(settings)
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock_at(settings.training, 1), state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), learner, state.agent)
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_readmes_python_runs(block, tmp_path, monkeypatch):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+SHOWN = re.findall(r"^(?:.*&& \.venv/bin/)?jaxddpg (train .*)$", README, re.MULTILINE)
+SHOWN += [f"train {arguments}" for arguments in re.findall(r"\| `(configs/.+?)` \|", README)]
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_readmes_train_commands_are_valid(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main([*shlex.split(command), "--print-config"]) == 0
+    assert config.parse(yaml.safe_load(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_runs(path, tmp_path):
+    settings = config.read(
+        path,
+        {
+            "training.num_epochs": "1",
+            "training.steps_per_epoch": "4",
+            "training.warmup_steps": "130",
+            "replay.capacity": "2080",
+            "evaluation.num_episodes": "1",
+            "population.num_seeds": "1",
+        },
+    )
+    result = experiment.run(settings, tmp_path / "run")
+    assert np.isfinite(result.summary["final_return_iqm"])
+
+
+def test_the_own_environment_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = "train configs/pendulum.yaml --environment.name examples.own_environment:cart --training.num_epochs 1"
+    flags = f"--training.steps_per_epoch 10 --num-seeds 1 --environment.parameters.push 4.0 --run-dir {tmp_path}/run"
+    assert cli.main([*arguments.split(), *flags.split(), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("script", ["memory.py --smoke", "scores.py --table"])
+def test_benchmarks_run(script):
+    command = [sys.executable, *f"bench/{script}".split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

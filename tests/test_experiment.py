@@ -1,0 +1,299 @@
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import statistics
+from fractions import Fraction
+
+import jax
+import numpy as np
+import optax
+import pytest
+from test_reporting import events
+
+import jaxddpg
+from jaxddpg import config
+from jaxddpg.config import ConfigError
+from jaxddpg.experiment import evaluate, load_policy, make_agent, make_environment, plot, run
+
+MEMBERS, EPOCHS = 3, 2
+WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
+IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds"}
+EVALUATION = {f"eval/{name}" for name in ("return_mean", "return_std", "q_start_mean", "discounted_return_mean")}
+LEARNING = {
+    *(f"train/{name}" for name in ("return_mean", "critic_loss", "actor_loss", "q_mean")),
+    *(f"perf/{name}" for name in ("env_steps_per_second", "updates_per_second")),
+}
+
+
+def tiny(**changes):
+    """An experiment with an asymmetric action Box, whose first training episodes end in the second epoch."""
+    sections = {
+        "environment": {
+            "name": "MountainCarContinuous-v0",
+            "parameters": {"min_action": -0.5, "max_action": 2.0, "max_steps_in_episode": 10},
+        },
+        "agent": {"batch_size": 4, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
+        "replay": {"capacity": 64},
+        "training": {
+            "num_envs": ENVS,
+            "updates_per_step": Fraction(1, PERIOD),
+            "warmup_steps": WARMUP,
+            "steps_per_epoch": STEPS,
+            "num_epochs": EPOCHS,
+        },
+        "evaluation": {"num_episodes": 2},
+        "population": {"seed": 7, "num_seeds": MEMBERS},
+    }
+    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()})
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A run's directory and its result."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return directory, run(tiny(reporting={"tensorboard": True}), directory)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """A run of one member with several updates per step and no directory: the current directory and its result."""
+    directory = tmp_path_factory.mktemp("alone")
+    training = vars(tiny().training) | {"updates_per_step": 3, "num_epochs": 1}
+    with contextlib.chdir(directory):
+        return directory, run(tiny(training=training, population={"num_seeds": 1}))
+
+
+@pytest.fixture(scope="session")
+def unlearned(tmp_path_factory):
+    """The directory and the result of a run stopped after epoch 0, before any learning, logged by W&B."""
+    directory = tmp_path_factory.mktemp("unlearned") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        return directory, run(tiny(reporting={"wandb": True}), directory, stopping=lambda: True)
+
+
+@pytest.fixture(scope="session")
+def measured(finished):
+    """Three evaluations of the finished run, the last with another seed."""
+    return [evaluate(finished[0], num_episodes=2, seed=seed) for seed in (0, 0, 1)]
+
+
+def lines(directory):
+    written = (directory / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in written]
+
+
+def summary_of(directory):
+    return json.loads((directory / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def update_counts(agents):
+    """The steps that each member's two optimisers have taken, by their own count."""
+    return np.stack([optax.tree.get(agents.actor_optimizer, "count"), optax.tree.get(agents.critic_optimizer, "count")])
+
+
+def test_a_run_directory_holds_what_it_should(finished):
+    names = {path.name for path in finished[0].iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "learning_curve.png",
+        "checkpoints",
+        "tensorboard",
+    }
+
+
+def test_the_config_in_it_is_the_experiment(finished):
+    assert config.read(finished[0] / "config.yaml") == tiny(reporting={"tensorboard": True})
+
+
+def test_there_is_a_line_per_epoch_and_member_the_start_included(finished):
+    assert [(line["epoch"], line["member"], line["seed"]) for line in lines(finished[0])] == [
+        (epoch, member, 7 + member) for epoch in range(EPOCHS + 1) for member in range(MEMBERS)
+    ]
+
+
+def test_every_line_has_the_keys_of_the_contract(finished):
+    for line in lines(finished[0]):
+        assert set(line) == IDENTITY | EVALUATION | (LEARNING if line["epoch"] else set())
+
+
+def test_env_steps_and_updates_are_counted_from_the_warm_up_on(finished):
+    counted = {line["epoch"]: (line["env_steps"], line["updates"]) for line in lines(finished[0])}
+    assert counted == {epoch: ((WARMUP + epoch * STEPS) * ENVS, epoch * STEPS // PERIOD) for epoch in range(EPOCHS + 1)}
+
+
+def test_as_many_updates_were_made_as_are_claimed(finished):
+    assert lines(finished[0])[-1]["updates"] == 4
+    np.testing.assert_array_equal(update_counts(finished[1].agents), np.full((2, MEMBERS), 4))
+
+
+def test_as_many_updates_were_made_as_are_claimed_with_several_per_step(alone):
+    _, result = alone
+    assert result.rows[-1]["updates"] == 3 * STEPS
+    np.testing.assert_array_equal(update_counts(result.agents), np.full((2, 1), 3 * STEPS))
+
+
+def test_a_mean_over_no_episode_is_null(finished):
+    """Ten steps do not pass before the second epoch."""
+    ended = [line["train/return_mean"] is not None for line in lines(finished[0]) if line["epoch"]]
+    assert ended == [False] * MEMBERS + [True] * MEMBERS
+
+
+def test_members_differ_and_time_passes(finished):
+    written = lines(finished[0])
+    assert len({line["eval/return_mean"] for line in written}) == len(written)
+    times = [line["wall_seconds"] for line in written]
+    assert times == sorted(times)
+    assert times[0] > 0
+
+
+def test_the_rates_are_those_of_the_whole_population(finished):
+    """Both rates measure the same seconds."""
+    last = lines(finished[0])[-1]
+    assert last["perf/env_steps_per_second"] / last["perf/updates_per_second"] == pytest.approx(ENVS * PERIOD)
+    epoch_seconds = MEMBERS * STEPS * ENVS / last["perf/env_steps_per_second"]
+    assert 0 < epoch_seconds < last["wall_seconds"]
+
+
+def test_the_result_is_what_stands_on_disk(finished):
+    directory, result = finished
+    assert lines(directory) == jaxddpg.reporting.plain_json(result.rows)
+    assert summary_of(directory) == jaxddpg.reporting.plain_json(result.summary)
+
+
+def test_the_summary_tells_each_members_final_and_best_return(finished):
+    written = lines(finished[0])
+    for member, told in enumerate(summary_of(finished[0])["members"]):
+        returns = [line["eval/return_mean"] for line in written if line["member"] == member]
+        assert told == {
+            "member": member,
+            "seed": 7 + member,
+            "final_return": returns[-1],
+            "best_return": max(returns),
+            "best_epoch": returns.index(max(returns)),
+        }
+
+
+def test_the_summarys_mean_is_that_of_the_final_returns(finished):
+    """A quarter of three members is less than one, so none is left out."""
+    summary = summary_of(finished[0])
+    final = [member["final_return"] for member in summary["members"]]
+    low, high = summary["final_return_interval_95"]
+    assert summary["final_return_iqm"] == pytest.approx(statistics.mean(final))
+    assert min(final) <= low < summary["final_return_iqm"] < high <= max(final)
+
+
+def test_the_summary_counts_all_members(finished):
+    summary = summary_of(finished[0])
+    assert (summary["epochs"], summary["env_steps_per_member"]) == (EPOCHS, (WARMUP + EPOCHS * STEPS) * ENVS)
+    assert summary["env_steps_total"] == summary["env_steps_per_member"] * MEMBERS
+    assert summary["updates_total"] == EPOCHS * STEPS // PERIOD * MEMBERS
+
+
+def test_the_summarys_rates_are_the_median_of_the_epochs(finished):
+    summary, written = summary_of(finished[0]), lines(finished[0])
+    for name in ("env_steps_per_second", "updates_per_second"):
+        assert summary[name] == statistics.median(line[f"perf/{name}"] for line in written if line["epoch"])
+
+
+def test_the_summary_tells_time_memory_and_versions(finished):
+    directory, summary = finished[0], summary_of(finished[0])
+    assert summary["environment"] == "MountainCarContinuous-v0"
+    assert 0 < summary["compile_seconds"] < summary["wall_seconds"] + 60
+    assert 5e7 < summary["peak_memory_bytes"] < 1e12
+    assert summary["device"] == "cpu x 2"
+    assert summary["versions"]["jax"] == importlib.metadata.version("jax")
+    assert summary["config_hash"] == hashlib.sha256((directory / "config.yaml").read_bytes()).hexdigest()[:16]
+
+
+def test_tensorboard_shows_what_the_metrics_say(finished):
+    for line in lines(finished[0]):
+        shown = events(finished[0] / "tensorboard" / f"seed_{line['seed']}")
+        tag = "eval/return_mean"
+        assert shown[tag, line["env_steps"]] == pytest.approx(line[tag], rel=1e-6)
+
+
+def test_without_a_directory_nothing_is_written(alone):
+    assert list(alone[0].iterdir()) == []
+
+
+def test_a_run_stopped_before_learning_is_complete(unlearned):
+    directory, result = unlearned
+    assert [row["epoch"] for row in result.rows] == [0] * MEMBERS
+    assert summary_of(directory)["epochs"] == 0
+    assert summary_of(directory)["env_steps_per_second"] is None
+    assert load_policy(directory)(np.zeros(2)).shape == (1,)
+    assert (directory / "learning_curve.png").is_file()
+
+
+def test_weights_and_biases_gets_the_run(unlearned):
+    assert len(list((unlearned[0] / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.parametrize("member", range(MEMBERS))
+def test_a_loaded_policy_acts_as_the_agent_in_the_environments_units(member, finished):
+    directory, result = finished
+    experiment = tiny()
+    agent = make_agent(make_environment(experiment.environment), experiment.agent)
+    state = jax.tree.map(lambda leaf: leaf[member], result.agents)
+    observation = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    expected = -0.5 + (np.asarray(agent.act(state, observation)) + 1) / 2 * 2.5
+    np.testing.assert_allclose(load_policy(directory, member)(observation), expected, rtol=1e-5)
+    np.testing.assert_allclose(load_policy(directory, member)(observation[0]), expected[0], rtol=1e-5)
+
+
+def test_a_member_that_does_not_exist_has_no_policy(finished):
+    with pytest.raises(ConfigError, match=f"member is {MEMBERS}.*at most {MEMBERS - 1}"):
+        load_policy(finished[0], MEMBERS)
+
+
+def test_an_evaluation_is_the_same_each_time(measured):
+    assert measured[0] == measured[1]
+
+
+def test_an_evaluation_has_a_row_per_member(measured):
+    assert [(row["member"], row["seed"]) for row in measured[0]] == [(member, 7 + member) for member in range(MEMBERS)]
+    assert set(measured[0][0]) == {"member", "seed"} | {name.removeprefix("eval/") for name in EVALUATION}
+
+
+def test_an_evaluation_plays_other_episodes_than_training_and_than_another_seed(measured, finished):
+    trained = [row["eval/return_mean"] for row in finished[1].rows[-MEMBERS:]]
+    first, _, other = ([row["return_mean"] for row in rows] for rows in measured)
+    assert not set(trained) & set(first)
+    assert not set(first) & set(other)
+
+
+def replot(directory):
+    plot([directory], directory / "picture.png")
+
+
+@pytest.mark.parametrize("reader", [evaluate, load_policy, replot])
+def test_a_directory_without_a_run_is_refused(reader, tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path.name} holds no run"):
+        reader(tmp_path)
+
+
+@pytest.mark.parametrize("reader", [evaluate, load_policy])
+def test_a_run_killed_before_its_checkpoint_is_refused(reader, finished, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((finished[0] / "config.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=f"policies of {tmp_path} cannot be read.*holds no checkpoint"):
+        reader(tmp_path)
+
+
+def test_a_run_without_metrics_has_no_picture(finished, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((finished[0] / "config.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=f"metrics of {tmp_path} cannot be read"):
+        replot(tmp_path)
+
+
+def test_settings_made_in_python_are_checked_before_anything_is_written(tmp_path):
+    experiment = tiny()
+    faulty = dataclasses.replace(experiment, replay=dataclasses.replace(experiment.replay, capacity=2))
+    with pytest.raises(ConfigError, match=r"replay\.capacity"):
+        run(faulty, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
