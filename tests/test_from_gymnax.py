@@ -159,7 +159,7 @@ def test_no_action_in_between_leaves_the_box():
     actions = jnp.linspace(-1, 1, 999)[:, None] * jnp.ones(3)
     state, _ = environment.reset(KEY)
     seen = jax.vmap(lambda action: environment.step(KEY, state, action)[1].final_observation[:-1])(actions)
-    assert np.all((seen >= low) & (seen <= high))
+    assert np.all((np.asarray(seen) >= low) & (np.asarray(seen) <= high))
 
 
 def test_an_action_in_between_is_rescaled_linearly():

@@ -103,5 +103,6 @@ def test_the_members_show_in_the_picture(tmp_path):
 
 
 def test_no_figure_stays_open(tmp_path):
+    before = plotting.plt.get_fignums()
     plotting.plot([curves()], tmp_path / "picture.png")
-    assert plotting.plt.get_fignums() == []
+    assert plotting.plt.get_fignums() == before
