@@ -1,7 +1,7 @@
 """DDPG on one page: the whole algorithm in one loop, from the pieces of the package.
 
-`python examples/one_page.py` learns Pendulum in a minute. The trainer does the same thing as one compiled scan, with the
-same keys, so that both give the same numbers.
+`python examples/one_page.py` learns Pendulum in a minute. The trainer does the same thing as one compiled scan, with
+the same keys, so that both give the same numbers.
 """
 
 import jax

@@ -2,9 +2,9 @@
 
 A cart on a rail is pushed to the middle. Run it from the repository's root with
 
-    jaxddpg train configs/pendulum.yaml --environment.name examples.own_environment:cart --environment.parameters.push 4.0
+    jaxddpg train configs/pendulum.yaml --environment.name examples.own_environment:cart
 
-The numbers given as parameters stay inputs of the compiled program, so they can be swept like any other.
+and give it numbers by `--environment.parameters.push 4.0`: they are inputs of the compiled program like any other.
 """
 
 import jax

@@ -23,11 +23,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
-    tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(tokens)
     # A factory named in a config is looked for beside the user's own code.
     sys.path.insert(0, os.getcwd())
     try:
+        tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
+        options = _parser().parse_args(tokens)
         if overrides and options.command is not _train:
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`" for path in overrides])
         return options.command(options, overrides)
@@ -53,18 +53,16 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
-    signals = _Signals()
+    with _Signals() as signals:
+        import jax
+        import numpy as np
 
-    import jax
-    import numpy as np
+        from jaxddpg import experiment as composition
+        from jaxddpg import reporting
 
-    from jaxddpg import experiment as composition
-    from jaxddpg import reporting
-
-    if options.debug:
-        jax.config.update("jax_debug_nans", True)
-        jax.config.update("jax_debug_key_reuse", True)
-    with signals:
+        if options.debug:
+            jax.config.update("jax_debug_nans", True)
+            jax.config.update("jax_debug_key_reuse", True)
         result = composition.run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
     summary = result.summary
     low, high = summary["final_return_interval_95"]
@@ -184,7 +182,9 @@ def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             rest.append(token)
             continue
         if not equals:
-            value = next(stream, "")
+            value = next(stream, "--")
+            if value.startswith("--"):
+                raise ConfigError([f"{name} needs a value, as in {name} VALUE"])
         overrides[name.removeprefix("--").replace("-", "_")] = value
     return rest, overrides
 

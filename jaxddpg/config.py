@@ -29,6 +29,17 @@ class ConfigError(ValueError):
         self.faults = faults
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the standard loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [str(key) for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experiment:
     """The experiment of a YAML file, with values from `overrides` ("agent.tau": "0.01") laid over it.
 
@@ -39,7 +50,7 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experi
     if path.is_dir():
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
@@ -112,18 +123,22 @@ def dump(section: Any, indent: str = "") -> str:
 
 def _overlay(content: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     merged = dict(content)
+    kinds = {path: field.type for path, field in leaves()}
     for path, text in overrides.items():
         try:
-            value = yaml.safe_load(text)
+            value = text if kinds.get(path) is str else yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
         *sections, name = path.split(".")
         place = merged
         for section in sections:
             inner = place.get(section)
-            place[section] = dict(inner) if isinstance(inner, Mapping) else {}
+            if not isinstance(inner, Mapping | types.NoneType):
+                break  # a fault, found when the section is read
+            place[section] = dict(inner or {})
             place = place[section]
-        place[name] = value
+        else:
+            place[name] = value
     return merged
 
 
@@ -219,9 +234,9 @@ def _kind(section: Any, name: str) -> Any:
 
 
 def _suggestion(name: str, path: str, siblings: list[str]) -> str:
-    near = [path + match for match in difflib.get_close_matches(name, siblings, n=1)]
+    near = [path + match for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)]
     near = near or [leaf for leaf, _ in leaves() if leaf.split(".")[-1] == name]
-    near = near or difflib.get_close_matches(path + name, [leaf for leaf, _ in leaves()], n=1)
+    near = near or difflib.get_close_matches(path + name, [leaf for leaf, _ in leaves()], n=1, cutoff=0.85)
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; {path.rstrip('.') or 'an experiment'} has {', '.join(siblings)}"
@@ -284,7 +299,11 @@ def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
             f"population.seed is {population.seed}, but the last seed must be below 2^32",
         ),
     ]
-    return [sentence for holds, paths, sentence in rules if not holds and not faulty & set(paths)]
+    return [
+        sentence
+        for holds, paths, sentence in rules
+        if not holds and not any(path == fault or path.startswith(f"{fault}.") for path in paths for fault in faulty)
+    ]
 
 
 def _environment(environment: settings.Environment, faults: list[str]) -> settings.Environment:

@@ -35,6 +35,13 @@ def actor_loss(q: jax.Array) -> jax.Array:
     return -jnp.mean(q)
 
 
+def rescale(action: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """An action in [-1, 1]^A, clipped to it, in the units of the Box [low, high]; -1 and 1 are its ends exactly."""
+    action = jnp.clip(action, -1.0, 1.0)
+    # The outer clip takes back the rounding in between.
+    return jnp.clip((1 - action) / 2 * low + (1 + action) / 2 * high, low, high)
+
+
 def soft_update(target: Params, online: Params, tau: Scalar) -> Params:
     """theta' <- (1 - tau) theta' + tau theta, leaf by leaf. Lillicrap 2015, algorithm 1."""
     return optax.incremental_update(online, target, tau)

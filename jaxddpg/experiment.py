@@ -24,6 +24,7 @@ from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.from_gymnax import from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.equations import rescale
 from jaxddpg.population import make_population
 from jaxddpg.settings import Experiment, Member
 from jaxddpg.statistics import confidence_interval, interquartile_mean
@@ -61,11 +62,25 @@ def make_environment(section: settings.Environment) -> Environment:
             return from_gymnax(section.name, section.parameters)
         module, _, factory = section.name.partition(":")
         made = getattr(importlib.import_module(module), factory)(**section.parameters)
-        return made if isinstance(made, Environment) else from_gymnax(made)
-    except ConfigError:
-        raise
+        if isinstance(made, Environment):
+            return made
+        if not hasattr(made, "default_params"):
+            raise TypeError(
+                f"its factory returned a {type(made).__name__}, but must return an Environment or a gymnax environment"
+            )
+        return from_gymnax(made)
+    # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
     except Exception as error:
-        raise ConfigError([f"environment.name is {section.name}, which cannot be used: {error}"]) from error
+        raise ConfigError([f"environment {section.name} cannot be used: {error}"]) from error
+
+
+def _check_environment(section: settings.Environment) -> None:
+    """Makes the environment with its concrete numbers, so that its Box and its sizes are checked."""
+    environment = make_environment(section)
+    if environment.episode_length < 1:
+        raise ConfigError(
+            [f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"]
+        )
 
 
 def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
@@ -115,14 +130,13 @@ def run(
     directory = None if directory is None else Path(directory)
     if directory is not None:
         _check_directory(directory)
-    title = f"{experiment.environment.name}, {experiment.population.num_seeds} members" + (
-        f" -> {directory}" if directory else ""
-    )
+    count = experiment.population.num_seeds
+    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     display = reporting.Display(title, experiment.training.num_epochs, quiet)
     with ExitStack() as stack:
         stack.enter_context(display)
         use_all_cores()
-        make_environment(experiment.environment)  # concretely, so that its Box and parameters are checked
+        _check_environment(experiment.environment)
         reporters: list[reporting.Reporter] = [display]
         if directory is not None:
             _claim_directory(directory, experiment)
@@ -144,6 +158,8 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0) -> l
     """
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
+    if not 0 <= seed < 2**31:
+        raise ConfigError([f"--seed is {seed}, but must be at least 0 and below 2^31"])
     use_all_cores()
     experiment, agents = _restore(Path(directory))
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
@@ -162,6 +178,8 @@ def load_policy(directory: str | Path, member: int = 0) -> Callable[[Any], np.nd
     """The final noiseless policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
     environment."""
     experiment, agents = _restore(Path(directory))
+    if not 0 <= member < experiment.population.num_seeds:
+        raise ConfigError([f"member is {member}, but must be at least 0 and below {experiment.population.num_seeds}"])
     environment = make_environment(experiment.environment)
     agent = make_agent(environment, experiment.agent)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
@@ -169,7 +187,7 @@ def load_policy(directory: str | Path, member: int = 0) -> Callable[[Any], np.nd
 
     @jax.jit
     def act(observation: jax.Array) -> jax.Array:
-        return low + (jnp.clip(agent.act(state, observation), -1.0, 1.0) + 1.0) * (high - low) / 2
+        return rescale(agent.act(state, observation), low, high)
 
     return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
 
@@ -192,7 +210,10 @@ def plot(directories: list[Path], path: Path) -> None:
         references = (known.random_return, known.optimal_return) if known and not changed else (None, None)
         label = experiment.environment.name if len(directories) == 1 else directory.name
         runs.append(plotting.Curves(label, env_steps, metrics, *references))
-    plotting.plot(runs, path)
+    try:
+        plotting.plot(runs, path)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
 def _population(experiment: Experiment) -> Any:

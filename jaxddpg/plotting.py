@@ -30,7 +30,8 @@ def read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     Raises:
         ValueError: the file holds no complete epoch.
     """
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    # Whole lines only: a killed run may leave half of one.
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     members = 1 + max((row["member"] for row in rows), default=0)
     epochs = len(rows) // members
     if not epochs:
@@ -65,8 +66,10 @@ def plot(runs: list[Curves], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    finally:
+        plt.close(figure)
 
 
 def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:

@@ -64,7 +64,9 @@ class DDPG:
         q, inputs = mlp(self.critic, np.hstack([observation, action]))
         error = q[:, 0] - target
         gradients, _ = mlp_backward(self.critic, inputs, 2 * error[:, None] / rows)
-        gradients = [(w + self.weight_decay * weight, b) for (w, b), (weight, _) in zip(gradients, self.critic)]
+        gradients = [
+            (w + self.weight_decay * weight, b) for (w, b), (weight, _) in zip(gradients, self.critic, strict=True)
+        ]
         self.critic = self.critic_adam.step(self.critic, gradients)
 
         output, actor_inputs = mlp(self.actor, observation)

@@ -218,6 +218,8 @@ def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
     ("environment", "fragments"),
     [
         ("{parameters: {max_torque: -1}}", ["Pendulum-v1", "reversed action Box", "low [1.]", "must be below high"]),
+        ("{parameters: {max_steps_in_episode: 0}}", ["Pendulum-v1", "episodes of 0 steps", "at least 1"]),
+        ("{parameters: {max_steps_in_episode: -5}}", ["Pendulum-v1", "episodes of -5 steps", "at least 1"]),
         ("{parameters: {max_torque: .inf}}", ["Pendulum-v1", "without bounds", "give it finite bounds"]),
         ("{name: 'test_from_gymnax:boundless'}", ["without bounds", "give it finite bounds"]),
         ("{name: 'test_from_gymnax:discrete'}", ["needs a continuous Box"]),

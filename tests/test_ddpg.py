@@ -200,7 +200,7 @@ def test_the_reward_scale_scales_what_is_learned_but_not_what_is_reported():
 
 
 def test_batch_normalisation_divides_who_changes_what():
-    agent, state = start(BATCH_NORM)
+    _, state = start(BATCH_NORM)
     frozen = dataclasses.replace(BATCH_NORM, actor_learning_rate=0.0, critic_learning_rate=0.0)
     new, _ = update(ddpg(WORLD, frozen), state, batch())
     assert same(new.actor["params"], state.actor["params"])

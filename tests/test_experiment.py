@@ -248,7 +248,7 @@ def test_a_loaded_policy_acts_as_the_agent_in_the_environments_units(member, fin
 
 
 def test_a_member_that_does_not_exist_has_no_policy(finished):
-    with pytest.raises(ConfigError, match=f"member is {MEMBERS}.*at most {MEMBERS - 1}"):
+    with pytest.raises(ConfigError, match=f"member is {MEMBERS}.*below {MEMBERS}"):
         load_policy(finished[0], MEMBERS)
 
 

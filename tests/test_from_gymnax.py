@@ -350,5 +350,5 @@ def test_a_factory_that_cannot_be_used_is_one_clear_fault(name, parameters, frag
     with pytest.raises(ConfigError) as error:
         named(name, **parameters)
     (fault,) = error.value.faults
-    assert fault.startswith(f"environment.name is {name}, which cannot be used: ")
+    assert fault.startswith(f"environment {name} cannot be used: ")
     assert fragment in fault

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddpg.equations import rescale
 from jaxddpg.types import Environment, Key, State, TimeStep
 
 
@@ -45,10 +46,8 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
         return _strong(state), jnp.ravel(observation).astype(jnp.float32)
 
     def step(key: Key, state: State, action: jax.Array) -> tuple[State, TimeStep]:
-        action = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
-        observation, state, reward, terminated, truncated, info = environment.step(
-            key, state, action.reshape(environment.action_space(params).shape), params
-        )
+        action = rescale(action, low, high).reshape(environment.action_space(params).shape)
+        observation, state, reward, terminated, truncated, info = environment.step(key, state, action, params)
         time_step = TimeStep(
             observation=jnp.ravel(observation).astype(jnp.float32),
             final_observation=jnp.ravel(info["final_observation"]).astype(jnp.float32),
