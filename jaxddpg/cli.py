@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import dataclasses
 import os
+import secrets
 import signal
 import sys
 import time
@@ -24,7 +26,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
     # A factory named in a config is looked for beside the user's own code.
-    sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(tokens)
@@ -85,7 +88,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         f"run directory: {directory}",
         options.quiet,
     )
-    if signals.received:
+    if signals.received and summary["epochs"] < experiment.training.num_epochs:
         print(f"stopped after epoch {summary['epochs']}; what was learned is in {directory}", file=sys.stderr)
         return 128 + signals.received
     if not np.isfinite([member["final_return"] for member in summary["members"]]).any():
@@ -108,10 +111,11 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         writer.writerows(rows)
     returns = np.array([row["return_mean"] for row in rows])
     low, high = confidence_interval(returns)
+    worst = np.nan_to_num(returns, nan=-np.inf).min()
     reporting.print_members(
         f"{options.run}: {options.num_episodes} noiseless episodes per seed",
         [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
-        f"IQM {interquartile_mean(returns):.1f} (95 % interval {low:.1f} to {high:.1f}), worst {returns.min():.1f}",
+        f"IQM {interquartile_mean(returns):.1f} (95 % interval {low:.1f} to {high:.1f}), worst {worst:.1f}",
     )
     return 0
 
@@ -169,7 +173,8 @@ def _settings_help() -> str:
     lines = ["every setting is a flag:"]
     for path, field in config.leaves():
         rule = " and ".join(f"{words} {bound}" for words, bound in field.metadata["rule"].items())
-        lines += [f"  --{path}", f"        {field.metadata['meaning']}{f' ({rule})' if rule else ''}"]
+        default = "none" if field.default is dataclasses.MISSING else config.text(field.default)
+        lines += [f"  --{path}", f"        {field.metadata['meaning']} ({rule}{'; ' * bool(rule)}default {default})"]
     return "\n".join(lines)
 
 
@@ -190,12 +195,8 @@ def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _new_directory(name: str) -> Path:
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    directory, number = Path("runs") / stem, 1
-    while directory.exists():
-        number += 1
-        directory = Path("runs") / f"{stem}-{number}"
-    return directory
+    """A name below runs/ that no run beside this one will choose."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 class _Signals:
@@ -218,4 +219,5 @@ class _Signals:
         if self.received:
             os._exit(128 + number)
         self.received = number
-        print("\nstopping after this epoch; once more to stop at once", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping after this epoch; once more to stop at once\n")

@@ -33,14 +33,15 @@ class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, of which the standard loader silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [str(key) for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} is given twice", node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def read(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experiment:
+def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a YAML file, with values from `overrides` ("agent.tau": "0.01") laid over it.
 
     Raises:
@@ -64,7 +65,7 @@ def read(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experi
     return parse(content or {}, overrides)
 
 
-def parse(content: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> Experiment:
+def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
     """As `read`, from nested mappings."""
     faults: list[str] = []
     experiment = _section(Experiment, _overlay(content, overrides or {}), "", faults)
@@ -104,7 +105,7 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """A value as it is written in YAML, on one line."""
     return yaml.safe_dump(_plain(value), default_flow_style=True, width=1_000).removesuffix("...\n").strip()
 
@@ -117,18 +118,18 @@ def dump(section: Any, indent: str = "") -> str:
         if dataclasses.is_dataclass(value):
             lines.append(f"{indent}{field.name}:  # {meaning}\n" + dump(value, indent + "  "))
         else:
-            lines.append(f"{indent}{field.name}: {_text(value)}  # {meaning}\n")
+            lines.append(f"{indent}{field.name}: {text(value)}  # {meaning}\n")
     return "".join(lines)
 
 
-def _overlay(content: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(content)
     kinds = {path: field.type for path, field in leaves()}
-    for path, text in overrides.items():
+    for path, given in overrides.items():
         try:
-            value = text if kinds.get(path) is str else yaml.safe_load(text)
+            value = yaml.safe_load(given) if isinstance(given, str) and kinds.get(path) is not str else given
         except yaml.YAMLError:
-            value = text
+            value = given
         *sections, name = path.split(".")
         place = merged
         for section in sections:
@@ -163,8 +164,8 @@ def _section(kind: Any, content: Any, path: str, faults: list[str]) -> Any:
             values[name] = _value(field_kind, value, fields[name])
         except ValueError as error:
             default = fields[name].default
-            hint = "" if default is dataclasses.MISSING else f" (default {_text(default)})"
-            faults.append(f"{path}{name} is {_text(value)}, but must be {error}{hint}")
+            hint = "" if default is dataclasses.MISSING else f" (default {text(default)})"
+            faults.append(f"{path}{name} is {text(value)}, but must be {error}{hint}")
     return kind(**values)
 
 
@@ -234,8 +235,8 @@ def _kind(section: Any, name: str) -> Any:
 
 
 def _suggestion(name: str, path: str, siblings: list[str]) -> str:
-    near = [path + match for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)]
-    near = near or [leaf for leaf, _ in leaves() if leaf.split(".")[-1] == name]
+    near = [leaf for leaf, _ in leaves() if leaf.split(".")[-1] == name]
+    near = near or [path + match for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)]
     near = near or difflib.get_close_matches(path + name, [leaf for leaf, _ in leaves()], n=1, cutoff=0.85)
     if near:
         return f"; did you mean {' or '.join(near)}?"
@@ -330,14 +331,15 @@ def _environment(environment: settings.Environment, faults: list[str]) -> settin
         path = f"environment.parameters.{parameter}"
         kind = float if declared is None else declared.get(parameter)
         if kind is None:
-            faults.append(f"{path} is not a parameter{_suggestion(str(parameter), '', list(declared or []))}")
+            suggestion = _suggestion(str(parameter), "environment.parameters.", list(declared or []))
+            faults.append(f"{path} is not a parameter{suggestion}")
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
-            faults.append(f"{path} is {_text(value)}, but must be {'true or false' if kind is bool else 'a number'}")
+            faults.append(f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}")
         elif isinstance(value, bool | int) and declared is None:
             parameters[parameter] = value
         else:
             try:
                 parameters[parameter] = value if kind is bool else _number(kind, value)
             except ValueError as error:
-                faults.append(f"{path} is {_text(value)}, but must be {error}")
+                faults.append(f"{path} is {text(value)}, but must be {error}")
     return dataclasses.replace(environment, parameters=parameters)

@@ -26,20 +26,13 @@ def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def actor_loss(q: jax.Array) -> jax.Array:
-    """J = -mean Q(s, mu(s)) over the rows [B], whose gradient is Lillicrap 2015, equation 6.
+    """-mean Q(s, mu(s)) over the rows [B]; the negative of its gradient is Lillicrap 2015, equation 6.
 
     The chain rule dQ/da * dmu/dtheta is left to automatic differentiation: differentiate with respect to the actor's
     parameters only.
     """
     chex.assert_rank(q, 1)
     return -jnp.mean(q)
-
-
-def rescale(action: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-    """An action in [-1, 1]^A, clipped to it, in the units of the Box [low, high]; -1 and 1 are its ends exactly."""
-    action = jnp.clip(action, -1.0, 1.0)
-    # The outer clip takes back the rounding in between.
-    return jnp.clip((1 - action) / 2 * low + (1 + action) / 2 * high, low, high)
 
 
 def soft_update(target: Params, online: Params, tau: Scalar) -> Params:

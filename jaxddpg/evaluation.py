@@ -30,24 +30,26 @@ def evaluate(
     reset_key, step_key = jax.random.split(key)
 
     def step(carry: tuple, step_key: Key) -> tuple[tuple, None]:
-        state, observation, running, weight, returns, discounted = carry
+        state, observation, running, weight, returns, discounted, final_observation, final_weight = carry
         action = jnp.clip(act(observation), -1.0, 1.0)
         state, time_step = jax.vmap(environment.step)(jax.random.split(step_key, num_episodes), state, action)
         returns += running * time_step.reward
-        discounted += weight * time_step.reward
+        discounted += running * weight * time_step.reward
         weight *= gamma
-        cut = time_step.truncated & ~time_step.terminated
-        discounted += jnp.where(cut, weight * value(time_step.final_observation), 0.0)
+        cut = (running > 0) & time_step.truncated & ~time_step.terminated
+        final_observation = jnp.where(cut[:, None], time_step.final_observation, final_observation)
+        final_weight = jnp.where(cut, weight, final_weight)
         running *= 1.0 - (time_step.terminated | time_step.truncated)
-        return (state, time_step.observation, running, weight * running, returns, discounted), None
+        observation = time_step.observation
+        return (state, observation, running, weight, returns, discounted, final_observation, final_weight), None
 
     state, start = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
     ones, zeros = jnp.ones(num_episodes), jnp.zeros(num_episodes)
-    (*_, returns, discounted), _ = jax.lax.scan(
-        step,
-        (state, start, ones, ones, zeros, zeros),
-        jax.random.split(step_key, environment.episode_length),
+    carry = (state, start, ones, ones, zeros, zeros, start, zeros)
+    (*_, returns, discounted, final_observation, final_weight), _ = jax.lax.scan(
+        step, carry, jax.random.split(step_key, environment.episode_length)
     )
+    discounted += final_weight * value(final_observation)
     return {
         "return_mean": jnp.mean(returns),
         "return_std": jnp.std(returns),

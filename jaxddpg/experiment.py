@@ -5,12 +5,14 @@ import datetime
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import resource
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +26,16 @@ from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.from_gymnax import from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.equations import rescale
 from jaxddpg.population import make_population
 from jaxddpg.settings import Experiment, Member
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 from jaxddpg.training import clock_at, make_trainer
-from jaxddpg.types import Agent, Clock, Environment, State, Trainer
+from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, Trainer, rescale
 
 AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg}
+
+
+_IN_USE = "--run-dir {} already holds a run; name another, or none for a new one"
 
 
 class Result(NamedTuple):
@@ -44,7 +48,7 @@ class Result(NamedTuple):
     """The final agent states, each leaf [M, ...]."""
 
 
-def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Experiment:
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a YAML file; see `config.read`."""
     return config.read(path, overrides)
 
@@ -71,16 +75,58 @@ def make_environment(section: settings.Environment) -> Environment:
         return from_gymnax(made)
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
     except Exception as error:
-        raise ConfigError([f"environment {section.name} cannot be used: {error}"]) from error
+        raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
 
 
 def _check_environment(section: settings.Environment) -> None:
-    """Makes the environment with its concrete numbers, so that its Box and its sizes are checked."""
+    """Looks at an environment before anything depends on it.
+
+    Raises:
+        ConfigError: with its concrete numbers its Box or an episode is impossible, or with traced ones its functions
+            do not keep the contract of `Environment`.
+    """
     environment = make_environment(section)
+
+    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
+        made = make_environment(section)
+        state, observation = made.reset(key)
+        after, time_step = made.step(key, state, jnp.zeros(made.action_size))
+        return state, after, observation, time_step
+
+    try:
+        before, after, start, time_step = jax.eval_shape(glimpse, section, jax.random.key(0))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([f"environment {section.name} cannot be traced by JAX: {_sentence(error)}"]) from error
+    observation, number, flag = ((environment.observation_size,), "float32"), ((), "float32"), ((), "bool")
+    contract = {
+        "reset's observation": (start, observation),
+        "observation": (time_step.observation, observation),
+        "final_observation": (time_step.final_observation, observation),
+        "reward": (time_step.reward, number),
+        "terminated": (time_step.terminated, flag),
+        "truncated": (time_step.truncated, flag),
+    }
+    faults = [
+        f"environment {section.name} gives {name} as {leaf.dtype}{list(leaf.shape)}, but must give {kind}{list(shape)}"
+        for name, (leaf, (shape, kind)) in contract.items()
+        if (leaf.shape, str(leaf.dtype)) != (shape, kind)
+    ]
+    if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
+        faults.append(f"environment {section.name} returns from step a state of other shapes or types than from reset")
     if environment.episode_length < 1:
-        raise ConfigError(
-            [f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"]
+        faults.append(
+            f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"
         )
+    if faults:
+        raise ConfigError(faults)
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error, with its kind where the text alone would not say it."""
+    text = str(error).split("\n")[0]
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
@@ -105,8 +151,9 @@ def use_all_cores() -> None:
     """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
     configured = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
     if not configured and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with suppress(RuntimeError):  # the backend runs already
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", cores)
 
 
 def run(
@@ -139,6 +186,7 @@ def run(
         _check_environment(experiment.environment)
         reporters: list[reporting.Reporter] = [display]
         if directory is not None:
+            _check_extras(experiment.reporting)
             _claim_directory(directory, experiment)
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory)]
         rows, agents, compile_seconds = _train(experiment, reporters, stopping)
@@ -192,14 +240,14 @@ def load_policy(directory: str | Path, member: int = 0) -> Callable[[Any], np.nd
     return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
 
 
-def plot(directories: list[Path], path: Path) -> None:
+def plot(directories: Sequence[str | Path], path: str | Path) -> None:
     """Draws the learning curves of one or several runs into one picture.
 
     Raises:
         ConfigError: a directory holds no run with a complete epoch.
     """
     runs = []
-    for directory in directories:
+    for directory in map(Path, directories):
         experiment = _read_config(directory)
         try:
             env_steps, metrics = plotting.read_metrics(directory / "metrics.jsonl")
@@ -207,11 +255,11 @@ def plot(directories: list[Path], path: Path) -> None:
             raise ConfigError([f"the metrics of {directory} cannot be read: {error}"]) from error
         known = CONTINUOUS.get(experiment.environment.name)
         changed = bool(experiment.environment.parameters)
-        references = (known.random_return, known.optimal_return) if known and not changed else (None, None)
+        references = known.references() if known and not changed else {}
         label = experiment.environment.name if len(directories) == 1 else directory.name
-        runs.append(plotting.Curves(label, env_steps, metrics, *references))
+        runs.append(plotting.Curves(label, env_steps, metrics, references))
     try:
-        plotting.plot(runs, path)
+        plotting.plot(runs, Path(path))
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
@@ -241,7 +289,7 @@ def _train(
             groups, training_metrics = population.epoch(clock, groups)
         evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
         metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
-        metrics |= {f"train/{name}": values for name, values in training_metrics().items()}
+        metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
         seconds = time.perf_counter() - epoch_start
         seconds -= sum(program.compile_seconds for program in programs) - compiled
         # Counted on the host in Python's integers, which do not wrap.
@@ -274,6 +322,14 @@ def _train(
     return history, agents, sum(program.compile_seconds for program in programs)
 
 
+def _means(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The metrics of an epoch with the mean return in place of its parts; no number where no episode ended."""
+    total, ended = metrics.pop("return_sum", np.zeros(0)), metrics.pop("episodes_ended", np.zeros(0))
+    if not ended.size:
+        return metrics
+    return {"return_mean": np.where(ended, total / np.maximum(ended, 1), np.nan)} | metrics
+
+
 def _writers(experiment: Experiment, directory: Path) -> list[reporting.Reporter]:
     writers: list[reporting.Reporter] = [reporting.MetricsFile(directory)]
     if experiment.reporting.tensorboard:
@@ -284,12 +340,23 @@ def _writers(experiment: Experiment, directory: Path) -> list[reporting.Reporter
     return writers
 
 
+def _check_extras(section: settings.Reporting) -> None:
+    wanted = {"tensorboard": ("tensorboardX", section.tensorboard), "wandb": ("wandb", section.wandb)}
+    faults = [
+        f"reporting.{name} is true, but {package} is not installed; install it with pip install {package}"
+        for name, (package, switched_on) in wanted.items()
+        if switched_on and importlib.util.find_spec(package) is None
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
 def _check_directory(directory: Path) -> None:
     """Raises ConfigError where a run cannot be written; creates nothing."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
     if (directory / "config.yaml").exists() or (directory / "metrics.jsonl").exists():
-        raise ConfigError([f"--run-dir {directory} already holds a run; name another, or none for a new one"])
+        raise ConfigError([_IN_USE.format(directory)])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigError([f"--run-dir {directory} cannot be written: {parent} allows no new files; name another"])
@@ -298,7 +365,10 @@ def _check_directory(directory: Path) -> None:
 def _claim_directory(directory: Path, experiment: Experiment) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.yaml").write_text(config.dump(experiment))
+        with (directory / "config.yaml").open("x") as file:  # of two runs that start together, one gets it
+            file.write(config.dump(experiment))
+    except FileExistsError:
+        raise ConfigError([_IN_USE.format(directory)]) from None
     except OSError as error:
         raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
 
@@ -360,13 +430,18 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds:
         "compile_seconds": compile_seconds,
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
-        "peak_memory_bytes": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": memory or _peak_rss(),
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("jaxddpg", "jax", "flax", "optax", "gymnax")},
         "date": datetime.date.today().isoformat(),
         "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
     }
+
+
+def _peak_rss() -> int:
+    """Bytes; Linux counts in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _register(section: type) -> None:

@@ -4,24 +4,22 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
-matplotlib.use("Agg")  # before pyplot: there may be no screen
-import matplotlib.pyplot as plt
-
 
 class Curves(NamedTuple):
-    """The metrics of one run as arrays [epochs, M], and returns to compare with."""
+    """The metrics of one run as arrays [epochs, M]."""
 
     label: str
     env_steps: np.ndarray
     """[epochs]"""
     metrics: dict[str, np.ndarray]
-    random_return: float | None
-    optimal_return: float | None
+    references: dict[str, float]
+    """Returns to compare with, by name."""
 
 
 def read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -47,7 +45,8 @@ def read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def plot(runs: list[Curves], path: Path) -> None:
     """Writes two panels: the return, and what the critic promises at the start against what follows."""
-    figure, (returns, values) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    returns, values = figure.subplots(1, 2)
     for number, run in enumerate(runs):
         colour = f"C{number % 10}"
         members = run.metrics["eval/return_mean"].shape[1]
@@ -56,20 +55,16 @@ def plot(runs: list[Curves], path: Path) -> None:
         prefix, outcome_colour = ("", "C1") if len(runs) == 1 else (f"{run.label}: ", colour)
         _band(values, run, "eval/q_start_mean", colour, f"{prefix}promised, Q(s0, mu(s0))")
         _band(values, run, "eval/discounted_return_mean", outcome_colour, f"{prefix}discounted return", dashed=True)
-    first = runs[0]
-    for level, name, style in ((first.random_return, "random", ":"), (first.optimal_return, "best known", "--")):
-        if level is not None and all(run[3:] == first[3:] for run in runs):
+    if all(run.references == runs[0].references for run in runs):
+        for (name, level), style in zip(runs[0].references.items(), (":", "--"), strict=False):
             returns.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
     returns.set(xlabel="env steps per member", ylabel="return of the noiseless policy", title="Return")
     values.set(xlabel="env steps per member", ylabel="discounted return from the start", title="Promise and outcome")
     for axes in (returns, values):
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    try:
-        figure.savefig(path, dpi=120)
-    finally:
-        plt.close(figure)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.savefig(path, dpi=120)
 
 
 def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:

@@ -62,8 +62,11 @@ def make_population(
         placement: members per device and dispatch; 0 chooses: 1 on a CPU, all that there are on an accelerator.
     """
     count = len(seeds)
-    block = placement or (1 if jax.default_backend() == "cpu" else -(-count // jax.local_device_count()))
-    num_devices = min(jax.local_device_count(), -(-count // block))
+    available = jax.local_device_count()
+    block = min(placement, count) or (1 if jax.default_backend() == "cpu" else -(-count // available))
+    # As few dispatches as the block allows, then as few devices and places as these dispatches need.
+    dispatches = -(-count // (available * block))
+    num_devices = -(-count // (dispatches * block))
     size = num_devices * block
     devices = jax.local_devices()[:num_devices]
     mesh = jax.make_mesh((num_devices,), ("member",), axis_types=(AxisType.Auto,), devices=devices)

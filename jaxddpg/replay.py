@@ -3,31 +3,48 @@
 import chex
 import jax
 import jax.numpy as jnp
+from flax.struct import PyTreeNode
+from jax.flatten_util import ravel_pytree
 
 from jaxddpg.types import Clock, Experience, Key, Replay
+
+
+class Ring(PyTreeNode):
+    """The rows of a ring buffer; where to write and how much is filled follow from the clock."""
+
+    rows: jax.Array
+    """[capacity, W]: each row's fields side by side. One array is written and read at once; with one per field, XLA
+    would order their writes and reads separately and copy some of them."""
+    example: Experience
+    """One empty row, for its shapes and types."""
+
+    def unpack(self, rows: jax.Array) -> Experience:
+        """The fields of rows [n, W]."""
+        _, unravel = ravel_pytree(self.example)
+        return jax.vmap(unravel)(rows)
 
 
 def uniform(capacity: int) -> Replay:
     """A ring of `capacity` rows, the oldest overwritten first, sampled uniformly with replacement.
 
-    The state holds the rows alone: where to write and how much is filled follow from the clock. Each step writes one
-    row per environment as one contiguous slice, so `capacity` must be a multiple of `clock.num_envs`.
+    Each step writes one row per environment as one contiguous slice, so `capacity` must be a multiple of
+    `clock.num_envs`.
     """
 
-    def init(example: Experience) -> Experience:
-        return jax.tree.map(lambda row: jnp.zeros((capacity, *row.shape), row.dtype), example)
+    def init(example: Experience) -> Ring:
+        flat, _ = ravel_pytree(example)
+        return Ring(rows=jnp.zeros((capacity, *flat.shape), flat.dtype), example=example)
 
-    def add(clock: Clock, state: Experience, rows: Experience) -> Experience:
+    def add(clock: Clock, state: Ring, rows: Experience) -> Ring:
         chex.assert_tree_shape_prefix(rows, (clock.num_envs,))
+        flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
         position = (clock.step % _slots(clock)) * clock.num_envs
-        return jax.tree.map(
-            lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new, position, axis=0), state, rows
-        )
+        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position, axis=0))
 
-    def sample(key: Key, clock: Clock, state: Experience, n: int) -> Experience:
-        filled = jnp.minimum(clock.step + 1, _slots(clock)) * clock.num_envs
+    def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
+        filled = jnp.minimum(clock.step, _slots(clock)) * clock.num_envs
         index = jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))
-        return jax.tree.map(lambda ring: ring.at[index].get(mode="promise_in_bounds"), state)
+        return state.unpack(state.rows.at[index].get(mode="promise_in_bounds"))
 
     def _slots(clock: Clock) -> int:
         if capacity % clock.num_envs:

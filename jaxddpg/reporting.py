@@ -118,7 +118,7 @@ class Display:
     LINE_SECONDS = 5.0
 
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
-        self._console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True)
+        self._console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, markup=False, highlight=False)
         self._title, self._num_epochs = title, num_epochs
         self._start = self._last_line = time.perf_counter()
         self._bar = Progress(
@@ -132,8 +132,8 @@ class Display:
         self._task = self._bar.add_task("compiling ...", total=num_epochs, status="")
 
     def __enter__(self) -> Self:
-        self._console.print(self._title, highlight=False)
-        self._console.print("compiling ...", highlight=False)
+        self._console.print(self._title)
+        self._console.print("compiling ...")
         self._bar.start()
         return self
 
@@ -141,7 +141,7 @@ class Display:
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text)
 
     def epoch(self, rows: Sequence[Row]) -> None:
         import numpy as np
@@ -170,11 +170,11 @@ class Display:
 
 def print_members(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
     """A table with a line per member and a closing sentence, on standard output."""
-    console = Console(quiet=quiet, soft_wrap=True)
+    console = Console(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
     table = Table(title=title, title_justify="left")
     for heading in rows[0]:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
-    console.print(summary, highlight=False)
+    console.print(summary)

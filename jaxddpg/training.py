@@ -1,7 +1,7 @@
 """The loop of one member, written once: it knows no agent and no environment library.
 
     warm-up:  vector steps of random actions, no learning
-    epoch:    cycles of vector steps with exploration, then updates from the replay
+    epoch:    cycles of updates from the replay, then vector steps with exploration
 
 Phases are structure, never a condition. The key of a vector step is folded from the member's key and the step's number
 alone, so the length of an epoch, evaluations and interruptions never change what is learned.
@@ -109,20 +109,20 @@ def make_trainer(
             return interact(key, clock, state.replace(noise=noise_state), action)
 
         def cycle(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
-            state, episodes = _scan(exploring_step, state, _clocks(clock, period))
-            clock = clock.after(period - 1)
+            # Learning comes first: what is then written depends on what was read, so XLA can neither merge the two nor
+            # doubt their order, and never copies the memory.
             key = jax.random.fold_in(learning_key, clock.step)
             agent_state, learning = learn(key, clock, state.agent, state.replay)
-            return state.replace(agent=agent_state), (episodes, learning)
+            state, episodes = _scan(exploring_step, state.replace(agent=agent_state), _clocks(clock, period))
+            return state, (episodes, learning)
 
         cycles = config.steps_per_epoch // period
         state, (episodes, learning) = jax.lax.scan(cycle, state, _clocks(clock, cycles, period))
-        # 0 / 0, "not a number", where no episode ended: there is no mean to report.
-        return_mean = jnp.sum(episodes["return"]) / jnp.sum(episodes["ended"])
-        return state, {"return_mean": return_mean} | jax.tree.map(jnp.mean, learning)
+        return state, jax.tree.map(jnp.sum, episodes) | jax.tree.map(jnp.mean, learning)
 
     def interact(key: Key, clock: Clock, state: TrainingState, action: jax.Array) -> tuple[TrainingState, Metrics]:
-        """One vector step with the actions [N, A], remembered; the returns of the episodes that it ended."""
+        """One vector step with the actions [N, A], remembered; the sum of the returns of the episodes that it
+        ended, and their number."""
         environment_key, noise_key = jax.random.split(key)
         environment_state, time_step = jax.vmap(environment.step)(
             jax.random.split(environment_key, num_envs), state.environment, action
@@ -137,8 +137,8 @@ def make_trainer(
             replay=replay.add(clock, state.replay, rows),
             episode_return=jnp.where(rows.last, 0.0, episode_return),
         )
-        ended = {"return": jnp.sum(jnp.where(rows.last, episode_return, 0.0)), "ended": jnp.sum(rows.last)}
-        return state, ended
+        return_sum = jnp.sum(jnp.where(rows.last, episode_return, 0.0))
+        return state, {"return_sum": return_sum, "episodes_ended": jnp.sum(rows.last)}
 
     def learn(key: Key, clock: Clock, agent_state: State, memory: State) -> tuple[State, Metrics]:
         """The updates of one vector step, each on a batch of its own."""

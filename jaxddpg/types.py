@@ -71,11 +71,7 @@ class Experience(PyTreeNode):
     reward: jax.Array
     next_observation: jax.Array
     ending: jax.Array
-    """uint8: 0 the episode went on, 1 it was truncated, 2 it terminated.
-
-    One field rather than two flags: where an environment never terminates, a flag's ring would be written with a
-    constant, which XLA merges into the read that follows, at the price of copying the ring in every step.
-    """
+    """uint8: 0 the episode went on, 1 it was truncated, 2 it terminated."""
 
     @property
     def terminated(self) -> jax.Array:
@@ -117,6 +113,13 @@ class Environment(NamedTuple):
     """[A] or scalar: what action +1 means in the environment's own units."""
 
 
+def rescale(action: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """An action in [-1, 1]^A, clipped to it, in the units of the Box [low, high]; -1 and 1 are its ends exactly."""
+    action = jnp.clip(action, -1.0, 1.0)
+    # The outer clip takes back the rounding in between.
+    return jnp.clip((1 - action) / 2 * low + (1 + action) / 2 * high, low, high)
+
+
 class Noise(NamedTuple):
     """Exploration noise, added to the policy's action."""
 
@@ -136,7 +139,7 @@ class Replay(NamedTuple):
     add: Callable[[Clock, State, Experience], State]
     """`add(clock, state, rows) -> state`, the rows of vector step `clock.step`, one per environment"""
     sample: Callable[[Key, Clock, State, int], Experience]
-    """`sample(key, clock, state, n) -> n rows`, of those written up to and including step `clock.step`"""
+    """`sample(key, clock, state, n) -> n rows`, of those written before step `clock.step`"""
 
 
 class Agent(NamedTuple):
@@ -159,6 +162,7 @@ class Trainer(NamedTuple):
     init: Callable[[Key], State]
     """`init(key) -> state`, warm-up done"""
     epoch: Callable[[Key, Clock, State], tuple[State, Metrics]]
-    """`epoch(key, clock, state) -> state, metrics`; the clock is that of the epoch's first vector step"""
+    """`epoch(key, clock, state) -> state, metrics`; the clock is that of the epoch's first vector step. The metrics are
+    the agent's, averaged over the updates, and `return_sum` and `episodes_ended` of the training episodes that ended"""
     evaluate: Callable[[Key, Clock, State], Metrics]
     """`evaluate(key, clock, agent_state) -> metrics` of the noiseless policy"""

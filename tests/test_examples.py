@@ -27,20 +27,18 @@ def load_example(name):
     return module
 
 
-def test_one_page_gives_the_trainers_numbers():
+@pytest.mark.parametrize(("num_envs", "updates"), [(4, 2), (1, 1)])
+def test_one_page_gives_the_trainers_numbers(num_envs, updates):
     page = load_example("one_page")
-    _, _, learner = page.train(num_steps=12)
+    _, _, learner = page.train(12, num_envs, updates)
+    network = {"hidden_sizes": [64, 64]}
     settings = config.parse(
         {
-            "agent": {
-                "batch_size": 128,
-                "actor": {"hidden_sizes": [64, 64]},
-                "critic": {"hidden_sizes": [64, 64]},
-            },
+            "agent": {"batch_size": 128, "actor": network, "critic": network},
             "replay": {"capacity": 50_000},
             "training": {
-                "num_envs": page.NUM_ENVS,
-                "updates_per_step": page.UPDATES,
+                "num_envs": num_envs,
+                "updates_per_step": updates,
                 "warmup_steps": page.WARMUP,
                 "steps_per_epoch": 12,
             },

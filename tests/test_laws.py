@@ -12,7 +12,7 @@ from jaxddpg import config, experiment
 from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
 
-CAPACITY = 7_776  # a number that no other dimension of the program has
+CAPACITY = 77_776  # a number that no other dimension of the program has
 BASE = config.parse(
     {
         "environment": {"parameters": {"g": 10.0, "max_torque": 2.0, "max_steps_in_episode": 5}},
@@ -93,17 +93,22 @@ def test_no_branch_on_the_hot_path(trainer, state):
     assert not re.search(rf"\w+:\w+\[2,{CAPACITY}[^\n]* = select_n", text)
 
 
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("ratio", ["1/2", "1", "2"])
 @pytest.mark.parametrize("placement", [1, 2])
-def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(placement):
-    population = make_population(experiment.build, [BASE.member()] * 2, [0, 1], placement)
-    population.epoch(clock_at(BASE.training, 1), population.init())
+def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(placement, ratio, num_envs):
+    overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
+    member = config.parse(config.as_mapping(BASE), overrides).member()
+    population = make_population(experiment.build, [member] * 2, [0, 1], placement)
+    population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled
     memory = compiled.memory_analysis()
-    replay_bytes = placement * CAPACITY * (3 + 1 + 1 + 3 + 0.25) * 4
+    replay_bytes = placement * CAPACITY * (3 + 1 + 1 + 3 + 1) * 4
     assert memory.alias_size_in_bytes > replay_bytes
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < 0.01 * replay_bytes
     buffer = rf"= \w+\[(?:{placement},)?{CAPACITY}[\],][^ ]* (?:copy|scatter|convert|transpose)\("
     assert re.findall(buffer, compiled.as_text()) == []
+    assert memory.temp_size_in_bytes < 0.5 * replay_bytes  # of a small replay; a second one would be all of it
 
 
 def test_an_epoch_returns_the_types_it_takes(trainer, state):

@@ -61,10 +61,10 @@ def test_the_same_placement_gives_the_same_bits():
 
 def test_members_may_differ_in_their_numbers():
     state, _ = run([0, 0, 1], scales=[0.3, 0.0, 0.3])
-    same_seed_other_noise = state.replay.action[0] != state.replay.action[1]
+    same_seed_other_noise = state.replay.rows[0] != state.replay.rows[1]
     assert same_seed_other_noise.any()
     expected, _ = run([0, 1])
-    np.testing.assert_array_equal(state.replay.action[[0, 2]], expected.replay.action)
+    np.testing.assert_array_equal(state.replay.rows[[0, 2]], expected.replay.rows)
 
 
 def test_scatter_is_the_inverse_of_gather():

@@ -20,13 +20,13 @@ def rows(numbers):
 
 
 def filled(capacity, num_envs, steps):
-    """The ring after `steps` vector steps, and the clock of the last of them."""
+    """The ring after `steps` vector steps, and the clock of the next."""
     memory = replay.uniform(capacity)
     state = memory.init(ROW)
     for step in range(steps):
         clock = Clock(np.uint32(0), np.uint32(step), num_envs)
         state = memory.add(clock, state, rows(np.arange(num_envs) + step * num_envs + 1))
-    return memory, state, clock
+    return memory, state, clock.after(1)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 14])
@@ -35,13 +35,15 @@ def test_it_holds_the_newest_rows_like_a_ring(steps):
     ring = oracles.Ring(12)
     for step in range(steps):
         ring.add(np.arange(3) + step * 3 + 1)
-    assert sorted(np.asarray(state.reward)[np.asarray(state.reward) > 0]) == sorted(ring.rows)
+    held = np.asarray(state.unpack(state.rows).reward)
+    assert sorted(held[held > 0]) == sorted(ring.rows)
 
 
 def test_sampled_rows_are_whole():
     memory, state, clock = filled(12, 3, 7)
     batch = memory.sample(jax.random.key(0), clock, state, 500)
     jax.tree.map(np.testing.assert_array_equal, batch, rows(batch.reward))
+    assert jax.tree.map(lambda x: x.dtype, batch) == jax.tree.map(lambda x: x.dtype, ROW)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 9])
@@ -77,7 +79,7 @@ def test_the_position_is_right_beyond_two_to_the_thirty_first():
     clock = Clock(np.uint32(0), np.uint32(step), num_envs=2)
     state = memory.add(clock, memory.init(ROW), rows([5, 6]))
     position = (step % 4) * 2
-    np.testing.assert_array_equal(state.reward[position : position + 2], [5, 6])
+    np.testing.assert_array_equal(state.unpack(state.rows).reward[position : position + 2], [5, 6])
 
 
 def test_a_capacity_that_would_wrap_is_refused():

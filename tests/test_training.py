@@ -35,6 +35,11 @@ def run(trainer, config, seed=0):
     return state, metrics
 
 
+def remembered(state):
+    """The whole ring, field by field."""
+    return state.replay.unpack(state.replay.rows)
+
+
 def learned_value(environment):
     """What the critic of a member believes of the policy at the start, after 4 000 updates."""
     config = Training(num_envs=4, updates_per_step=Fraction(4), warmup_steps=8, steps_per_epoch=1_000, num_epochs=1)
@@ -73,7 +78,7 @@ def echoed():
 
 
 def test_the_executed_action_is_remembered(echoed):
-    memory = echoed[2][0].replay
+    memory = remembered(echoed[2][0])
     rows = (10 + 2 * 11) * 4
     action, reward = np.asarray(memory.action)[:rows, 0], np.asarray(memory.reward)[:rows]
     np.testing.assert_array_equal(action, reward)
@@ -82,7 +87,7 @@ def test_the_executed_action_is_remembered(echoed):
 
 
 def test_rows_tell_where_the_action_led_and_how_the_episode_went(echoed):
-    memory = echoed[2][0].replay
+    memory = remembered(echoed[2][0])
     time = np.arange(32).repeat(4) % 3
     np.testing.assert_allclose(memory.observation[:128, 0], time / 3, atol=1e-6)
     np.testing.assert_allclose(memory.next_observation[:128, 0], (time + 1) / 3, atol=1e-6)
@@ -93,7 +98,7 @@ def test_warmup_acts_uniformly_and_learns_nothing():
     config = Training(num_envs=64, warmup_steps=100)
     trainer = make(probes.echo(), config, capacity=6_400)
     state = trainer.init(jax.random.key(0))
-    action = np.asarray(state.replay.action)
+    action = np.asarray(remembered(state).action)
     assert action.min() < -0.99
     assert action.max() > 0.99
     assert action.mean() == pytest.approx(0, abs=0.03)
@@ -106,7 +111,7 @@ def test_updates_per_step(ratio, expected):
     config = Training(4, Fraction(ratio), warmup_steps=4, steps_per_epoch=24, num_epochs=1)
     state, _ = run(make(probes.echo(), config), config)
     assert state.agent.critic_optimizer[1].count == expected
-    assert jnp.count_nonzero(state.replay.reward) == (4 + 24) * 4  # every vector step acted and was remembered
+    assert jnp.count_nonzero(remembered(state).reward) == (4 + 24) * 4  # every vector step acted and was remembered
 
 
 def test_the_length_of_an_epoch_changes_nothing():
@@ -115,26 +120,50 @@ def test_the_length_of_an_epoch_changes_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, parts)
 
 
-def test_evaluation_changes_nothing_and_differs_between_epochs_and_from_training(echoed):
-    config, trainer, (state, _) = echoed
-    key = jax.random.key(0)
-    again, _ = run(trainer, config)
-    trainer.evaluate(key, clock_at(config, 1), state.agent)
-    jax.tree.map(np.testing.assert_array_equal, state, again)
+def test_each_epoch_is_evaluated_on_episodes_of_its_own():
+    config = Training(4, warmup_steps=8)
+    trainer = make(probes.noisy_reward(), config)
+    agent_state = trainer.init(jax.random.key(0)).agent
+    returns = [
+        float(trainer.evaluate(jax.random.key(0), clock_at(config, epoch), agent_state)["return_mean"])
+        for epoch in (1, 1, 2)
+    ]
+    assert returns[0] == returns[1] != returns[2]
+
+
+def test_the_noise_does_not_depend_on_what_is_learned_and_has_no_mean():
+    """The executed action minus the policy's own, through the loop, where the Box does not cut it."""
+    config = Training(num_envs=64, updates_per_step=Fraction(1), warmup_steps=4, steps_per_epoch=200, num_epochs=1)
+    deviations = []
+    for rate in (1e-9, 1e-4):
+        agent = DDPG(
+            batch_size=32, actor_learning_rate=rate, critic_learning_rate=rate, actor=Actor((8,)), critic=Critic((8,))
+        )
+        environment = probes.endless_reward(limit=50)  # a single observation
+        trainer = make(environment, config, agent, noise.gaussian(0.1), capacity=64 * 204)
+        state, _ = run(trainer, config)
+        deviations.append(np.asarray(remembered(state).action)[4 * 64 :, 0])
+    np.testing.assert_allclose(*deviations, atol=0.2)
+    assert np.corrcoef(*deviations)[0, 1] > 0.9
+    assert abs(deviations[0].mean()) < 0.01 + 5 * 0.1 / np.sqrt(200 * 64)
+
+
+def test_the_oldest_rows_give_way_in_the_loop():
+    config = Training(num_envs=4, updates_per_step=Fraction(1), warmup_steps=8, steps_per_epoch=30, num_epochs=1)
+    small, _ = run(make(probes.echo(), config, capacity=32), config)
+    time = np.asarray(remembered(small).observation)[:, 0] * 3
+    steps = np.concatenate([np.arange(32, 38), np.arange(30, 32)])  # 38 vector steps in 8 slots
+    np.testing.assert_allclose(time.reshape(8, 4)[:, 0], steps % 3, atol=1e-6)
 
 
 def test_training_returns_are_those_of_the_episodes_that_ended():
     config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=9, num_epochs=1)
     state, metrics = run(make(probes.echo(limit=3), config), config)
-    rewards = np.asarray(state.replay.reward)[: 13 * 4].reshape(13, 4)
+    rewards = np.asarray(remembered(state).reward)[: 13 * 4].reshape(13, 4)
     # Episodes end at steps 2, 5, 8 and 11; the epoch is steps 4 to 12.
     episodes = [rewards[end - 2 : end + 1].sum(0) for end in (5, 8, 11)]
-    assert metrics["return_mean"] == pytest.approx(np.mean(episodes), rel=1e-5)
-
-
-def test_without_an_ended_episode_there_is_no_training_return():
-    config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=4, num_epochs=1)
-    assert np.isnan(run(make(probes.echo(limit=100), config), config)[1]["return_mean"])
+    assert metrics["episodes_ended"] == 3 * 4
+    assert metrics["return_sum"] == pytest.approx(np.sum(episodes), rel=1e-5)
 
 
 def test_noise_starts_afresh_with_each_episode():
@@ -154,7 +183,7 @@ def test_seeds_differ_and_repeat():
     trainer = make(probes.echo(), config)
     first, again, other = (run(trainer, config, seed)[0] for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert np.any(np.asarray(first.replay.action) != np.asarray(other.replay.action))
+    assert np.any(np.asarray(first.replay.rows) != np.asarray(other.replay.rows))
 
 
 def test_the_clock_of_an_epoch():

@@ -107,7 +107,11 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             actor_optimizer=actor_optimizer,
             critic_optimizer=critic_optimizer,
         )
-        metrics = {"critic_loss": loss_of_critic, "actor_loss": loss_of_actor, "q_mean": jnp.mean(q)}
+        metrics = {
+            "critic_loss": loss_of_critic,
+            "actor_loss": loss_of_actor,
+            "q_mean": jnp.mean(q) / config.reward_scale,
+        }
         return state, metrics
 
     def _descend(

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg.equations import rescale
-from jaxddpg.types import Environment, Key, State, TimeStep
+from jaxddpg.types import Environment, Key, State, TimeStep, rescale
 
 
 def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -> Environment:

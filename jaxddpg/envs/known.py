@@ -12,6 +12,11 @@ class Known(NamedTuple):
     optimal_return: float | None = None
     """of the best policy known, or a bound"""
 
+    def references(self) -> dict[str, float]:
+        """The returns to compare with, by name."""
+        named = {"random": self.random_return, "best known": self.optimal_return}
+        return {name: level for name, level in named.items() if level is not None}
+
 
 CONTINUOUS = {
     "Pendulum-v1": Known(
