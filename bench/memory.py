@@ -25,7 +25,7 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
     """Runs `rounds` epochs; bytes are those of this process or, from the compiler, of one member's program."""
     import jax
 
-    from jaxddpg import config, experiment
+    from jaxddpg import composition, config, experiment
     from jaxddpg.population import make_population
     from jaxddpg.training import clock_at
 
@@ -37,7 +37,7 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
         }
     )
     experiment.use_all_cores()
-    population = make_population(experiment.build, [settings.member()] * members, range(members))
+    population = make_population(composition.build, [settings.member()] * members, range(members))
     groups, seconds = population.init(), []
     replay_bytes = sum(leaf.nbytes for group in groups for leaf in jax.tree.leaves(group.replay))
     for epoch in range(1, rounds + 2):

@@ -1,4 +1,4 @@
-"""Deterministic policy gradients in JAX: pure functions, whole populations compiled as one program.
+"""Deterministic policy gradients in JAX: pure functions, whole populations of agents, compiled.
 
 The public list stands in `__init__.pyi`; names load on first use, so importing the package is immediate.
 """

@@ -1,10 +1,11 @@
 from . import checkpoint, equations, noise, plotting, replay, settings, statistics
 from .agents.ddpg import DDPGState, ddpg
+from .composition import build, make_agent, make_environment
 from .config import ConfigError
 from .envs.from_gymnax import from_gymnax
 from .equations import actor_loss, critic_loss, soft_update, td_target
 from .evaluation import evaluate
-from .experiment import Result, build, load, load_policy, make_environment, run
+from .experiment import Result, load, load_policy, plot, run
 from .networks import Actor, Critic
 from .population import Population, make_population
 from .settings import Experiment, Member
@@ -51,10 +52,12 @@ __all__ = [
     "from_gymnax",
     "load",
     "load_policy",
+    "make_agent",
     "make_environment",
     "make_population",
     "make_trainer",
     "noise",
+    "plot",
     "plotting",
     "replay",
     "run",

@@ -134,7 +134,7 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jaxddpg",
-        description="Deterministic policy gradients in JAX: populations of agents as one compiled program.",
+        description="Deterministic policy gradients in JAX: whole populations of agents, compiled.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)

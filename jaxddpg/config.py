@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +194,8 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
             raise ValueError("a text")
         return value
     number = _number(kind, value)
+    if number == inf != field.default:
+        raise ValueError("a finite number")
     holds = {
         "at least": lambda bound: number >= bound,
         "greater than": lambda bound: number > bound,
@@ -226,6 +229,8 @@ def _number(kind: type, value: Any) -> Any:
         raise ValueError(words) from None
     if number is None or number != number:
         raise ValueError(words)
+    if kind is not float and number >= 2**31:
+        raise ValueError(f"{words} below 2^31")
     return number
 
 
@@ -246,7 +251,6 @@ def _suggestion(name: str, path: str, siblings: list[str]) -> str:
 def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
     """The rules between settings; those about a setting already found faulty are left out."""
     agent, replay, training, noise = experiment.agent, experiment.replay, experiment.training, experiment.noise
-    population = experiment.population
     period = training.updates_per_step.denominator
     warmup_rows = training.warmup_steps * training.num_envs
     last_step = training.warmup_steps + training.num_epochs * training.steps_per_epoch
@@ -293,11 +297,6 @@ def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
             noise.scale_of == "innovation" or noise.smoothing < 1,
             ("noise.smoothing", "noise.scale_of"),
             "noise.smoothing is 1, but a random walk has no stationary deviation; use noise.scale_of: innovation",
-        ),
-        (
-            population.seed + population.num_seeds <= 2**32,
-            ("population.seed", "population.num_seeds"),
-            f"population.seed is {population.seed}, but the last seed must be below 2^32",
         ),
     ]
     return [

@@ -1,7 +1,7 @@
 """The members of a population over the devices: the only room that knows the member axis.
 
-Members are held in groups of devices x block: one compiled program, spread over the local devices by `shard_map`, each
-device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual device per core, is
+Members are held in groups of devices x block. Each function is one compiled program, spread over the local devices by
+`shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual device per core, is
 faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other without waiting.
 """
 
@@ -42,7 +42,7 @@ class Population(NamedTuple):
     epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], Metrics]]]
     """`epoch(clock, groups) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers"""
     evaluate: Callable[[Clock, Groups], Callable[[], Metrics]]
-    """`evaluate(clock, agent_groups) -> metrics`, likewise"""
+    """`evaluate(clock, agents) -> metrics`, likewise, of groups of agent states"""
     gather: Callable[[Groups], State]
     """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
     scatter: Callable[[State], Groups]

@@ -23,7 +23,10 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field with its default, its meaning and its rule; for a list of numbers the rule is that of each."""
+    """A field with its default, its meaning and its rule; for a list of numbers the rule is that of each.
+
+    A number may be infinite only where that is its neutral default.
+    """
     rule = {"at least": at_least, "greater than": above, "at most": at_most}
     metadata = {"meaning": meaning, "rule": {words: bound for words, bound in rule.items() if bound is not None}}
     if isinstance(default, type):

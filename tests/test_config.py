@@ -266,3 +266,15 @@ def test_a_setting_given_twice_is_refused(tmp_path):
     (tmp_path / "twice.yaml").write_text("agent: {gamma: 0.9}\nagent: {tau: 0.1}\n")
     with pytest.raises(ConfigError, match="agent"):
         config.read(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize("path", ["noise.scale", "agent.actor_learning_rate", "agent.actor.final_bound"])
+def test_infinity_is_refused_where_it_is_not_the_neutral_value(path):
+    (fault,) = faults({}, {path: ".inf"})
+    assert f"{path} is .inf, but must be a finite number" in fault
+    assert config.parse({}, {"agent.max_grad_norm": ".inf"})
+
+
+def test_a_count_that_no_machine_holds_is_refused():
+    (fault,) = faults({}, {"training.num_epochs": "1e400"})
+    assert "must be a whole number below 2^31" in fault

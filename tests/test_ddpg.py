@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 from math import inf
 
 import jax
@@ -9,6 +10,7 @@ import probes
 import pytest
 
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.evaluation import evaluate
 from jaxddpg.settings import DDPG, Actor, Critic
 from jaxddpg.types import Clock, Environment, Transition
 
@@ -223,6 +225,40 @@ def test_batch_normalised_targets_follow_as_a_whole():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), target, expected)
 
 
+def shifted(variables):
+    """The same network with other running averages."""
+    return {**variables, "batch_stats": jax.tree.map(lambda x: x * 3 + 1, variables["batch_stats"])}
+
+
+def test_learning_does_not_see_the_online_running_averages():
+    """Neither the critic in its own step, nor the actor, nor the critic under the actor."""
+    agent, state = start(BATCH_NORM)
+    expected, metrics = update(agent, state, batch())
+    moved = state.replace(actor=shifted(state.actor), critic=shifted(state.critic))
+    got, moved_metrics = update(agent, moved, batch())
+    assert same(expected.actor["params"], got.actor["params"])
+    assert same(expected.critic["params"], got.critic["params"])
+    assert metrics["actor_loss"] == moved_metrics["actor_loss"]
+
+
+@pytest.mark.parametrize("name", ["target_actor", "target_critic"])
+def test_targets_are_normalised_by_their_running_averages(name):
+    agent, state = start(BATCH_NORM)
+    moved = state.replace(**{name: shifted(getattr(state, name))})
+    assert update(agent, state, batch())[1]["critic_loss"] != update(agent, moved, batch())[1]["critic_loss"]
+
+
+def test_the_target_of_a_row_does_not_depend_on_the_other_rows():
+    """With all rows but the first cut off, only their successors could still reach the first row's target."""
+    agent, state = start(BATCH_NORM)
+    only_first = np.zeros(24, "f4")
+    only_first[0] = 0.9
+    data = batch().replace(discount=only_first)
+    others = np.concatenate([data.next_observation[:1], batch(7).next_observation[1:]])
+    losses = [update(agent, state, d)[1]["critic_loss"] for d in (data, data.replace(next_observation=others))]
+    assert losses[0] == pytest.approx(float(losses[1]), rel=1e-6)
+
+
 def test_acting_and_predicting_change_nothing_and_see_one_row_at_a_time():
     agent, state = start(BATCH_NORM)
     state, _ = update(agent, state, batch())
@@ -242,6 +278,28 @@ def test_batch_normalised_members_are_independent():
     np.testing.assert_allclose(
         jax.vmap(agent.act, (0, None))(together, observation)[1], agent.act(alone, observation), atol=1e-4
     )
+
+
+def test_a_small_actor_step_raises_the_value_of_a_fixed_critic():
+    agent, state = start(dataclasses.replace(CONFIG, actor_learning_rate=1e-4, critic_learning_rate=0.0))
+    new, metrics = update(agent, state, batch())
+    _, after = update(agent, new, batch())
+    assert after["actor_loss"] < metrics["actor_loss"]
+
+
+def test_an_optimistic_critic_is_seen():
+    """The promise at the start exceeds the outcome where the critic's last bias says so."""
+    world = probes.reward_then_end(1.0)
+    agent = ddpg(world, CONFIG)
+    state = agent.init(jax.random.key(0))
+    params = state.critic["params"]
+    params = {**params, "Dense_2": {**params["Dense_2"], "bias": params["Dense_2"]["bias"] + 50.0}}
+    state = state.replace(critic={"params": params})
+    metrics = evaluate(
+        jax.random.key(0), world, partial(agent.act, state), partial(agent.value, state), agent.gamma, num_episodes=4
+    )
+    assert metrics["discounted_return_mean"] == 1.0
+    assert metrics["q_start_mean"] > 45
 
 
 def test_the_actor_finds_the_argmax_of_a_concave_quadratic():

@@ -32,17 +32,25 @@ def test_losses_refuse_the_shapes_that_would_broadcast():
         equations.td_target(jnp.ones(4), jnp.ones(4), jnp.ones((4, 1)))
 
 
-def test_a_small_actor_step_raises_the_mean_value():
-    observation = jnp.linspace(-1, 1, 16)[:, None]
+def test_with_few_actions_and_the_best_of_them_as_policy_it_is_dqn():
+    """Mnih et al. 2015: the gradient of the linear Q(s, a) = w[a] s towards r + gamma max_a Q'(s', a)."""
+    rng = np.random.default_rng(2)
+    weights, target_weights = rng.normal(size=(2, 3, 4)).astype("f4")
+    s, s_next = rng.normal(size=(2, 20, 4)).astype("f4")
+    action, reward = rng.integers(3, size=20), rng.normal(size=20).astype("f4")
+    discount = 0.9 * (rng.random(20) > 0.2).astype("f4")
 
-    def q(action):
-        return jnp.sin(observation[:, 0] + action) - action**2
+    def loss(weights):
+        policy = jnp.argmax(s_next @ target_weights.T, axis=-1)
+        next_q = jnp.sum(target_weights[policy] * s_next, -1)
+        return equations.critic_loss(jnp.sum(weights[action] * s, -1), equations.td_target(reward, discount, next_q))
 
-    def loss(weight):
-        return equations.actor_loss(q(jnp.tanh(observation[:, 0] * weight)))
-
-    weight = 0.4
-    assert loss(weight - 1e-2 * jax.grad(loss)(weight)) < loss(weight)
+    expected = np.zeros((3, 4))
+    for row in range(20):
+        best = max(target_weights[a] @ s_next[row] for a in range(3))
+        error = reward[row] + discount[row] * best - weights[action[row]] @ s[row]
+        expected[action[row]] -= 2 * error * s[row] / 20
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(weights)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("tau", [0.001, 0.005, 0.1, 1.0])

@@ -5,17 +5,21 @@ import importlib.metadata
 import json
 import statistics
 from fractions import Fraction
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+import probes
 import pytest
 from test_reporting import events
 
 import jaxddpg
-from jaxddpg import config
+from jaxddpg import config, experiment
+from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import evaluate, load_policy, make_agent, make_environment, plot, run
+from jaxddpg.experiment import evaluate, load_policy, plot, run
 
 MEMBERS, EPOCHS = 3, 2
 WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
@@ -297,3 +301,51 @@ def test_settings_made_in_python_are_checked_before_anything_is_written(tmp_path
     with pytest.raises(ConfigError, match=r"replay\.capacity"):
         run(faulty, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "package"), [("reporting.tensorboard", "tensorboardX"), ("reporting.wandb", "wandb")])
+def test_a_missing_extra_is_said_before_the_directory_is_taken(name, package, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(ConfigError, match=f"{name} is true, but {package} is not installed"):
+        run(config.parse({}, {name: True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_two_runs_that_start_together_one_gets_the_directory(tmp_path):
+    experiment._claim_directory(tmp_path / "run", config.parse({}))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        experiment._claim_directory(tmp_path / "run", config.parse({}))
+
+
+def test_overrides_may_be_values():
+    path = Path(__file__).parent.parent / "configs" / "pendulum.yaml"
+    loaded = experiment.load(path, {"agent.tau": 0.01, "agent.actor.hidden_sizes": [8], "population.num_seeds": 3})
+    assert (loaded.agent.tau, loaded.agent.actor.hidden_sizes, loaded.population.num_seeds) == (0.01, (8,), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"observation": jnp.zeros(3)}, "gives observation as float32[3], but must give float32[1]"),
+        ({"final_observation": jnp.zeros(1, int)}, "gives final_observation as int32[1]"),
+        ({"reward": jnp.zeros(1)}, "gives reward as float32[1], but must give float32[]"),
+        ({"terminated": jnp.zeros(())}, "gives terminated as float32[], but must give bool[]"),
+    ],
+)
+def test_an_environment_that_breaks_the_contract_is_refused(change, fragment, monkeypatch):
+    world = probes.echo()
+
+    def step(key, state, action):
+        state, time_step = world.step(key, state, action)
+        return state, time_step.replace(**change)
+
+    monkeypatch.setattr(probes, "broken", lambda: world._replace(step=step), raising=False)
+    with pytest.raises(ConfigError) as error:
+        run(config.parse({}, {"environment.name": "probes:broken"}))
+    assert fragment in str(error.value)
+
+
+def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
+    monkeypatch.setattr(probes, "branching", lambda push: probes.echo(3 if push > 2 else 4), raising=False)
+    with pytest.raises(ConfigError, match="probes:branching cannot be"):
+        run(config.parse({"environment": {"name": "probes:branching", "parameters": {"push": 3.0}}}))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxddpg import config, experiment
+from jaxddpg import composition, config, settings
 from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
 
@@ -44,7 +44,7 @@ def test_every_number_can_be_swept_in_one_compilation():
 
     def build(member):
         built.append(member)
-        return experiment.build(member)
+        return composition.build(member)
 
     population = make_population(build, members, [0] * len(members))
     groups = population.init()
@@ -55,7 +55,7 @@ def test_every_number_can_be_swept_in_one_compilation():
     outcome = np.concatenate(
         [np.asarray(x).reshape(len(members), -1) for x in jax.tree.leaves((state.agent, state.replay))], axis=1
     )
-    numbers = [path for path, field in config.leaves() if field.type is experiment.settings.Scalar]
+    numbers = [path for path, field in config.leaves() if field.type is settings.Scalar]
     assert len(LEAVES) == len(numbers) + 2  # and two floats of the environment
     for member, path in enumerate([*(f"leaf {k}" for k in range(len(LEAVES)))], start=1):
         assert np.any(outcome[member] != outcome[0]), f"{path} = {LEAVES[member - 1]} has no effect"
@@ -74,7 +74,7 @@ def test_a_whole_number_a_name_and_a_switch_are_structure():
 
 @pytest.fixture(scope="module")
 def trainer():
-    return experiment.build(BASE.member())
+    return composition.build(BASE.member())
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_no_branch_on_the_hot_path(trainer, state):
 def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(placement, ratio, num_envs):
     overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
     member = config.parse(config.as_mapping(BASE), overrides).member()
-    population = make_population(experiment.build, [member] * 2, [0, 1], placement)
+    population = make_population(composition.build, [member] * 2, [0, 1], placement)
     population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled
     memory = compiled.memory_analysis()

@@ -11,6 +11,7 @@ LAYERS = [
     {"equations", "networks", "noise", "replay", "evaluation", "statistics", "envs.known"},
     {"agents.ddpg", "envs.from_gymnax", "training", "population"},
     {"config", "checkpoint", "reporting", "plotting"},
+    {"composition"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -79,3 +79,10 @@ def test_a_state_given_away_cannot_be_used_again():
     population.epoch(clock_at(CONFIG, 1), groups)
     with pytest.raises((RuntimeError, ValueError), match=r"delet|donat"):
         population.gather(groups)
+
+
+@pytest.mark.parametrize(("members", "placement", "places"), [(2, 8, 2), (3, 1, 4), (5, 3, 6), (1, 1, 1), (4, 3, 4)])
+def test_no_more_places_than_the_dispatches_need(members, placement, places):
+    population = make_population(build, [0.3] * members, range(members), placement)
+    groups = population.scatter(np.arange(members))
+    assert sum(len(group) for group in groups) == places

@@ -88,3 +88,7 @@ def test_each_epoch_has_its_own_interval():
     low, high = confidence_interval(values)
     for epoch in range(3):
         assert confidence_interval(values[epoch]) == (low[epoch], high[epoch])
+
+
+def test_infinity_counts_as_the_worst_too():
+    assert interquartile_mean(np.array([np.inf, 1.0, 2.0, 3.0])) == 1.5

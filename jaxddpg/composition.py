@@ -1,0 +1,156 @@
+"""From settings to records of functions: the environment, the agent, the trainer of one member."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxddpg import noise, replay, settings
+from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.config import ConfigError
+from jaxddpg.envs.from_gymnax import from_gymnax
+from jaxddpg.settings import Member
+from jaxddpg.training import make_trainer
+from jaxddpg.types import Agent, Environment, Key, State, TimeStep, Trainer
+
+AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg}
+
+
+def make_environment(section: settings.Environment) -> Environment:
+    """The environment that a name stands for: gymnax's, or what `package.module:factory` makes.
+
+    The factory is called with the parameters and returns an `Environment` or a gymnax environment.
+
+    Raises:
+        ConfigError: there is no such environment, or it cannot be used.
+    """
+    try:
+        if ":" not in section.name:
+            return from_gymnax(section.name, section.parameters)
+        module, _, factory = section.name.partition(":")
+        made = getattr(importlib.import_module(module), factory)(**section.parameters)
+        if isinstance(made, Environment):
+            return made
+        if not hasattr(made, "default_params"):
+            raise TypeError(
+                f"its factory returned a {type(made).__name__}, but must return an Environment or a gymnax environment"
+            )
+        return from_gymnax(made)
+    # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
+    except Exception as error:
+        raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
+
+
+def check_environment(section: settings.Environment) -> None:
+    """Looks at an environment before anything depends on it.
+
+    Raises:
+        ConfigError: with its concrete numbers its Box or an episode is impossible, or with traced ones its functions
+            do not keep the contract of `Environment`.
+    """
+    environment = make_environment(section)
+
+    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
+        made = make_environment(section)
+        state, observation = made.reset(key)
+        after, time_step = made.step(key, state, jnp.zeros(made.action_size))
+        return state, after, observation, time_step
+
+    try:
+        before, after, start, time_step = jax.eval_shape(glimpse, section, jax.random.key(0))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([f"environment {section.name} cannot be traced by JAX: {_sentence(error)}"]) from error
+    observation, number, flag = ((environment.observation_size,), "float32"), ((), "float32"), ((), "bool")
+    contract = {
+        "reset's observation": (start, observation),
+        "observation": (time_step.observation, observation),
+        "final_observation": (time_step.final_observation, observation),
+        "reward": (time_step.reward, number),
+        "terminated": (time_step.terminated, flag),
+        "truncated": (time_step.truncated, flag),
+    }
+    faults = [
+        f"environment {section.name} gives {name} as {leaf.dtype}{list(leaf.shape)}, but must give {kind}{list(shape)}"
+        for name, (leaf, (shape, kind)) in contract.items()
+        if (leaf.shape, str(leaf.dtype)) != (shape, kind)
+    ]
+    if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
+        faults.append(f"environment {section.name} returns from step a state of other shapes or types than from reset")
+    if environment.episode_length < 1:
+        faults.append(
+            f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"
+        )
+    if faults:
+        raise ConfigError(faults)
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error, with its kind where the text alone would not say it."""
+    text = str(error).split("\n")[0]
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
+    """The agent that a section describes."""
+    return AGENTS[type(section)](environment, section)
+
+
+def build(member: Member) -> Trainer:
+    """The trainer of one member, which an `Experiment` also is; built inside `jit`, its numbers may be traced."""
+    environment = make_environment(member.environment)
+    return make_trainer(
+        environment,
+        make_agent(environment, member.agent),
+        noise.ornstein_uhlenbeck(**vars(member.noise)),
+        replay.uniform(member.replay.capacity),
+        member.training,
+        member.evaluation,
+    )
+
+
+def _register(section: type) -> None:
+    """Makes a settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves."""
+
+    # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
+    sections = {field.name for field in dataclasses.fields(section) if isinstance(field.default_factory, type)}
+
+    def flatten(value: Any) -> tuple[tuple[dict[str, Any]], tuple]:
+        numbers, structure = {}, []
+        for field in dataclasses.fields(section):
+            entry = getattr(value, field.name)
+            if isinstance(entry, Mapping):
+                static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
+                numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
+                structure.append((field.name, tuple(sorted(static.items()))))
+            elif field.type is settings.Scalar or field.name in sections:
+                numbers[field.name] = entry
+            else:
+                structure.append((field.name, entry))
+        return (numbers,), tuple(structure)
+
+    def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
+        (numbers,) = children
+        return section(
+            **numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure}
+        )
+
+    jax.tree_util.register_pytree_node(section, flatten, unflatten)
+
+
+for _section in (
+    settings.Environment,
+    settings.Actor,
+    settings.Critic,
+    settings.DDPG,
+    settings.Noise,
+    settings.Replay,
+    settings.Training,
+    settings.Evaluation,
+    settings.Member,
+):
+    _register(_section)
