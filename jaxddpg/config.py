@@ -240,12 +240,12 @@ def _kind(section: Any, name: str) -> Any:
 
 
 def _suggestion(name: str, path: str, siblings: list[str]) -> str:
+    """The end of a sentence that says that there is no such name: the nearest that there is, or all."""
     near = [leaf for leaf, _ in leaves() if leaf.split(".")[-1] == name]
     near = near or [path + match for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)]
     near = near or difflib.get_close_matches(path + name, [leaf for leaf, _ in leaves()], n=1, cutoff=0.85)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; {path.rstrip('.') or 'an experiment'} has {', '.join(siblings)}"
+    section = path.rstrip(".") or "an experiment"
+    return f"; did you mean {' or '.join(near)}?" if near else f"; {section} has {', '.join(siblings)}"
 
 
 def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """The members of a population over the devices: the only room that knows the member axis.
 
 Members are held in groups of devices x block. Each function is one compiled program, spread over the local devices by
-`shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual device per core, is
-faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other without waiting.
+`shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual
+device per core, is faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other
+without waiting.
 """
 
 import time
@@ -59,7 +60,7 @@ def make_population(
         build: settings -> Trainer, called while tracing, with the settings' numbers traced.
         members: M pytrees of one structure, whose leaves are the numbers that may differ.
         seeds: M seeds, each the only source of its member's randomness.
-        placement: members per device and dispatch; 0 chooses: 1 on a CPU, all that there are on an accelerator.
+        placement: at most so many members per device and dispatch; 0 chooses: 1 on a CPU, all on an accelerator.
     """
     count = len(seeds)
     available = jax.local_device_count()
@@ -67,6 +68,7 @@ def make_population(
     # As few dispatches as the block allows, then as few devices and places as these dispatches need.
     dispatches = -(-count // (available * block))
     num_devices = -(-count // (dispatches * block))
+    block = -(-count // (dispatches * num_devices))
     size = num_devices * block
     devices = jax.local_devices()[:num_devices]
     mesh = jax.make_mesh((num_devices,), ("member",), axis_types=(AxisType.Auto,), devices=devices)

@@ -123,7 +123,9 @@ class Population:
 
     seed: int = setting(0, "seed of the first member; the others count on from it", at_least=0)
     num_seeds: int = setting(1, "members", at_least=1)
-    placement: int = setting(0, "members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0)
+    placement: int = setting(
+        0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
+    )
 
 
 @dataclass(frozen=True)

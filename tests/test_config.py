@@ -206,7 +206,7 @@ def test_an_unsuitable_environment_is_answered_with_suitable_ones(name, fragment
 @pytest.mark.parametrize(
     ("parameters", "fragments"),
     [
-        ({"gg": 5}, ["environment.parameters.gg", "did you mean g?"]),
+        ({"gg": 5}, ["environment.parameters.gg", "did you mean environment.parameters.g?"]),
         ({"g": "heavy"}, ["environment.parameters.g is heavy", "must be a number"]),
         ({"g": True}, ["environment.parameters.g is true", "must be a number"]),
         ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be a whole number"]),
