@@ -68,12 +68,12 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
 
 def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
     """As `read`, from nested mappings."""
-    faults: list[str] = []
+    faults: dict[str, str] = {}  # by the path of the setting
     experiment = _section(Experiment, _overlay(content, overrides or {}), "", faults)
     experiment = dataclasses.replace(experiment, environment=_environment(experiment.environment, faults))
-    faults += _cross_check(experiment, faulty={fault.split()[0] for fault in faults})
-    if faults:
-        raise ConfigError(faults)
+    sentences = [*faults.values(), *_cross_check(experiment, set(faults))]
+    if sentences:
+        raise ConfigError(sentences)
     return experiment
 
 
@@ -144,18 +144,19 @@ def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def _section(kind: Any, content: Any, path: str, faults: list[str]) -> Any:
+def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     """A settings dataclass from a mapping; a faulty setting keeps its default so that reading can go on."""
     if content is None:
         content = {}
     if not isinstance(content, Mapping):
-        faults.append(f"{path.rstrip('.')} must be a section with settings below it, not {content!r}")
+        section = path.rstrip(".")
+        faults[section] = f"{section} must be a section with settings below it, not {content!r}"
         return kind()
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {}
     for name, value in content.items():
         if name not in fields:
-            faults.append(f"{path}{name} is not a setting{_suggestion(str(name), path, list(fields))}")
+            faults[f"{path}{name}"] = f"{path}{name} is not a setting{_suggestion(str(name), path, list(fields))}"
             continue
         field_kind = _kind(kind, name)
         if dataclasses.is_dataclass(field_kind):
@@ -166,7 +167,7 @@ def _section(kind: Any, content: Any, path: str, faults: list[str]) -> Any:
         except ValueError as error:
             default = fields[name].default
             hint = "" if default is dataclasses.MISSING else f" (default {text(default)})"
-            faults.append(f"{path}{name} is {text(value)}, but must be {error}{hint}")
+            faults[f"{path}{name}"] = f"{path}{name} is {text(value)}, but must be {error}{hint}"
     return kind(**values)
 
 
@@ -306,7 +307,7 @@ def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
     ]
 
 
-def _environment(environment: settings.Environment, faults: list[str]) -> settings.Environment:
+def _environment(environment: settings.Environment, faults: dict[str, str]) -> settings.Environment:
     """The environment with its parameters by their declared types, as far as that is known without importing it."""
     name = environment.name
     declared: Mapping[str, type] | None = None
@@ -314,14 +315,14 @@ def _environment(environment: settings.Environment, faults: list[str]) -> settin
         declared = known.CONTINUOUS[name].parameters
     elif name in known.DISCRETE:
         suitable = ", ".join(known.CONTINUOUS)
-        faults.append(
+        faults["environment.name"] = (
             f"environment.name is {name}, which has discrete actions, but DDPG needs continuous ones; try {suitable}"
         )
     # One of the user's own is known to its module, or to the gymnax that his program has imported.
     elif ":" not in name and not ("gymnax" in sys.modules and name in sys.modules["gymnax"].registered_envs):
         near = difflib.get_close_matches(name, known.CONTINUOUS, n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(known.CONTINUOUS)}."
-        faults.append(
+        faults["environment.name"] = (
             f"environment.name is {name}, which is not an environment of gymnax; {question} One of your own is named "
             "package.module:factory"
         )
@@ -331,14 +332,14 @@ def _environment(environment: settings.Environment, faults: list[str]) -> settin
         kind = float if declared is None else declared.get(parameter)
         if kind is None:
             suggestion = _suggestion(str(parameter), "environment.parameters.", list(declared or []))
-            faults.append(f"{path} is not a parameter{suggestion}")
+            faults[path] = f"{path} is not a parameter{suggestion}"
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
-            faults.append(f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}")
+            faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
         elif isinstance(value, bool | int) and declared is None:
             parameters[parameter] = value
         else:
             try:
                 parameters[parameter] = value if kind is bool else _number(kind, value)
             except ValueError as error:
-                faults.append(f"{path} is {text(value)}, but must be {error}")
+                faults[path] = f"{path} is {text(value)}, but must be {error}"
     return dataclasses.replace(environment, parameters=parameters)
