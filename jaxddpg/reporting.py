@@ -12,9 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from jaxddpg.statistics import interquartile_mean
 
@@ -121,24 +123,20 @@ class Display:
         self._console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, markup=False, highlight=False)
         self._title, self._num_epochs = title, num_epochs
         self._start = self._last_line = time.perf_counter()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[status]}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("compiling ...", total=num_epochs, status="")
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn())
+        self._task = self._bar.add_task("compiling ...", total=num_epochs)
+        self._status = Text()
+        self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
 
     def __enter__(self) -> Self:
         self._console.print(self._title)
         self._console.print("compiling ...")
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def note(self, text: str) -> None:
         self._console.print(text)
@@ -159,9 +157,8 @@ class Display:
                 f"{remaining:.0f} s left",
             ]
         status = " | ".join(parts)
-        self._bar.update(
-            self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}", status=status
-        )
+        self._bar.update(self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}")
+        self._status.plain = status
         last = row["epoch"] == self._num_epochs
         if not self._console.is_terminal and (last or not row["epoch"] or now - self._last_line > self.LINE_SECONDS):
             self._last_line = now
