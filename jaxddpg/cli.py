@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import importlib.metadata
 import os
 import secrets
 import signal
@@ -92,7 +93,11 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(f"stopped after epoch {summary['epochs']}; what was learned is in {directory}", file=sys.stderr)
         return 128 + signals.received
     if not np.isfinite([member["final_return"] for member in summary["members"]]).any():
-        print("error: every member diverged; lower the learning rates or bound max_grad_norm", file=sys.stderr)
+        print(
+            "error: every member diverged; lower the learning rates, bound max_grad_norm, or look for a reward that is "
+            "not finite",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -137,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Deterministic policy gradients in JAX: whole populations of agents, compiled.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     train = commands.add_parser(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxddpg import noise, replay, settings
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
-from jaxddpg.envs.from_gymnax import from_gymnax
+from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.settings import Member
 from jaxddpg.training import make_trainer
 from jaxddpg.types import Agent, Environment, Key, State, TimeStep, Trainer
@@ -33,6 +33,10 @@ def make_environment(section: settings.Environment) -> Environment:
         module, _, factory = section.name.partition(":")
         made = getattr(importlib.import_module(module), factory)(**section.parameters)
         if isinstance(made, Environment):
+            for size in ("observation_size", "action_size", "episode_length"):
+                if not isinstance(getattr(made, size), int) or getattr(made, size) < 1:
+                    raise ValueError(f"its {size} is {getattr(made, size)}, but must be a whole number, at least 1")
+            check_box("it", made.action_low, made.action_high, (made.action_size,))
             return made
         if not hasattr(made, "default_params"):
             raise TypeError(
@@ -55,8 +59,11 @@ def check_environment(section: settings.Environment) -> None:
 
     def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
         made = make_environment(section)
-        state, observation = made.reset(key)
-        after, time_step = made.step(key, state, jnp.zeros(made.action_size))
+        reset_key, step_key = jax.random.split(key)
+        state, observation = made.reset(reset_key)
+        after, time_step = made.step(step_key, state, jnp.zeros(made.action_size))
+        if not isinstance(time_step, TimeStep):
+            raise TypeError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
         return state, after, observation, time_step
 
     try:

@@ -36,6 +36,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be a text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
             seen.add(key.value)
@@ -235,6 +237,14 @@ def _number(kind: type, value: Any) -> Any:
     return number
 
 
+def _spells_number(value: Any) -> bool:
+    try:
+        _number(float, value)
+    except ValueError:
+        return False
+    return True
+
+
 def _kind(section: Any, name: str) -> Any:
     """The declared type of a field; a `Scalar` is a float here."""
     return typing.get_type_hints(section)[name]
@@ -335,7 +345,7 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
             faults[path] = f"{path} is not a parameter{suggestion}"
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
             faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
-        elif isinstance(value, bool | int) and declared is None:
+        elif declared is None and (isinstance(value, bool | int) or not _spells_number(value)):
             parameters[parameter] = value
         else:
             try:

@@ -33,6 +33,9 @@ from jaxddpg.types import Clock, State, rescale
 _IN_USE = "--run-dir {} already holds a run; name another, or none for a new one"
 
 
+_SMALLER = "lower replay.capacity, population.num_seeds or the hidden_sizes, and name a new --run-dir"
+
+
 class Result(NamedTuple):
     """What a run leaves behind."""
 
@@ -81,16 +84,21 @@ def run(
     count = experiment.population.num_seeds
     title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     display = reporting.Display(title, experiment.training.num_epochs, quiet)
+    _check_extras(experiment.reporting)
+    use_all_cores()
+    check_environment(experiment.environment)
+    if directory is not None:
+        _claim_directory(directory, experiment)
     with ExitStack() as stack:
-        stack.enter_context(display)
-        use_all_cores()
-        check_environment(experiment.environment)
-        reporters: list[reporting.Reporter] = [display]
+        reporters: list[reporting.Reporter] = [stack.enter_context(display)]
         if directory is not None:
-            _check_extras(experiment.reporting)
-            _claim_directory(directory, experiment)
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory)]
-        rows, agents, compile_seconds = _train(experiment, reporters, stopping)
+        try:
+            rows, agents, compile_seconds = _train(experiment, reporters, stopping)
+        except jax.errors.JaxRuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
         summary = _summary(experiment, rows, compile_seconds)
         if directory is not None:
             (directory / "summary.json").write_text(json.dumps(reporting.plain_json(summary), indent=2) + "\n")
@@ -147,20 +155,23 @@ def plot(directories: Sequence[str | Path], path: str | Path) -> None:
     Raises:
         ConfigError: a directory holds no run with a complete epoch.
     """
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
     runs = []
     for directory in map(Path, directories):
         experiment = _read_config(directory)
         try:
             env_steps, metrics = plotting.read_metrics(directory / "metrics.jsonl")
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError([f"the metrics of {directory} cannot be read: {error}"]) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"the metrics of {directory} cannot be read: {error!r}"]) from error
         known = CONTINUOUS.get(experiment.environment.name)
         changed = bool(experiment.environment.parameters)
         references = known.references() if known and not changed else {}
         label = experiment.environment.name if len(directories) == 1 else directory.name
         runs.append(plotting.Curves(label, env_steps, metrics, references))
     try:
-        plotting.plot(runs, Path(path))
+        plotting.plot(runs, path)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
@@ -256,6 +267,10 @@ def _check_directory(directory: Path) -> None:
     """Raises ConfigError where a run cannot be written; creates nothing."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
+    if set("[]") & set(str(directory.absolute())):
+        raise ConfigError(
+            [f"--run-dir {directory} has a bracket in its path, which Orbax takes for a pattern; name another"]
+        )
     if (directory / "config.yaml").exists() or (directory / "metrics.jsonl").exists():
         raise ConfigError([_IN_USE.format(directory)])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
@@ -292,7 +307,8 @@ def _restore(directory: Path) -> tuple[Experiment, State]:
     try:
         return experiment, jax.tree.map(np.asarray, checkpoint.restore(directory, like))
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError([f"the policies of {directory} cannot be read: {error}"]) from error
+        reason = str(error).split("\n")[0][:200]
+        raise ConfigError([f"the policies of {directory} cannot be read: {reason}"]) from error
 
 
 def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds: float) -> dict[str, Any]:

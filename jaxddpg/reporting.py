@@ -120,7 +120,9 @@ class Display:
     LINE_SECONDS = 5.0
 
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
-        self._console = Console(file=sys.stderr, quiet=quiet, soft_wrap=True, markup=False, highlight=False)
+        self._console = Console(
+            file=sys.stderr, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
+        )
         self._title, self._num_epochs = title, num_epochs
         self._start = self._last_line = time.perf_counter()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn())
@@ -130,9 +132,10 @@ class Display:
 
     def __enter__(self) -> Self:
         self._console.print(self._title)
-        self._console.print("compiling ...")
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._console.print("compiling ...")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,7 +170,7 @@ class Display:
 
 def print_members(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
     """A table with a line per member and a closing sentence, on standard output."""
-    console = Console(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
+    console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
     table = Table(title=title, title_justify="left")
     for heading in rows[0]:
         table.add_column(heading, justify="right")

@@ -123,6 +123,13 @@ def test_the_own_environment_trains(tmp_path, monkeypatch):
     assert cli.main([*arguments.split(), *flags.split(), "--quiet"]) == 0
 
 
+def test_a_debug_run_finds_nothing_to_complain_of(tmp_path):
+    """In a process of its own, since the checks stay switched on; no episode ends in the epoch."""
+    flags = f"--debug --num-seeds 1 --training.num_epochs 1 --training.steps_per_epoch 5 --run-dir {tmp_path}/run"
+    command = [sys.executable, "-m", "jaxddpg", "train", "configs/pendulum.yaml", *flags.split()]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
 def bench(script):
     command = [sys.executable, *f"bench/{script}".split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), check=False)

@@ -349,3 +349,32 @@ def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
     monkeypatch.setattr(probes, "branching", lambda push: probes.echo(3 if push > 2 else 4), raising=False)
     with pytest.raises(ConfigError, match="probes:branching cannot be"):
         run(config.parse({"environment": {"name": "probes:branching", "parameters": {"push": 3.0}}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"action_low": -np.inf, "action_high": np.inf}, "without bounds"),
+        ({"action_low": 1.0, "action_high": -1.0}, "reversed action Box"),
+        ({"action_low": np.zeros(3)}, "cannot be used"),
+        ({"episode_length": 20.5}, "its episode_length is 20.5, but must be a whole number"),
+        ({"action_size": 0}, "its action_size is 0"),
+        ({"step": lambda key, state, action: (state, {})}, "step must return a state and a TimeStep, not a dict"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused(change, fragment, monkeypatch):
+    monkeypatch.setattr(probes, "broken", lambda: probes.echo()._replace(**change), raising=False)
+    with pytest.raises(ConfigError) as error:
+        run(config.parse({}, {"environment.name": "probes:broken"}))
+    assert fragment in str(error.value)
+
+
+def test_a_directory_that_orbax_would_take_for_a_pattern_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="bracket"):
+        run(config.parse({}), tmp_path / "a[b]")
+
+
+@pytest.mark.parametrize("name", ["", "curves"])
+def test_a_picture_needs_a_name_and_a_kind(name, tmp_path):
+    with pytest.raises(ConfigError, match="is no name of a picture"):
+        plot([tmp_path], tmp_path / name)

@@ -75,18 +75,25 @@ def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
             f"{environment.name} has the action space {type(space).__name__}, but a deterministic policy gradient "
             "needs a continuous Box"
         )
-    low, high = (
-        jnp.broadcast_to(jnp.asarray(bound, jnp.float32), space.shape).ravel() for bound in (space.low, space.high)
-    )
+    return check_box(environment.name, space.low, space.high, space.shape)
+
+
+def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The bounds of an environment's Box, each broadcast to its shape and flattened to [A].
+
+    Raises:
+        ValueError: where they are not traced: they do not fit the shape, are not finite, or low is not below high.
+    """
+    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape).ravel() for bound in (low, high))
     if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
         # Boxes without bounds are sometimes written with the largest float instead of infinity.
         if not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
             raise ValueError(
-                f"{environment.name} has an action Box without bounds, low {low} and high {high}; actions are scaled "
-                "to the Box, so give it finite bounds"
+                f"{name} has an action Box without bounds, low {low} and high {high}; actions are scaled to the Box, so give "
+                "it finite bounds"
             )
         if not bool(jnp.all(low < high)):
-            raise ValueError(f"{environment.name} has a reversed action Box: low {low} must be below high {high}")
+            raise ValueError(f"{name} has a reversed action Box: low {low} must be below high {high}")
     return low, high
 
 
