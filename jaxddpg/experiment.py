@@ -75,22 +75,23 @@ def run(
         stopping: asked after each epoch whether to end the run there.
 
     Raises:
-        ConfigError: a setting is faulty or the directory cannot be used. Nothing was written.
+        ConfigError: a setting is faulty or the directory cannot be used, and nothing was written; or the memory does
+            not suffice, and the directory is left without results.
     """
     experiment = config.checked(experiment)
     directory = None if directory is None else Path(directory)
     if directory is not None:
         _check_directory(directory)
     count = experiment.population.num_seeds
-    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
-    display = reporting.Display(title, experiment.training.num_epochs, quiet)
     _check_extras(experiment.reporting)
     use_all_cores()
     check_environment(experiment.environment)
     if directory is not None:
         _claim_directory(directory, experiment)
+    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
-        reporters: list[reporting.Reporter] = [stack.enter_context(display)]
+        display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
+        reporters: list[reporting.Reporter] = [display]
         if directory is not None:
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory)]
         try:

@@ -89,8 +89,8 @@ def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[j
         # Boxes without bounds are sometimes written with the largest float instead of infinity.
         if not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
             raise ValueError(
-                f"{name} has an action Box without bounds, low {low} and high {high}; actions are scaled to the Box, so give "
-                "it finite bounds"
+                f"{name} has an action Box without bounds, low {low} and high {high}; actions are scaled to the Box, "
+                "so give it finite bounds"
             )
         if not bool(jnp.all(low < high)):
             raise ValueError(f"{name} has a reversed action Box: low {low} must be below high {high}")
