@@ -102,8 +102,8 @@ def run(
             raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
         summary = _summary(experiment, rows, compile_seconds)
         if directory is not None:
-            (directory / "summary.json").write_text(json.dumps(reporting.plain_json(summary), indent=2) + "\n")
             checkpoint.save(directory, rows[-1]["epoch"], agents)
+            (directory / "summary.json").write_text(json.dumps(reporting.plain_json(summary), indent=2) + "\n")
             plot([directory], directory / "learning_curve.png")
     return Result(rows, summary, agents)
 
