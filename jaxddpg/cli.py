@@ -61,13 +61,13 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         import jax
         import numpy as np
 
-        from jaxddpg import experiment as composition
         from jaxddpg import reporting
+        from jaxddpg.experiment import run
 
         if options.debug:
             jax.config.update("jax_debug_nans", True)
             jax.config.update("jax_debug_key_reuse", True)
-        result = composition.run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
+        result = run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
     summary = result.summary
     low, high = summary["final_return_interval_95"]
     rows = [
@@ -105,11 +105,11 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     import numpy as np
 
-    from jaxddpg import experiment as composition
     from jaxddpg import reporting
+    from jaxddpg.experiment import evaluate
     from jaxddpg.statistics import confidence_interval, interquartile_mean
 
-    rows = composition.evaluate(options.run, options.num_episodes, options.seed)
+    rows = evaluate(options.run, options.num_episodes, options.seed)
     with (options.run / "evaluation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -126,12 +126,12 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
-    from jaxddpg import experiment as composition
+    from jaxddpg.experiment import plot
 
     if options.output is None and len(options.run) > 1:
         raise ConfigError(["several runs make a new picture; name it with --output PICTURE.png"])
     path = options.output or options.run[0] / "learning_curve.png"
-    composition.plot(options.run, path)
+    plot(options.run, path)
     print(path)
     return 0
 

@@ -122,7 +122,6 @@ def build(member: Member) -> Trainer:
 
 def _register(section: type) -> None:
     """Makes a settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves."""
-
     # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
     sections = {field.name for field in dataclasses.fields(section) if isinstance(field.default_factory, type)}
 

@@ -96,7 +96,6 @@ def leaves(section: Any = Experiment, prefix: str = "") -> Iterator[tuple[str, d
 
 def as_mapping(section: Any) -> dict[str, Any]:
     """Nested dicts of plain values, as they stand in YAML."""
-
     return {field.name: _plain(getattr(section, field.name)) for field in dataclasses.fields(section)}
 
 
@@ -130,7 +129,7 @@ def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     kinds = {path: field.type for path, field in leaves()}
     for path, given in overrides.items():
         try:
-            value = yaml.safe_load(given) if isinstance(given, str) and kinds.get(path) is not str else given
+            value = yaml.load(given, _Loader) if isinstance(given, str) and kinds.get(path) is not str else given
         except yaml.YAMLError:
             value = given
         *sections, name = path.split(".")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
@@ -38,6 +39,11 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_json(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _console(file: TextIO, quiet: bool) -> Console:
+    """A console that prints names and paths as they are, brackets and colons included."""
+    return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 class MetricsFile:
@@ -105,8 +111,6 @@ class WeightsAndBiases:
         self._run.finish(exit_code=1 if kind else 0)
 
     def epoch(self, rows: Sequence[Row]) -> None:
-        import numpy as np
-
         names = [name for name in rows[0] if "/" in name]
         log = {name: float(interquartile_mean(np.array([row[name] for row in rows]))) for name in names}
         if len(rows) > 1:
@@ -120,9 +124,7 @@ class Display:
     LINE_SECONDS = 5.0
 
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
-        self._console = Console(
-            file=sys.stderr, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False
-        )
+        self._console = _console(sys.stderr, quiet)
         self._title, self._num_epochs = title, num_epochs
         self._start = self._last_line = time.perf_counter()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn())
@@ -145,8 +147,6 @@ class Display:
         self._console.print(text)
 
     def epoch(self, rows: Sequence[Row]) -> None:
-        import numpy as np
-
         row, now = rows[0], time.perf_counter()
         if row["epoch"] == 0:
             self._start = now
@@ -170,7 +170,7 @@ class Display:
 
 def print_members(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
     """A table with a line per member and a closing sentence, on standard output."""
-    console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console = _console(sys.stdout, quiet)
     table = Table(title=title, title_justify="left")
     for heading in rows[0]:
         table.add_column(heading, justify="right")

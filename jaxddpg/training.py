@@ -26,6 +26,7 @@ from jaxddpg.types import (
     Metrics,
     Noise,
     Replay,
+    Scalar,
     State,
     TimeStep,
     Trainer,
@@ -165,7 +166,7 @@ def make_trainer(
     return Trainer(init, epoch, evaluate_policy)
 
 
-def _transition(rows: Experience, gamma: Any) -> Transition:
+def _transition(rows: Experience, gamma: Scalar) -> Transition:
     discount = gamma * (1.0 - rows.terminated)
     return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
 
