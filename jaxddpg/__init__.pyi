@@ -1,11 +1,11 @@
-from . import checkpoint, equations, noise, plotting, replay, settings, statistics
+from . import checkpoint, equations, noise, plotting, rendering, replay, settings, statistics
 from .agents.ddpg import DDPGState, ddpg
 from .composition import build, make_agent, make_environment
 from .config import ConfigError
 from .envs.from_gymnax import from_gymnax
 from .equations import actor_loss, critic_loss, soft_update, td_target
 from .evaluation import evaluate
-from .experiment import Result, load, load_policy, plot, run
+from .experiment import Result, load, load_policy, plot, render, run
 from .networks import Actor, Critic
 from .population import Population, make_population
 from .settings import Experiment, Member
@@ -59,6 +59,8 @@ __all__ = [
     "noise",
     "plot",
     "plotting",
+    "render",
+    "rendering",
     "replay",
     "run",
     "settings",

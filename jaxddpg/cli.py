@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import time
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +71,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         result = run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
     summary = result.summary
     low, high = summary["final_return_interval_95"]
+    number = reporting.number
     rows = [
         {
             "seed": member["seed"],
@@ -80,10 +82,10 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         for member in summary["members"]
     ]
     episodes = experiment.evaluation.num_episodes
-    reporting.print_members(
+    reporting.print_table(
         f"{summary['environment']}: {episodes} noiseless episodes per seed",
         rows,
-        f"IQM of the final returns {summary['final_return_iqm']:.1f} (95 % interval {low:.1f} to {high:.1f})\n"
+        f"IQM of the final returns {number(summary['final_return_iqm'])} (95 % interval {number(low)} to {number(high)})\n"
         f"{summary['env_steps_total']:,} env steps and {summary['updates_total']:,} updates in "
         f"{summary['wall_seconds']:.0f} s, of which compiling {summary['compile_seconds']:.1f} s\n"
         f"run directory: {directory}",
@@ -114,13 +116,15 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    number = reporting.number
     returns = np.array([row["return_mean"] for row in rows])
     low, high = confidence_interval(returns)
     worst = np.nan_to_num(returns, nan=-np.inf).min()
-    reporting.print_members(
+    reporting.print_table(
         f"{options.run}: {options.num_episodes} noiseless episodes per seed",
         [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
-        f"IQM {interquartile_mean(returns):.1f} (95 % interval {low:.1f} to {high:.1f}), worst {worst:.1f}",
+        f"IQM {number(float(interquartile_mean(returns)))} (95 % interval {number(low)} to {number(high)}), "
+        f"worst {number(worst)}",
     )
     return 0
 
@@ -132,6 +136,33 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
         raise ConfigError(["several runs make a new picture; name it with --output PICTURE.png"])
     path = options.output or options.run[0] / "learning_curve.png"
     plot(options.run, path)
+    print(path)
+    return 0
+
+
+def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
+    import jax
+
+    from jaxddpg import reporting
+    from jaxddpg.check import ladder
+
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    print(f"{device}: about a minute ...", file=sys.stderr, flush=True)
+    rungs = list(ladder())
+    fallen = [f"{rung.name} ({rung.dtype})" for rung in rungs if not rung.holds]
+    reporting.print_table(
+        device,
+        [rung._asdict() | {"holds": "yes" if rung.holds else "NO"} for rung in rungs],
+        f"{len(fallen)} of {len(rungs)} rungs do not hold: {', '.join(fallen)}" if fallen else f"all {len(rungs)} hold",
+    )
+    return 1 if fallen else 0
+
+
+def _render(options: argparse.Namespace, _: dict[str, str]) -> int:
+    from jaxddpg.experiment import render
+
+    path = options.output or options.run / "rollout.gif"
+    render(options.run, path, options.member, options.seed)
     print(path)
     return 0
 
@@ -172,15 +203,32 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
     plot.add_argument("--output", metavar="PICTURE", type=Path, help="default: learning_curve.png in the run")
     plot.set_defaults(command=_plot)
+
+    render = commands.add_parser("render", help="draw an episode of a final policy as a GIF", allow_abbrev=False)
+    render.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    render.add_argument("--member", metavar="K", type=int, default=0, help="whose policy, from 0 (default 0)")
+    render.add_argument("--seed", metavar="S", type=int, default=0, help="of the episode (default 0)")
+    render.add_argument("--output", metavar="PICTURE", type=Path, help="default: rollout.gif in the run")
+    render.set_defaults(command=_render)
+
+    check = commands.add_parser("check", help="compare this machine's results with known answers", allow_abbrev=False)
+    check.set_defaults(command=_check)
     return parser
 
 
 def _settings_help() -> str:
-    lines = ["every setting is a flag:"]
-    for path, field in config.leaves():
+    """Every setting once; one that only some alternatives of a section have says which."""
+    having: dict[tuple[str, str], list[str]] = {}
+    for path, field, alternative in config.leaves():
         rule = " and ".join(f"{words} {bound}" for words, bound in field.metadata["rule"].items())
+        choices = " or ".join(typing.get_args(field.type)) if typing.get_origin(field.type) is typing.Literal else ""
         default = "none" if field.default is dataclasses.MISSING else config.text(field.default)
-        lines += [f"  --{path}", f"        {field.metadata['meaning']} ({rule}{'; ' * bool(rule)}default {default})"]
+        brackets = choices if choices == default else "; ".join(filter(None, (choices, rule, f"default {default}")))
+        having.setdefault((path, f"{field.metadata['meaning']} ({brackets})"), []).append(alternative)
+    lines = ["every setting is a flag:"]
+    for (path, meaning), alternatives in having.items():
+        only = f"  [{', '.join(alternatives)}]" if all(alternatives) else ""
+        lines += [f"  --{path}{only}", f"        {meaning}"]
     return "\n".join(lines)
 
 

@@ -9,18 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxddpg import noise, replay, settings
+from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
+from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.settings import Member
 from jaxddpg.training import make_trainer
-from jaxddpg.types import Agent, Environment, Key, State, TimeStep, Trainer
+from jaxddpg.types import Agent, Environment, Key, Replay, State, TimeStep, Trainer
 
-AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg}
+AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg, settings.COPDAC: copdac}
+REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
 
 
 def make_environment(section: settings.Environment) -> Environment:
-    """The environment that a name stands for: gymnax's, or what `package.module:factory` makes.
+    """The environment that a name stands for: gymnax's, ours, or what `package.module:factory` makes.
 
     The factory is called with the parameters and returns an `Environment` or a gymnax environment.
 
@@ -28,9 +31,10 @@ def make_environment(section: settings.Environment) -> Environment:
         ConfigError: there is no such environment, or it cannot be used.
     """
     try:
-        if ":" not in section.name:
-            return from_gymnax(section.name, section.parameters)
-        module, _, factory = section.name.partition(":")
+        name = CONTINUOUS[section.name].factory or section.name if section.name in CONTINUOUS else section.name
+        if ":" not in name:
+            return from_gymnax(name, section.parameters)
+        module, _, factory = name.partition(":")
         made = getattr(importlib.import_module(module), factory)(**section.parameters)
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
@@ -46,6 +50,19 @@ def make_environment(section: settings.Environment) -> Environment:
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
     except Exception as error:
         raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
+
+
+def check_member(member: Member) -> None:
+    """Looks at an environment, and at an agent for it, before anything depends on them.
+
+    Raises:
+        ConfigError: as `check_environment`, or the agent does not suit the environment.
+    """
+    check_environment(member.environment)
+    try:
+        make_agent(make_environment(member.environment), member.agent)
+    except ValueError as error:
+        raise ConfigError([f"{member.agent.algorithm} cannot learn {member.environment.name}: {error}"]) from error
 
 
 def check_environment(section: settings.Environment) -> None:
@@ -102,7 +119,7 @@ def _sentence(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def make_agent(environment: Environment, section: settings.DDPG) -> Agent:
+def make_agent(environment: Environment, section: settings.DDPG | settings.COPDAC) -> Agent:
     """The agent that a section describes."""
     return AGENTS[type(section)](environment, section)
 
@@ -114,7 +131,7 @@ def build(member: Member) -> Trainer:
         environment,
         make_agent(environment, member.agent),
         noise.ornstein_uhlenbeck(**vars(member.noise)),
-        replay.uniform(member.replay.capacity),
+        REPLAYS[member.replay.sampling](member.replay.capacity),
         member.training,
         member.evaluation,
     )
@@ -153,6 +170,13 @@ for _section in (
     settings.Actor,
     settings.Critic,
     settings.DDPG,
+    settings.Tiles,
+    settings.Fourier,
+    settings.Radial,
+    settings.Polynomial,
+    settings.FeatureActor,
+    settings.Baseline,
+    settings.COPDAC,
     settings.Noise,
     settings.Replay,
     settings.Training,

@@ -6,6 +6,7 @@ checked. All faults are found before any is reported.
 
 import dataclasses
 import difflib
+import operator
 import sys
 import types
 import typing
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -73,7 +74,7 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     faults: dict[str, str] = {}  # by the path of the setting
     experiment = _section(Experiment, _overlay(content, overrides or {}), "", faults)
     experiment = dataclasses.replace(experiment, environment=_environment(experiment.environment, faults))
-    sentences = [*faults.values(), *_cross_check(experiment, set(faults))]
+    sentences = [*faults.values(), *_broken_rules(experiment, "", set(faults))]
     if sentences:
         raise ConfigError(sentences)
     return experiment
@@ -84,14 +85,23 @@ def checked(experiment: Experiment) -> Experiment:
     return parse(as_mapping(experiment))
 
 
-def leaves(section: Any = Experiment, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every setting with its dotted path."""
+class Leaf(NamedTuple):
+    """A setting and where it stands."""
+
+    path: str
+    field: dataclasses.Field
+    alternative: str
+    """The tag of the alternative that has it, such as ddpg; empty where there is no choice."""
+
+
+def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -> Iterator[Leaf]:
+    """Every setting with its dotted path; where a section has alternatives, the settings of each."""
     for field in dataclasses.fields(section):
-        kind = _kind(section, field.name)
-        if dataclasses.is_dataclass(kind):
-            yield from leaves(kind, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field
+        alternatives = _alternatives(_kind(section, field.name))
+        for tag, kind in alternatives.items():
+            yield from leaves(kind, f"{prefix}{field.name}.", tag or alternative)
+        if not alternatives:
+            yield Leaf(prefix + field.name, field, alternative)
 
 
 def as_mapping(section: Any) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def dump(section: Any, indent: str = "") -> str:
 
 def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(content)
-    kinds = {path: field.type for path, field in leaves()}
+    kinds = {leaf.path: leaf.field.type for leaf in leaves()}
     for path, given in overrides.items():
         try:
             value = yaml.load(given, _Loader) if isinstance(given, str) and kinds.get(path) is not str else given
@@ -145,6 +155,38 @@ def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     return merged
 
 
+def _alternatives(kind: Any) -> dict[str, type]:
+    """The settings classes that a section may have, by tag, the default first; empty for a plain setting."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return {_tag(kind)[1]: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+
+
+def _tag(kind: Any) -> tuple[str, str]:
+    """The setting that tells a section from its alternatives, the one with a single choice, and that choice."""
+    for name, declared in typing.get_type_hints(kind).items():
+        if typing.get_origin(declared) is Literal and len(choices := typing.get_args(declared)) == 1:
+            return name, choices[0]
+    return "", ""
+
+
+def _alternative(alternatives: dict[str, type], content: Any, path: str, faults: dict[str, str]) -> Any:
+    """One of several settings classes from a mapping, chosen by its tag."""
+    default = next(iter(alternatives))
+    tag, _ = _tag(alternatives[default])
+    choice = content.get(tag, default) if isinstance(content, Mapping) else default
+    if choice not in [*alternatives]:
+        choices = ", ".join(alternatives)
+        faults[path + tag] = f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
+        return alternatives[default]()
+    if isinstance(content, Mapping):
+        own = {field.name for field in dataclasses.fields(alternatives[choice])}
+        for value, kind in alternatives.items():
+            for name in {field.name for field in dataclasses.fields(kind)} & content.keys() - own:
+                faults[path + name] = f"{path}{name} is a setting of {tag} {value}, but {path}{tag} is {choice}"
+        content = {name: value for name, value in content.items() if path + str(name) not in faults}
+    return _section(alternatives[choice], content, path, faults)
+
+
 def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     """A settings dataclass from a mapping; a faulty setting keeps its default so that reading can go on."""
     if content is None:
@@ -157,11 +199,12 @@ def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     values = {}
     for name, value in content.items():
         if name not in fields:
-            faults[f"{path}{name}"] = f"{path}{name} is not a setting{_suggestion(str(name), path, list(fields))}"
+            here = [leaf.path for leaf in leaves(kind, path)]
+            faults[f"{path}{name}"] = f"{path}{name} is not a setting{_suggestion(str(name), path, here)}"
             continue
         field_kind = _kind(kind, name)
-        if dataclasses.is_dataclass(field_kind):
-            values[name] = _section(field_kind, value, f"{path}{name}.", faults)
+        if alternatives := _alternatives(field_kind):
+            values[name] = _alternative(alternatives, value, f"{path}{name}.", faults)
             continue
         try:
             values[name] = _value(field_kind, value, fields[name])
@@ -180,8 +223,8 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
             raise ValueError(f"one of {', '.join(choices)}")
         return value
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not value:
-            raise ValueError("a list of at least one whole number, such as [64, 64]")
+        if not isinstance(value, list | tuple) or not (value or field.default == ()):
+            raise ValueError(f"a list of {'' if field.default == () else 'at least one of '}numbers, such as [64, 64]")
         return tuple(_value(typing.get_args(kind)[0], entry, field) for entry in value)
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
@@ -249,71 +292,30 @@ def _kind(section: Any, name: str) -> Any:
     return typing.get_type_hints(section)[name]
 
 
-def _suggestion(name: str, path: str, siblings: list[str]) -> str:
-    """The end of a sentence that says that there is no such name: the nearest that there is, or all."""
-    near = [leaf for leaf, _ in leaves() if leaf.split(".")[-1] == name]
-    near = near or [path + match for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)]
-    near = near or difflib.get_close_matches(path + name, [leaf for leaf, _ in leaves()], n=1, cutoff=0.85)
+def _suggestion(name: str, path: str, here: list[str]) -> str:
+    """The end of a sentence that says that there is no such name at this path: the nearest that there is, or all.
+
+    `here` are the dotted paths below this one.
+    """
+    names = list(dict.fromkeys(leaf.removeprefix(path).split(".")[0] for leaf in here))
+    known = list(dict.fromkeys(here + [leaf.path for leaf in leaves() if not leaf.path.startswith(path)]))
+    near = [leaf for leaf in known if leaf.split(".")[-1] == name]
+    near = near or [path + match for match in difflib.get_close_matches(name, names, n=1, cutoff=0.5)]
+    near = near or difflib.get_close_matches(path + name, known, n=1, cutoff=0.85)
     section = path.rstrip(".") or "an experiment"
-    return f"; did you mean {' or '.join(near)}?" if near else f"; {section} has {', '.join(siblings)}"
+    return f"; did you mean {' or '.join(near)}?" if near else f"; {section} has {', '.join(names)}"
 
 
-def _cross_check(experiment: Experiment, faulty: set[str]) -> list[str]:
-    """The rules between settings; those about a setting already found faulty are left out."""
-    agent, replay, training, noise = experiment.agent, experiment.replay, experiment.training, experiment.noise
-    period = training.updates_per_step.denominator
-    warmup_rows = training.warmup_steps * training.num_envs
-    last_step = training.warmup_steps + training.num_epochs * training.steps_per_epoch
-    rounded_epoch = -(-training.steps_per_epoch // period) * period
-    rounded_capacity = -(-replay.capacity // training.num_envs) * training.num_envs
-    rules = [
-        (
-            agent.batch_size <= replay.capacity,
-            ("agent.batch_size", "replay.capacity"),
-            f"agent.batch_size is {agent.batch_size}, but must be at most replay.capacity, {replay.capacity}",
-        ),
-        (
-            warmup_rows >= agent.batch_size,
-            ("training.warmup_steps", "training.num_envs", "agent.batch_size"),
-            f"training.warmup_steps is {training.warmup_steps}, which with {training.num_envs} environments makes "
-            f"{warmup_rows} rows, but the first batch needs agent.batch_size, {agent.batch_size}; use at least "
-            f"{-(-agent.batch_size // training.num_envs)} steps",
-        ),
-        (
-            replay.capacity % training.num_envs == 0,
-            ("replay.capacity", "training.num_envs"),
-            f"replay.capacity is {replay.capacity}, but must be a multiple of training.num_envs, {training.num_envs}, "
-            f"because each vector step writes one row per environment; use {rounded_capacity}",
-        ),
-        (
-            training.steps_per_epoch % period == 0,
-            ("training.steps_per_epoch", "training.updates_per_step"),
-            f"training.steps_per_epoch is {training.steps_per_epoch}, but must be a multiple of the {period} steps "
-            f"between updates; use {rounded_epoch}",
-        ),
-        (
-            last_step < 2**32,
-            ("training.num_epochs", "training.steps_per_epoch", "training.warmup_steps"),
-            f"training.num_epochs is {training.num_epochs}, which makes {last_step} vector steps, but a run counts "
-            "them in 32 bits; use more training.num_envs and fewer steps",
-        ),
-        (
-            agent.critic.action_layer < len(agent.critic.hidden_sizes),
-            ("agent.critic.action_layer", "agent.critic.hidden_sizes"),
-            f"agent.critic.action_layer is {agent.critic.action_layer}, but the critic has only "
-            f"{len(agent.critic.hidden_sizes)} hidden layer; use 0",
-        ),
-        (
-            noise.scale_of == "innovation" or noise.smoothing < 1,
-            ("noise.smoothing", "noise.scale_of"),
-            "noise.smoothing is 1, but a random walk has no stationary deviation; use noise.scale_of: innovation",
-        ),
-    ]
-    return [
-        sentence
-        for holds, paths, sentence in rules
-        if not holds and not any(path == fault or path.startswith(f"{fault}.") for path in paths for fault in faulty)
-    ]
+def _broken_rules(section: Any, path: str, faulty: set[str]) -> Iterator[str]:
+    """The rules between settings that do not hold; those about a setting already found faulty are left out."""
+    for holds, names, words in section.rules() if hasattr(section, "rules") else ():
+        paths = [path + name for name in names]
+        if not holds and not any(p == fault or p.startswith(f"{fault}.") for p in paths for fault in faulty):
+            yield f"{paths[0]} is {text(operator.attrgetter(names[0])(section))}, {words}"
+    for field in dataclasses.fields(section):
+        inner = getattr(section, field.name)
+        if dataclasses.is_dataclass(inner):
+            yield from _broken_rules(inner, f"{path}{field.name}.", faulty)
 
 
 def _environment(environment: settings.Environment, faults: dict[str, str]) -> settings.Environment:
@@ -340,7 +342,8 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         path = f"environment.parameters.{parameter}"
         kind = float if declared is None else declared.get(parameter)
         if kind is None:
-            suggestion = _suggestion(str(parameter), "environment.parameters.", list(declared or []))
+            here = [f"environment.parameters.{declared_name}" for declared_name in declared or ()]
+            suggestion = _suggestion(str(parameter), "environment.parameters.", here)
             faults[path] = f"{path} is not a parameter{suggestion}"
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
             faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"

@@ -35,6 +35,19 @@ def actor_loss(q: jax.Array) -> jax.Array:
     return -jnp.mean(q)
 
 
+def compatible_value(offset: jax.Array, slope: jax.Array, baseline: jax.Array) -> jax.Array:
+    """Q(s, a) = (a - mu(s))^T J(s)^T w + V(s) [B]; Silver 2014, section 4.3.
+
+    Args:
+        offset: a - mu(s) [B, A].
+        slope: J(s)^T w [B, A], the gradient of Q with respect to the action, the same for every action.
+        baseline: V(s) [B], which is Q(s, mu(s)).
+    """
+    chex.assert_equal_shape([offset, slope])
+    chex.assert_rank(baseline, 1)
+    return jnp.sum(offset * slope, axis=-1) + baseline
+
+
 def soft_update(target: Params, online: Params, tau: Scalar) -> Params:
     """theta' <- (1 - tau) theta' + tau theta, leaf by leaf. Lillicrap 2015, algorithm 1."""
     return optax.incremental_update(online, target, tau)

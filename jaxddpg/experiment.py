@@ -20,15 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, reporting, settings
-from jaxddpg.composition import build, check_environment, make_agent, make_environment
+from jaxddpg import checkpoint, config, plotting, rendering, reporting, settings
+from jaxddpg.composition import build, check_member, make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import make_population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 from jaxddpg.training import clock_at
-from jaxddpg.types import Clock, State, rescale
+from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
 _IN_USE = "--run-dir {} already holds a run; name another, or none for a new one"
 
@@ -85,7 +85,7 @@ def run(
     count = experiment.population.num_seeds
     _check_extras(experiment.reporting)
     use_all_cores()
-    check_environment(experiment.environment)
+    check_member(experiment.member())
     if directory is not None:
         _claim_directory(directory, experiment)
     title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
@@ -116,8 +116,7 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0) -> l
     """
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
-    if not 0 <= seed < 2**31:
-        raise ConfigError([f"--seed is {seed}, but must be at least 0 and below 2^31"])
+    _check_seed(seed)
     use_all_cores()
     experiment, agents = _restore(Path(directory))
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
@@ -135,12 +134,7 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0) -> l
 def load_policy(directory: str | Path, member: int = 0) -> Callable[[Any], np.ndarray]:
     """The final noiseless policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
     environment."""
-    experiment, agents = _restore(Path(directory))
-    if not 0 <= member < experiment.population.num_seeds:
-        raise ConfigError([f"member is {member}, but must be at least 0 and below {experiment.population.num_seeds}"])
-    environment = make_environment(experiment.environment)
-    agent = make_agent(environment, experiment.agent)
-    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
+    _, environment, agent, state = _restore_member(Path(directory), member)
     low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
 
     @jax.jit
@@ -175,6 +169,50 @@ def plot(directories: Sequence[str | Path], path: str | Path) -> None:
         plotting.plot(runs, path)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
+
+
+def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0) -> None:
+    """Draws one noiseless episode of the final policy of one member as an animated GIF.
+
+    Raises:
+        ConfigError: the directory holds no finished run or no such member, or the picture cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() != ".gif":
+        raise ConfigError([f"--output {path} is no name of a GIF; name one such as rollout.gif"])
+    _check_seed(seed)
+    experiment, environment, agent, state = _restore_member(Path(directory), member)
+    observations, actions, rewards = _play(jax.random.key(seed), environment, agent, state)
+    name, parameters = experiment.environment.name, experiment.environment.parameters
+    try:
+        rendering.draw(rendering.Rollout(name, observations, actions, rewards, parameters), path)
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
+
+
+def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One noiseless episode of T steps: observations [T + 1, O], actions [T, A] in the environment's own units and
+    rewards [T]."""
+    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
+
+    def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
+        world, observation = carry
+        action = jnp.clip(agent.act(state, observation), -1.0, 1.0)
+        world, time_step = environment.step(key, world, action)
+        return (world, time_step.observation), (rescale(action, low, high), time_step)
+
+    @jax.jit
+    def play(key: Key) -> tuple[jax.Array, tuple[jax.Array, TimeStep]]:
+        reset_key, step_key = jax.random.split(key)
+        world, start = environment.reset(reset_key)
+        keys = jax.random.split(step_key, environment.episode_length)
+        return start, jax.lax.scan(step, (world, start), keys)[1]
+
+    start, (actions, time_steps) = jax.device_get(play(key))
+    over = time_steps.terminated | time_steps.truncated
+    length = int(over.argmax()) + 1 if over.any() else len(over)
+    observations = np.concatenate([start[None], time_steps.final_observation[:length]])
+    return observations, actions[:length], time_steps.reward[:length]
 
 
 def _population(experiment: Experiment) -> Any:
@@ -310,6 +348,21 @@ def _restore(directory: Path) -> tuple[Experiment, State]:
     except (FileNotFoundError, ValueError) as error:
         reason = str(error).split("\n")[0][:200]
         raise ConfigError([f"the policies of {directory} cannot be read: {reason}"]) from error
+
+
+def _restore_member(directory: Path, member: int) -> tuple[Experiment, Environment, Agent, State]:
+    """The experiment of a run, its environment and agent, and the final agent state of one member."""
+    experiment, agents = _restore(directory)
+    if not 0 <= member < experiment.population.num_seeds:
+        raise ConfigError([f"member is {member}, but must be at least 0 and below {experiment.population.num_seeds}"])
+    environment = make_environment(experiment.environment)
+    agent = make_agent(environment, experiment.agent)
+    return experiment, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise ConfigError([f"--seed is {seed}, but must be at least 0 and below 2^31"])
 
 
 def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds: float) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Actor and critic networks (flax linen), initialised and normalised as in Lillicrap et al. 2015, section 3 and 7."""
+"""Actor and critic networks (flax linen), initialised and normalised as in Lillicrap et al. 2015, section 3 and 7; and
+functions on features, as in Silver et al. 2014."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxddpg.types import Key, Scalar
+from jaxddpg.types import Features, Key, Scalar
 
 
 def _uniform(bound: Scalar) -> nn.initializers.Initializer:
@@ -19,7 +20,7 @@ def _uniform(bound: Scalar) -> nn.initializers.Initializer:
 def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Array:
     """A dense layer whose weights and biases start from U(-bound, bound), by default 1 / sqrt(fan in)."""
     initializer = _uniform(inputs.shape[-1] ** -0.5 if bound is None else bound)
-    return nn.Dense(size, kernel_init=initializer, bias_init=initializer)(inputs)
+    return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float)(inputs)
 
 
 def _batch_norm(inputs: jax.Array, learning: bool) -> jax.Array:
@@ -77,3 +78,23 @@ class Critic(nn.Module):
                 x = nn.LayerNorm()(x)
             x = nn.relu(x)
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
+
+
+class OnFeatures(nn.Module):
+    """f: observation [..., O] -> [..., outputs], linear in the features, or sigmoid layers on them and a linear last.
+
+    The last layer starts at zero. Silver et al. 2014, section 5.2 (linear) and 5.3 (one hidden layer).
+    """
+
+    features: Features
+    hidden_sizes: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, observation: jax.Array) -> jax.Array:
+        first, *others = (*self.hidden_sizes, self.outputs)
+        start = _uniform(self.features.size**-0.5) if others else nn.initializers.zeros
+        x = self.features.dot(self.param("features", start, (self.features.size, first), float), observation)
+        for layer, size in enumerate(others, 1):
+            x = _dense(size, nn.sigmoid(x), 0.0 if layer == len(others) else None)
+        return x

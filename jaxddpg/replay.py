@@ -1,4 +1,6 @@
-"""Memories of experience on the device: a uniform ring buffer."""
+"""Memories of experience on the device: ring buffers, sampled uniformly or by their newest rows."""
+
+from collections.abc import Callable
 
 import chex
 import jax
@@ -25,10 +27,29 @@ class Ring(PyTreeNode):
 
 
 def uniform(capacity: int) -> Replay:
-    """A ring of `capacity` rows, the oldest overwritten first, sampled uniformly with replacement.
+    """A ring of `capacity` rows, the oldest overwritten first, sampled uniformly with replacement."""
+
+    def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
+        return jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))
+
+    return _ring(capacity, choose)
+
+
+def latest(capacity: int) -> Replay:
+    """The same ring, of which `sample` takes the `n` newest rows, the oldest of them first: learning on line."""
+
+    def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
+        del key  # nothing is drawn
+        return (position.astype(jnp.int32) - n + jnp.arange(n)) % capacity
+
+    return _ring(capacity, choose)
+
+
+def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.Array]) -> Replay:
+    """A ring whose `choose(key, position, filled, n)` picks the rows [n] of a sample.
 
     Each step writes one row per environment as one contiguous slice, so `capacity` must be a multiple of
-    `clock.num_envs`.
+    `clock.num_envs`. `position` is where the next row will be written.
     """
 
     def init(example: Experience) -> Ring:
@@ -38,15 +59,17 @@ def uniform(capacity: int) -> Replay:
     def add(clock: Clock, state: Ring, rows: Experience) -> Ring:
         chex.assert_tree_shape_prefix(rows, (clock.num_envs,))
         flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
-        position = (clock.step % _slots(clock)) * clock.num_envs
-        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position, axis=0))
+        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position(clock), axis=0))
 
     def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
-        filled = jnp.minimum(clock.step, _slots(clock)) * clock.num_envs
-        index = jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))
+        filled = jnp.minimum(clock.step, slots(clock)) * clock.num_envs
+        index = choose(key, position(clock), filled, n)
         return state.unpack(state.rows.at[index].get(mode="promise_in_bounds"))
 
-    def _slots(clock: Clock) -> int:
+    def position(clock: Clock) -> jax.Array:
+        return jnp.asarray(clock.step % slots(clock)) * clock.num_envs
+
+    def slots(clock: Clock) -> int:
         if capacity % clock.num_envs:
             raise ValueError(
                 f"replay capacity {capacity} is not a multiple of {clock.num_envs} environments, so a step's rows "

@@ -41,6 +41,11 @@ def plain_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def number(value: float) -> str:
+    """A number to be read: five digits, whatever its size."""
+    return f"{value + 0.0:.5g}" if math.isfinite(value) else "diverged"
+
+
 def _console(file: TextIO, quiet: bool) -> Console:
     """A console that prints names and paths as they are, brackets and colons included."""
     return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -152,7 +157,7 @@ class Display:
             self._start = now
         remaining = (now - self._start) * (self._num_epochs / row["epoch"] - 1) if row["epoch"] else math.nan
         iqm = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
-        parts = [f"{row['env_steps']:,} env steps", f"IQM return {iqm:.1f}"]
+        parts = [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
         if row["epoch"]:
             parts += [
                 f"{row['perf/env_steps_per_second']:,.0f} env-steps/s",
@@ -168,13 +173,13 @@ class Display:
             self.note(f"epoch {row['epoch']}/{self._num_epochs} | {status}")
 
 
-def print_members(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
-    """A table with a line per member and a closing sentence, on standard output."""
+def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
+    """A table with a line per row and a closing sentence, on standard output."""
     console = _console(sys.stdout, quiet)
     table = Table(title=title, title_justify="left")
     for heading in rows[0]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
     for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
     console.print(summary)

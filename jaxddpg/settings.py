@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 Scalar = Annotated[float, "traced"]
+
+
+class Rule(NamedTuple):
+    """A rule between settings. A section that has any lists them in a method `rules`."""
+
+    holds: bool
+    names: tuple[str, ...]
+    """The settings it speaks of, below its section; the sentence begins with the first."""
+    words: str
+    """How the sentence goes on after "NAME is VALUE, "."""
 
 
 def setting(
@@ -61,6 +71,15 @@ class Critic:
     final_bound: Scalar = setting(3e-3, "last layer starts from U(-bound, bound)", at_least=0)
     weight_decay: Scalar = setting(0.0, "L2 coefficient on the weights, added to the gradient", at_least=0)
 
+    def rules(self) -> list[Rule]:
+        return [
+            Rule(
+                self.action_layer < len(self.hidden_sizes),
+                ("action_layer", "hidden_sizes"),
+                f"but the critic has only {len(self.hidden_sizes)} hidden layer; use 0",
+            )
+        ]
+
 
 @dataclass(frozen=True)
 class DDPG:
@@ -82,6 +101,89 @@ class DDPG:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What all encodings share: the ranges to which they scale an observation."""
+
+    low: tuple[float, ...] = setting((), "lower end of each observation's range; []: the environment's own")
+    high: tuple[float, ...] = setting((), "upper end of each observation's range; []: the environment's own")
+
+    def rules(self) -> list[Rule]:
+        paired = len(self.low) == len(self.high) and all(a < b for a, b in zip(self.low, self.high, strict=True))
+        return [Rule(paired, ("low", "high"), f"but must have one number for and below each of high, {[*self.high]}")]
+
+
+@dataclass(frozen=True)
+class Tiles(Features):
+    """Tile coding (Sutton & Barto 2018, section 9.5.4)."""
+
+    encoding: Literal["tiles"] = setting("tiles", "binary features of offset grids")
+    num_tilings: int = setting(10, "grids, each offset from the others", at_least=1)
+    num_tiles: int = setting(10, "tiles of a grid along each dimension", at_least=1)
+
+
+@dataclass(frozen=True)
+class Fourier(Features):
+    """The cosine basis (Konidaris et al. 2011)."""
+
+    encoding: Literal["fourier"] = setting("fourier", "cosines along and across the dimensions")
+    order: int = setting(3, "highest frequency in half periods per range", at_least=0)
+
+
+@dataclass(frozen=True)
+class Radial(Features):
+    """Normalised Gaussian bumps on a grid."""
+
+    encoding: Literal["radial"] = setting("radial", "Gaussian bumps that sum to 1")
+    num_centers: int = setting(5, "bumps along each dimension", at_least=2)
+    width: Scalar = setting(1.0, "standard deviation of a bump, in distances between neighbours", above=0)
+
+
+@dataclass(frozen=True)
+class Polynomial(Features):
+    """Monomials of the observation scaled to [-1, 1]."""
+
+    encoding: Literal["polynomial"] = setting("polynomial", "products of observations, and a constant")
+    order: int = setting(1, "highest total degree; 1 is the observation itself and a constant", at_least=0)
+
+
+@dataclass(frozen=True)
+class FeatureActor:
+    """The policy on the features."""
+
+    hidden_sizes: tuple[int, ...] = setting((), "units of each sigmoid layer; []: linear in the features", at_least=1)
+    squash: Literal["none", "tanh"] = setting("none", "what bends the output into [-1, 1]")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The state-value function on the features."""
+
+    hidden_sizes: tuple[int, ...] = setting((), "units of each sigmoid layer; []: linear in the features", at_least=1)
+
+
+@dataclass(frozen=True)
+class COPDAC:
+    """Compatible off-policy deterministic actor-critic (Silver et al. 2014)."""
+
+    algorithm: Literal["copdac"] = setting("copdac", "linear deterministic policy gradient")
+    critic: Literal["q", "gq", "regression"] = setting(
+        "q", "how it learns: Q-learning, gradient Q-learning, or least squares on each batch"
+    )
+    gradient: Literal["vanilla", "natural"] = setting("vanilla", "the actor's direction")
+    gamma: Scalar = setting(0.99, "discount factor", at_least=0, at_most=1)
+    actor_learning_rate: Scalar = setting(1e-3, "alpha_theta, of the policy's weights", above=0)
+    critic_learning_rate: Scalar = setting(1e-2, "alpha_w, of the compatible weights", above=0)
+    baseline_learning_rate: Scalar = setting(0.1, "alpha_v, of the state-value weights", above=0)
+    correction_learning_rate: Scalar = setting(1e-2, "alpha_u, of gradient Q-learning's second weights", above=0)
+    batch_size: int = setting(1, "transitions per update", at_least=1)
+    reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
+    max_grad_norm: Scalar = setting(inf, "bound on the norm of each step before its learning rate", above=0)
+    features: Tiles | Fourier | Radial | Polynomial = setting(Tiles, "the encoding of observations")
+    actor: FeatureActor = setting(FeatureActor, "the policy on the features")
+    baseline: Baseline = setting(Baseline, "the state-value function on the features")
+
+
+@dataclass(frozen=True)
 class Noise:
     """Exploration: x' = smoothing * x + scale * eps, in half-widths of the action Box."""
 
@@ -91,11 +193,21 @@ class Noise:
     final_scale: Scalar = setting(0.0, "reached linearly after decay_steps", at_least=0)
     decay_steps: Scalar = setting(inf, "env steps; inf keeps the scale for ever", above=0)
 
+    def rules(self) -> list[Rule]:
+        return [
+            Rule(
+                self.scale_of == "innovation" or self.smoothing < 1,
+                ("smoothing", "scale_of"),
+                "but a random walk has no stationary deviation; use scale_of: innovation",
+            )
+        ]
+
 
 @dataclass(frozen=True)
 class Replay:
     """The memory of experience."""
 
+    sampling: Literal["uniform", "latest"] = setting("uniform", "at random, or the newest rows in their order")
     capacity: int = setting(100_000, "rows per member, a multiple of training.num_envs", at_least=1)
 
 
@@ -108,6 +220,24 @@ class Training:
     warmup_steps: int = setting(1_000, "vector steps of uniformly random actions before learning", at_least=0)
     steps_per_epoch: int = setting(1_000, "vector steps from one evaluation to the next", at_least=1)
     num_epochs: int = setting(100, "epochs after the warm-up", at_least=1)
+
+    def rules(self) -> list[Rule]:
+        period = self.updates_per_step.denominator
+        last_step = self.warmup_steps + self.num_epochs * self.steps_per_epoch
+        return [
+            Rule(
+                self.steps_per_epoch % period == 0,
+                ("steps_per_epoch", "updates_per_step"),
+                f"but must be a multiple of the {period} steps between updates; use "
+                f"{-(-self.steps_per_epoch // period) * period}",
+            ),
+            Rule(
+                last_step < 2**32,
+                ("num_epochs", "steps_per_epoch", "warmup_steps"),
+                f"which makes {last_step} vector steps, but a run counts them in 32 bits; use more num_envs and fewer "
+                "steps",
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -142,11 +272,37 @@ class Member:
     """What one member of a population is: everything that the compiled program is made from."""
 
     environment: Environment = setting(Environment, "the world")
-    agent: DDPG = setting(DDPG, "the learner")
+    agent: DDPG | COPDAC = setting(DDPG, "the learner")
     noise: Noise = setting(Noise, "exploration")
     replay: Replay = setting(Replay, "the memory")
     training: Training = setting(Training, "the loop")
     evaluation: Evaluation = setting(Evaluation, "the measure")
+
+    def rules(self) -> list[Rule]:
+        num_envs, batch_size, capacity = self.training.num_envs, self.agent.batch_size, self.replay.capacity
+        # The newest rows are split among the updates of a step; at random each update draws from all there are.
+        share = self.training.updates_per_step.numerator if self.replay.sampling == "latest" else 1
+        needed, rows = share * batch_size, self.training.warmup_steps * num_envs
+        return [
+            Rule(
+                needed <= capacity,
+                ("agent.batch_size", "replay.capacity", "training.updates_per_step"),
+                f"{f'which {share} updates make {needed} rows, ' * (share > 1)}but must be at most replay.capacity, "
+                f"{capacity}",
+            ),
+            Rule(
+                rows >= needed,
+                ("training.warmup_steps", "training.num_envs", "agent.batch_size", "training.updates_per_step"),
+                f"which with {num_envs} environments makes {rows} rows, but the first update needs {needed}; use at "
+                f"least {-(-needed // num_envs)} steps",
+            ),
+            Rule(
+                capacity % num_envs == 0,
+                ("replay.capacity", "training.num_envs"),
+                f"but must be a multiple of training.num_envs, {num_envs}, because each vector step writes one row per "
+                f"environment; use {-(-capacity // num_envs) * num_envs}",
+            ),
+        ]
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,13 @@ class Environment(NamedTuple):
     """[A] or scalar: what action -1 means in the environment's own units."""
     action_high: Any = 1.0
     """[A] or scalar: what action +1 means in the environment's own units."""
+    observation_low: Any = -jnp.inf
+    """[O] or scalar: the range to which features of linear learners scale; infinite where there is none."""
+    observation_high: Any = jnp.inf
+    """[O] or scalar."""
 
 
-def rescale(action: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+def rescale(action: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:
     """An action in [-1, 1]^A, clipped to it, in the units of the Box [low, high]; -1 and 1 are its ends exactly."""
     action = jnp.clip(action, -1.0, 1.0)
     # The outer clip takes back the rounding in between.
@@ -140,6 +144,14 @@ class Replay(NamedTuple):
     """`add(clock, state, rows) -> state`, the rows of vector step `clock.step`, one per environment"""
     sample: Callable[[Key, Clock, State, int], Experience]
     """`sample(key, clock, state, n) -> n rows`, of those written before step `clock.step`"""
+
+
+class Features(NamedTuple):
+    """A fixed encoding phi of observations for linear functions of them."""
+
+    size: int
+    dot: Callable[[jax.Array, jax.Array], jax.Array]
+    """`dot(weights [size, K], observation [..., O]) -> weights^T phi(s) [..., K]`"""
 
 
 class Agent(NamedTuple):

@@ -1,5 +1,7 @@
 """The algorithms again, in NumPy and by hand, from the papers: no line is shared with the package."""
 
+import itertools
+
 import numpy as np
 
 
@@ -97,3 +99,133 @@ def _zip(function, *layers):
         (function(*(pair[0] for pair in pairs)), function(*(pair[1] for pair in pairs)))
         for pairs in zip(*layers, strict=True)
     ]
+
+
+def tile_coding(x, low, high, num_tilings, num_tiles):
+    """Sutton & Barto 2018, section 9.5.4: tiling after tiling, its first dimension fastest, the active tiles alike."""
+    features = []
+    for tiling in range(num_tilings):
+        grid = np.zeros([num_tiles + 1] * len(x))
+        place = []
+        for dimension, number in enumerate(x):
+            displacement = tiling * (2 * dimension + 1) % num_tilings / num_tilings  # in tiles: 1, 3, 5, ... n-ths
+            inside = min(max(number, low[dimension]), high[dimension])
+            place.append(int(num_tiles * (inside - low[dimension]) / (high[dimension] - low[dimension]) + displacement))
+        grid[tuple(place)] = 1 / np.sqrt(num_tilings)
+        features.append(grid.ravel(order="F"))
+    return np.concatenate(features)
+
+
+def monomials(x, low, high, order):
+    """The products of up to `order` coordinates of x, scaled to [-1, 1], by degree and then as in a dictionary."""
+    x = (2 * np.asarray(x) - high - low) / (np.asarray(high) - low)
+    words = [()]
+    for word in words:  # grows while it is read
+        if len(word) < order:
+            words.extend((*word, letter) for letter in range(word[-1] if word else 0, len(x)))
+    return np.array([np.prod([x[letter] for letter in word]) for word in words])
+
+
+def sigmoid_network(weights, x, sizes, outputs):
+    """Sigmoid layers without a bias at the first and a linear last one, from weights in one row: each layer's bias,
+    then its kernel, the first layer at the end."""
+    widths, matrices, start = [len(x), *sizes, outputs], [], 0
+    for fan_in, fan_out in itertools.pairwise(widths[1:]):
+        bias = weights[start : start + fan_out]
+        kernel = weights[start + fan_out : start + fan_out + fan_in * fan_out].reshape(fan_in, fan_out)
+        matrices.append((kernel, bias))
+        start += fan_out * (fan_in + 1)
+    x = x @ weights[start:].reshape(widths[0], widths[1])
+    for kernel, bias in matrices:
+        x = (1 / (1 + np.exp(-x))) @ kernel + bias
+    return x
+
+
+def jacobian(function, weights, *inputs):
+    """How each output of an analytic function moves with each weight [weights, outputs], by complex steps: exact."""
+    return np.stack([np.imag(function(weights + 1e-30j * row, *inputs)) / 1e-30 for row in np.eye(len(weights))])
+
+
+class COPDAC:
+    """Silver et al. 2014, section 4.3 and equations 18 to 27, row by row, every gradient an explicit matrix.
+
+    `policy(theta, s) -> [A]` and `value(v, s) -> [1]` are functions of weights in one row. A batch moves the weights by
+    the mean of what its rows would.
+    """
+
+    def __init__(self, policy, value, theta, w, v, u, rates, critic="q", gradient="vanilla"):
+        self.policy, self.value = policy, value
+        self.theta, self.w, self.v, self.u = theta, w, v, u
+        self.rates, self.critic, self.gradient = rates, critic, gradient
+
+    def compatible(self, s, a):
+        """phi(s, a) = J(s) (a - mu(s)) [weights]."""
+        return jacobian(self.policy, self.theta, s) @ (a - self.policy(self.theta, s))
+
+    def q(self, s, a):
+        return self.compatible(s, a) @ self.w + self.value(self.v, s)[0]
+
+    def targets(self, reward, next_observation, discount):
+        """r + gamma Q(s', mu(s')), row by row."""
+        follow = [self.q(s, self.policy(self.theta, s)) for s in next_observation]
+        return np.array([r + d * q for r, d, q in zip(reward, discount, follow, strict=True)])
+
+    def update(self, observation, action, reward, next_observation, discount):
+        """One step of all weights; the errors delta of the rows before it."""
+        targets = self.targets(reward, next_observation, discount)
+        errors = targets - [self.q(s, a) for s, a in zip(observation, action, strict=True)]
+        steps = {name: [] for name in ("theta", "w", "v", "u")}
+        new_w = self.w
+        if self.critic == "regression":
+            new_w, new_v = self.fit(observation, action, targets)
+        for s, a, s_next, d, delta in zip(observation, action, next_observation, discount, errors, strict=True):
+            slope = jacobian(self.policy, self.theta, s)
+            phi_sa, phi_next = self.compatible(s, a), self.compatible(s_next, self.policy(self.theta, s_next))
+            phi, phi_s_next = (jacobian(self.value, self.v, x)[:, 0] for x in (s, s_next))
+            steps["theta"].append(new_w if self.gradient == "natural" else slope @ (slope.T @ new_w))
+            if self.critic == "q":
+                steps["w"].append(delta * phi_sa)
+                steps["v"].append(delta * phi)
+            elif self.critic == "gq":
+                steps["w"].append(delta * phi_sa - d * phi_next * (phi_sa @ self.u))
+                steps["v"].append(delta * phi - d * phi_s_next * (phi_sa @ self.u))
+                steps["u"].append((delta - phi_sa @ self.u) * phi_sa)
+        for name, rows in steps.items():
+            if rows:
+                setattr(self, name, getattr(self, name) + self.rates[name] * np.mean(rows, 0))
+        if self.critic == "regression":
+            self.w, self.v = new_w, new_v
+        return errors
+
+    def fit(self, observation, action, targets):
+        """The w and v of the least squares of targets on [phi(s, a), phi(s)], for a value linear in v."""
+        rows = [
+            np.append(self.compatible(s, a), jacobian(self.value, self.v, s)[:, 0])
+            for s, a in zip(observation, action, strict=True)
+        ]
+        weights, _, rank, _ = np.linalg.lstsq(np.stack(rows), targets, rcond=None)
+        assert rank == len(weights), "these rows do not determine the weights"
+        return np.split(weights, [len(self.w)])
+
+
+class Goddard:
+    """Goddard's rocket with the height h from the centre of the planet, whose surface is at 1."""
+
+    def __init__(self):
+        self.v, self.h, self.m, self.highest, self.time = 0.0, 1.0, 1.0, 1.0, 0
+
+    def step(self, u):
+        """The observation, the reward, and whether the episode terminated or was truncated, after a thrust u."""
+        v, h, m = self.v, self.h, self.m
+        thrust = 3.5 * u if m > 0.6 else 0.0
+        drag = 310 * v * abs(v) * np.exp(-500 * (h - 1))
+        self.v = v + 0.001 * ((thrust - drag) / m - 1 / h**2)
+        if h == 1 and v != 0:
+            self.v = 0.0
+        self.h = max(h + 0.001 * v, 1.0)
+        self.m = max(m - 0.001 * 2 * thrust, 0.6)
+        self.highest, self.time = max(self.highest, self.h), self.time + 1
+        terminated = self.m == 0.6 and self.v < 0
+        truncated = self.time == 300 and not terminated
+        reward = self.highest - 1 if terminated else -1.0 if truncated else 0.0
+        return [self.v / 0.14, (self.h - 1) / 0.015, (self.m - 0.6) / 0.4], reward, terminated, truncated

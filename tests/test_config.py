@@ -1,16 +1,17 @@
 import dataclasses
 import random
+import re
 from fractions import Fraction
 from math import inf
 from pathlib import Path
 
 import pytest
 
-from jaxddpg import config
+from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 SCALES = [1e-7, 3e-4, 0.1, 1 / 3, 1.0]
 HORIZONS = [1e-3, 5e5, 1e22, inf]
 
@@ -25,6 +26,14 @@ def reread(experiment, tmp_path):
     path = tmp_path / "dumped.yaml"
     path.write_text(config.dump(experiment))
     return config.read(path)
+
+
+def sections(section):
+    """A section and all those below it."""
+    yield section
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(inner := getattr(section, field.name)):
+            yield from sections(inner)
 
 
 def random_experiment(seed):
@@ -86,11 +95,81 @@ def test_random_settings_come_back_from_their_dump(seed, tmp_path):
     assert reread(experiment, tmp_path) == experiment
 
 
-def test_a_dump_holds_every_setting_with_its_meaning():
-    dumped = config.dump(Experiment())
-    for path, field in config.leaves():
-        assert f"{path.split('.')[-1]}: " in dumped
-        assert field.metadata["meaning"] in dumped
+@pytest.mark.parametrize("algorithm", ["ddpg", "copdac"])
+def test_a_dump_holds_every_setting_with_its_meaning(algorithm):
+    experiment = config.parse({"agent": {"algorithm": algorithm}})
+    dumped = config.dump(experiment)
+    for section in sections(experiment):
+        for field in dataclasses.fields(section):
+            line = rf"^ *{field.name}:.*# {re.escape(field.metadata['meaning'])}$"
+            assert re.search(line, dumped, re.MULTILINE)
+
+
+FEATURES = {
+    "tiles": {"num_tilings": 3, "low": [-1, 1e-7], "high": [0, 1]},
+    "fourier": {"order": 2},
+    "radial": {"width": 1 / 3},
+    "polynomial": {"order": 0},
+}
+
+
+@pytest.mark.parametrize("encoding", FEATURES)
+def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_path):
+    agent = {"algorithm": "copdac", "features": {"encoding": encoding} | FEATURES[encoding]}
+    experiment = config.parse({"agent": agent, "replay": {"sampling": "latest", "capacity": 8}})
+    assert type(experiment.agent) is settings.COPDAC
+    assert experiment.agent.features.encoding == encoding
+    assert reread(experiment, tmp_path) == experiment
+
+
+@pytest.mark.parametrize(
+    ("agent", "sentence"),
+    [
+        ({"algorithm": "sac"}, "agent.algorithm is sac, but must be one of ddpg, copdac (default ddpg)"),
+        ({"algorithm": ["ddpg"]}, "agent.algorithm is [ddpg], but must be one of ddpg, copdac (default ddpg)"),
+        (
+            {"algorithm": "copdac", "tau": 0.1},
+            "agent.tau is a setting of algorithm ddpg, but agent.algorithm is copdac",
+        ),
+        ({"features": {}}, "agent.features is a setting of algorithm copdac, but agent.algorithm is ddpg"),
+        (
+            {"algorithm": "copdac", "features": {"num_tiles": 3, "encoding": "fourier"}},
+            "agent.features.num_tiles is a setting of encoding tiles, but agent.features.encoding is fourier",
+        ),
+        (
+            {"algorithm": "copdac", "features": {"low": [1.0], "high": [0.0]}},
+            "agent.features.low is [1.0], but must have one number for and below each of high, [0.0]",
+        ),
+        (
+            {"algorithm": "copdac", "features": {"low": [1.0, 2.0], "high": [3.0]}},
+            "agent.features.low is [1.0, 2.0], but must have one number for and below each of high, [3.0]",
+        ),
+        ({"algorithm": "copdac", "critic": {"normalization": "none"}}, "agent.critic is {normalization: none}, but"),
+        ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),
+    ],
+)
+def test_a_section_is_read_as_the_alternative_that_it_names(agent, sentence):
+    (fault,) = faults({"agent": agent})
+    assert sentence in fault
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            {"training.updates_per_step": 4, "training.num_envs": 4, "agent.batch_size": 2, "replay.capacity": 4},
+            "agent.batch_size is 2, which 4 updates make 8 rows, but must be at most replay.capacity, 4",
+        ),
+        (
+            {"training.updates_per_step": 4, "training.warmup_steps": 1, "agent.batch_size": 2, "replay.capacity": 8},
+            "training.warmup_steps is 1, which with 1 environments makes 1 rows, but the first update needs 8; use at "
+            "least 8 steps",
+        ),
+    ],
+)
+def test_the_newest_rows_are_shared_among_the_updates_of_a_step(overrides, sentence):
+    assert sentence in faults({"replay": {"sampling": "latest"}}, overrides)
+    config.parse({"replay": {"sampling": "uniform"}}, overrides | {"training.warmup_steps": 2})
 
 
 def test_reading_back_keeps_the_types(tmp_path):

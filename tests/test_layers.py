@@ -8,10 +8,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
     {"types", "settings"},
-    {"equations", "networks", "noise", "replay", "evaluation", "statistics", "envs.known"},
-    {"agents.ddpg", "envs.from_gymnax", "training", "population"},
-    {"config", "checkpoint", "reporting", "plotting"},
-    {"composition"},
+    {
+        *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics"),
+        *("envs.episodic", "envs.known"),
+    },
+    {
+        *("agents.copdac", "agents.ddpg", "training", "population"),
+        *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
+    },
+    {"config", "checkpoint", "reporting", "plotting", "rendering"},
+    {"composition", "check"},
     {"experiment"},
     {"cli"},
     {"__main__"},

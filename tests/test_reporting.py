@@ -138,14 +138,16 @@ def test_quiet_is_silent():
 
 
 def test_the_table_has_a_line_per_member(capsys):
-    reporting.print_members("A title", [{"seed": 7, "return": 1.234}, {"seed": 8, "return": NAN}], "in short: good")
+    reporting.print_table(
+        "A title", [{"seed": 7, "return": -1.234567e-5}, {"seed": 8, "return": NAN}], "in short: good"
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "A title" in lines[0]
-    assert any("7" in line and "1.23" in line for line in lines)
-    assert any("8" in line and "nan" in line for line in lines)
+    assert any("7" in line and "-1.2346e-05" in line for line in lines)
+    assert any("8" in line and "diverged" in line for line in lines)
     assert lines[-1] == "in short: good"
 
 
 def test_a_quiet_table_is_silent(capsys):
-    reporting.print_members("A title", [{"seed": 7}], "in short: good", quiet=True)
+    reporting.print_table("A title", [{"seed": 7}], "in short: good", quiet=True)
     assert capsys.readouterr().out == ""

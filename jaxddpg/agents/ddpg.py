@@ -29,8 +29,8 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
     """The agent for an environment's sizes; `config` holds numbers, traced or not, and shapes.
 
     The critic learns from the replayed, executed actions; the actor from its own recomputed ones, through the critic
-    just updated; then both targets follow. A target network follows as a whole: its normalisation statistics are
-    averaged with the same tau as its parameters.
+    just updated; then both targets follow. With batch normalisation all four networks are normalised by the batch when
+    learning; the running averages, which serve acting alone, are moved by each network's own step.
     """
     actor = Actor(
         environment.action_size, config.actor.hidden_sizes, config.actor.normalization, config.actor.final_bound
@@ -67,8 +67,8 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
 
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing
-        next_action = _infer(actor, state.target_actor, batch.next_observation)
-        next_q = _infer(critic, state.target_critic, batch.next_observation, next_action)
+        next_action, _ = _learn(actor, state.target_actor, batch.next_observation)
+        next_q, _ = _learn(critic, state.target_critic, batch.next_observation, next_action)
         target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_q)
 
         def critic_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:

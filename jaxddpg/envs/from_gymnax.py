@@ -64,6 +64,8 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
         episode_length=int(params.max_steps_in_episode),
         action_low=low,
         action_high=high,
+        observation_low=jnp.ravel(jnp.asarray(observation_space.low, jnp.float32)),
+        observation_high=jnp.ravel(jnp.asarray(observation_space.high, jnp.float32)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of gymnax's environments without importing gymnax, which takes seconds; tested against gymnax."""
+"""What is known of environments without importing them, which takes seconds; tested against what they say."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ class Known(NamedTuple):
     """of uniformly random actions"""
     optimal_return: float | None = None
     """of the best policy known, or a bound"""
+    factory: str = ""
+    """`module:factory` of one of ours; gymnax's have none"""
 
     def references(self) -> dict[str, float]:
         """The returns to compare with, by name."""
@@ -59,6 +61,11 @@ CONTINUOUS = {
         },
         random_return=0.2,
     ),
+    "Bandit-silver": Known({"dimensions": int}, factory="jaxddpg.envs.silver2014:bandit"),
+    "MountainCar-silver": Known({}, factory="jaxddpg.envs.silver2014:mountain_car"),
+    "Pendulum-silver": Known({}, factory="jaxddpg.envs.silver2014:pendulum"),
+    "PuddleWorld-silver": Known({}, factory="jaxddpg.envs.silver2014:puddle_world"),
+    "Rocket-goddard": Known({}, factory="jaxddpg.envs.goddard:rocket"),
 }
 
 DISCRETE = (

@@ -1,0 +1,146 @@
+"""DDPG on Goddard's rocket: trains 32 seeds, says how high they fly, and draws their thrust beside the best known.
+
+    python bench/goddard.py           # trains, minutes on two cores
+    python bench/goddard.py --table   # the figures, from bench/results/goddard.json
+
+The best known flight is searched for without learning: the cross-entropy method on a thrust profile of 30 knots.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+import jaxddpg as jd
+from jaxddpg.plotting import read_metrics
+
+RESULTS = Path(__file__).parent / "results" / "goddard.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "goddard.png"
+ENVIRONMENT = jd.make_environment(jd.settings.Environment("Rocket-goddard"))
+FULL_THRUST = 0.0118865
+
+
+def flight(thrusts: jax.Array) -> jax.Array:
+    """The return of an open-loop profile: thrusts in [0, 1] of each of the 300 steps."""
+
+    def step(carry: tuple, thrust: jax.Array) -> tuple[tuple, None]:
+        state, total, running = carry
+        state, time_step = ENVIRONMENT.step(jax.random.key(0), state, 2 * thrust[None] - 1)
+        total += running * time_step.reward
+        return (state, total, running * ~(time_step.terminated | time_step.truncated)), None
+
+    state, _ = ENVIRONMENT.reset(jax.random.key(0))
+    return jax.lax.scan(step, (state, jnp.zeros(()), jnp.ones(())), thrusts)[0][1]
+
+
+def best_known() -> tuple[float, np.ndarray]:
+    """The return and the thrusts [300] of the best profile that the cross-entropy method finds."""
+    knots, steps = jnp.linspace(0, 150, 30), jnp.arange(ENVIRONMENT.episode_length)
+
+    def profile(values: jax.Array) -> jax.Array:
+        return jnp.interp(steps, knots, jnp.clip(values, 0, 1), right=0.0)
+
+    def generation(belief: tuple, key: jax.Array) -> tuple[tuple, None]:
+        mean, deviation = belief
+        values = jnp.clip(mean + deviation * jax.random.normal(key, (1000, len(knots))), 0, 1)
+        elite = values[jax.lax.top_k(jax.vmap(lambda v: flight(profile(v)))(values), 50)[1]]
+        return (elite.mean(0), elite.std(0) + 0.002), None
+
+    def search(key: jax.Array) -> jax.Array:
+        start = (jnp.full(len(knots), 0.5), jnp.full(len(knots), 0.5))
+        return jax.lax.scan(generation, start, jax.random.split(key, 150))[0][0]
+
+    found = jax.jit(jax.vmap(search))(jax.random.split(jax.random.key(0), 4))
+    profiles = jax.vmap(profile)(found)
+    heights = jax.jit(jax.vmap(flight))(profiles)
+    best = int(jnp.argmax(heights))
+    return float(heights[best]), np.asarray(profiles[best])
+
+
+def thrusts(policy: object) -> list[float]:
+    """What a policy does from start to end of its episode, in [0, 1]."""
+    state, observation = ENVIRONMENT.reset(jax.random.key(0))
+    step, taken = jax.jit(ENVIRONMENT.step), []
+    for _ in range(ENVIRONMENT.episode_length):
+        thrust = float(policy(observation)[0])
+        taken.append(thrust if observation[2] > 0 else 0.0)
+        state, time_step = step(jax.random.key(0), state, jnp.array([2 * thrust - 1]))
+        observation = time_step.observation
+        if time_step.terminated or time_step.truncated:
+            break
+    return taken
+
+
+def measure() -> dict:
+    """Trains `configs/goddard.yaml` in a directory that is thrown away."""
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory) / "run"
+        command = [sys.executable, "-m", "jaxddpg", "train", "configs/goddard.yaml", "--run-dir", str(run)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+        env_steps, metrics = read_metrics(run / "metrics.jsonl")
+        returns = metrics["eval/return_mean"]
+        profiles = [thrusts(jd.load_policy(run, member)) for member in range(returns.shape[1])]
+    best, profile = best_known()
+    return {
+        "env_steps": env_steps.tolist(),
+        "returns": returns.tolist(),
+        "thrusts": profiles,
+        "best_known": best,
+        "best_known_thrusts": profile.tolist(),
+    }
+
+
+def sentence(result: dict) -> str:
+    """The outcome in figures."""
+    final = np.array(result["returns"][-1], float)
+    lower, median, upper = np.quantile(final, [0.25, 0.5, 0.75])
+    return (
+        f"{len(final)} seeds after {result['env_steps'][-1]:,.0f} env steps: median {median:.5f}, quartiles {lower:.5f} "
+        f"and {upper:.5f}, worst {final.min():.5f}, best {final.max():.5f}; {np.sum(~(final > 0))} collapsed to the time "
+        f"limit. Full thrust {FULL_THRUST:.5f}, best known {result['best_known']:.5f}"
+    )
+
+
+def draw(result: dict) -> None:
+    """Two panels: the altitude over training, and the thrust of the final policies beside the best known."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    heights, profiles = figure.subplots(1, 2)
+    env_steps, returns = np.array(result["env_steps"]), np.array(result["returns"], float)
+    heights.plot(env_steps, returns, color="C0", alpha=0.3, linewidth=0.6)
+    heights.plot(
+        env_steps, np.median(returns, axis=1), color="C0", linewidth=1.8, label=f"DDPG, median of {returns.shape[1]}"
+    )
+    heights.axhline(result["best_known"], color="0.4", linestyle="--", linewidth=1, label="best known")
+    heights.axhline(FULL_THRUST, color="0.4", linestyle=":", linewidth=1, label="full thrust")
+    heights.set(title="Altitude", xlabel="env steps per member", ylabel="max h - 1", ylim=(0.008, 0.0132))
+    heights.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for number, taken in enumerate(result["thrusts"]):
+        profiles.plot(taken, color="C0", alpha=0.3, linewidth=0.8, label=None if number else "DDPG, each seed")
+    profiles.plot(result["best_known_thrusts"][:150], color="k", linewidth=1.8, label="best known")
+    profiles.set(title="Thrust of the final policy", xlabel="step", ylabel="share of full thrust", xlim=(0, 150))
+    for axes in (heights, profiles):
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="train nothing, print the figures and draw the picture")
+    if not parser.parse_args().table:
+        RESULTS.write_text(json.dumps(measure()) + "\n")
+    result = json.loads(RESULTS.read_text())
+    print(sentence(result))
+    draw(result)
+
+
+if __name__ == "__main__":
+    main()

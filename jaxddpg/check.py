@@ -1,0 +1,292 @@
+"""A ladder of cases with known answers, to be climbed on one's own accelerator: is what runs here right?
+
+Each rung computes something with the package's own functions and compares it with a closed form, or with what NumPy
+says in float64. A rung stands on those below it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxddpg import equations, noise, replay, settings
+from jaxddpg.agents.copdac import copdac
+from jaxddpg.envs import goddard, silver2014
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Transition
+
+
+class Case(NamedTuple):
+    """What a rung compares."""
+
+    name: str
+    computed: Any
+    exact: Any
+    bound: float
+    """on the largest |computed - exact|"""
+
+
+class Rung(NamedTuple):
+    """The outcome of a case, shown where its error is largest."""
+
+    name: str
+    dtype: str
+    computed: float
+    exact: float
+    error: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """False too where the error is not a number."""
+        return self.error <= self.bound
+
+
+def ladder() -> Iterator[Rung]:
+    """Climbs every rung in float32, and those that are exact also in float64 where the device has it."""
+    with jax.default_matmul_precision("highest"):
+        for rung in (*ESTIMATED, *EXACT):
+            yield from map(compare, rung())
+        if jax.default_backend() != "tpu":
+            with jax.enable_x64(True):
+                for rung in EXACT:
+                    yield from map(compare, rung())
+
+
+def compare(case: Case) -> Rung:
+    """Where and by how much a case is off."""
+    computed = np.ravel(np.asarray(case.computed))
+    exact = np.broadcast_to(np.asarray(case.exact, np.float64), np.shape(case.computed)).ravel()
+    error = np.abs(computed.astype(np.float64) - exact)
+    worst = int(np.argmax(error))  # of a NaN, if there is one
+    return Rung(
+        case.name, str(computed.dtype), float(computed[worst]), float(exact[worst]), float(error[worst]), case.bound
+    )
+
+
+def _epsilon() -> float:
+    """The rounding error of one operation in the precision of the running rung."""
+    return float(jnp.finfo(jnp.zeros(()).dtype).eps)
+
+
+def exploration() -> Iterator[Case]:
+    """Ornstein-Uhlenbeck noise has the moments and the memory that theory gives it; bounds are five standard errors."""
+    smoothing, scale, num_walks, num_steps = 0.85, 0.2, 2**16, 40
+    process = noise.ornstein_uhlenbeck(smoothing, scale)
+    clock = Clock(np.uint32(0), np.uint32(0), num_walks)
+
+    def step(state: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
+        return process.sample(key, clock, state)
+
+    start = process.init(jax.random.key(0), (num_walks, 1))
+    _, walks = jax.jit(lambda keys: jax.lax.scan(step, start, keys))(jax.random.split(jax.random.key(1), num_steps))
+    walks = np.asarray(walks[..., 0], np.float64)  # [steps, walks]
+    steps = np.arange(1, num_steps + 1)
+    deviation = scale * np.sqrt((1 - smoothing ** (2 * steps)) / (1 - smoothing**2))
+    error = 5 * deviation.max() / np.sqrt(num_walks)
+    yield Case("OU noise: mean after n steps", walks.mean(1), 0.0, error)
+    yield Case("OU noise: deviation after n steps", walks.std(1), deviation, error / 2**0.5)
+    last = walks[num_steps // 2 :]
+    correlation = np.mean(last[0] * last, axis=1) / np.mean(last[0] ** 2)
+    decay = smoothing ** np.arange(len(last))
+    yield Case("OU noise: autocorrelation over k steps", correlation, decay, 5 / np.sqrt(num_walks))
+
+
+def target_networks() -> Iterator[Case]:
+    """Soft updates answer a step of the online network like a low-pass filter."""
+    tau, num_updates = 0.005, 1000
+
+    def follow(target: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        target = equations.soft_update(target, jnp.ones(()), tau)
+        return target, target
+
+    _, response = jax.jit(lambda: jax.lax.scan(follow, jnp.zeros(()), length=num_updates))()
+    exact = 1 - (1 - tau) ** np.arange(1, num_updates + 1)
+    yield Case("soft update: response to a step", response, exact, 100 * _epsilon())
+
+
+def endings() -> Iterator[Case]:
+    """A reward of 1 per step for ever is worth 1 / (1 - gamma), though a time limit cuts it every four steps; where a
+    termination ends it every four steps, a critic that sees no time gives each step the mean value."""
+    gamma, length = 0.9, 4
+    constant = settings.Polynomial(order=0)
+
+    def reward_one(terminates: bool) -> Environment:
+        return episodic(
+            start=lambda key: jnp.zeros((), jnp.int32),
+            move=lambda key, time, action: (time + 1, jnp.ones(()), (time + 1 == length) & terminates),
+            observe=lambda time: jnp.zeros(1),
+            episode_length=length,
+            observation_size=1,
+            action_size=1,
+            observation_low=-1.0,
+            observation_high=1.0,
+        )
+
+    for name, terminates, exact in (
+        ("time limit: value of a reward of 1", False, 1 / (1 - gamma)),
+        ("termination: value of a reward of 1", True, 1 / (1 - gamma * (length - 1) / length)),
+    ):
+        config = settings.COPDAC(gamma=gamma, baseline_learning_rate=1.0, batch_size=length, features=constant)
+        training = settings.Training(num_envs=1, warmup_steps=length, steps_per_epoch=400)
+        environment = reward_one(terminates)
+        agent = copdac(environment, config)
+        state = _trained(environment, agent, noise.gaussian(0.0), training, capacity=length)
+        yield Case(name, agent.value(state.agent, jnp.zeros(1)), exact, 100 * _epsilon())
+
+
+def compatible_critic() -> Iterator[Case]:
+    """A step of COPDAC-Q is that of explicit Jacobians, and there is none without exploration."""
+    environment = silver2014.puddle_world()
+    config = settings.COPDAC(
+        actor_learning_rate=1.0,
+        critic_learning_rate=1.0,
+        baseline_learning_rate=1.0,
+        features=settings.Polynomial(order=2),
+        actor=settings.FeatureActor(squash="tanh"),
+    )
+    agent = copdac(environment, config)
+    clock = Clock(np.uint32(0), np.uint32(0), 1)
+    keys = iter(jax.random.split(jax.random.key(2), 9))
+
+    def random(like: jax.Array) -> jax.Array:
+        return jax.random.uniform(next(keys), like.shape, minval=-1.0, maxval=1.0)
+
+    state = jax.tree.map(random, agent.init(next(keys)))
+    observation, action, reward, after = (random(jnp.zeros(shape)) for shape in ((1, 2), (1, 2), (1,), (1, 2)))
+    batch = Transition(observation, action, reward, after, jnp.full(1, 0.9))
+    update = jax.jit(lambda state, batch: agent.update(jax.random.key(0), clock, state, batch)[0])
+    stepped = update(state, batch)
+
+    def jacobian(function: Callable[[Any], jax.Array], weights: Any) -> np.ndarray:
+        leaves = jax.tree.leaves(jax.jacrev(function)(weights))
+        return np.concatenate([np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+
+    theta, w, v = (_flat(weights).astype(np.float64) for weights in (state.theta, state.w, state.v))
+    own_action = np.asarray(agent.act(state, observation[0]), np.float64)
+    score = jacobian(lambda theta: agent.act(state.replace(theta=theta), observation[0]), state.theta)  # [A, n]
+    encoding = jacobian(lambda v: agent.value(state.replace(v=v), observation), state.v)[0]
+    next_encoding = jacobian(lambda v: agent.value(state.replace(v=v), after), state.v)[0]
+    compatible = score.T @ (np.asarray(action[0], np.float64) - own_action)
+    error = float(reward[0]) + 0.9 * next_encoding @ v - encoding @ v - compatible @ w
+    bound = 200 * _epsilon()
+    yield Case("COPDAC-Q: theta' = theta + J J^T w", _flat(stepped.theta), theta + score.T @ (score @ w), bound)
+    yield Case("COPDAC-Q: w' = w + delta phi(s, a)", _flat(stepped.w), w + error * compatible, bound)
+    yield Case("COPDAC-Q: v' = v + delta phi(s)", _flat(stepped.v), v + error * encoding, bound)
+    still = update(state, batch.replace(action=agent.act(state, observation)))
+    yield Case("COPDAC-Q: no exploration, no step of w", _flat(still.w), w, bound)
+
+
+def policy_gradient() -> Iterator[Case]:
+    """The deterministic policy gradient of a small Markov decision process is the slope of what the policy earns."""
+    num_states, gamma = 3, 0.9
+    generator = np.random.default_rng(0)
+    slope, theta = generator.normal(size=(2, num_states))
+    low, high = generator.dirichlet(np.ones(num_states), size=(2, num_states))  # where actions 0 and 1 lead
+
+    def q(actions: Any, value: np.ndarray) -> Any:
+        """Q of an action in each state, with NumPy's arrays or JAX's."""
+        return slope * actions - actions**2 + gamma * (low @ value + actions * ((high - low) @ value))
+
+    def policy(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The value of each state and its discounted visits, from a uniform start."""
+        actions = 1 / (1 + np.exp(-theta))
+        resolvent = np.linalg.inv(np.eye(num_states) - gamma * (low + actions[:, None] * (high - low)))
+        return resolvent @ q(actions, np.zeros(num_states)), resolvent.mean(0)
+
+    value, visits = policy(theta)
+
+    def loss(theta: jax.Array) -> jax.Array:
+        return equations.actor_loss(num_states * visits * q(jax.nn.sigmoid(theta), value))
+
+    nudges = 1e-5 * np.eye(num_states)
+    slopes = [(policy(theta + nudge)[0].mean() - policy(theta - nudge)[0].mean()) / 2e-5 for nudge in nudges]
+    gradient = -jax.jit(jax.grad(loss))(jnp.asarray(theta))
+    yield Case("policy gradient: finite differences", gradient, slopes, 1e-9 + 20 * _epsilon())
+
+
+def regulator() -> Iterator[Case]:
+    """On a linear-quadratic regulator COPDAC-Q finds the gain and the value of the Riccati equation."""
+    keep, push, effort, gamma = 0.9, 0.5, 0.5, 0.9
+    curvature = 0.0
+    for _ in range(1000):
+        gain = gamma * curvature * keep * push / (effort + gamma * curvature * push**2)
+        curvature = 1 + effort * gain**2 + gamma * curvature * (keep - push * gain) ** 2
+
+    def move(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        reward = -(state**2) - effort * action[0] ** 2
+        return keep * state + push * action[0], reward, jnp.zeros((), bool)
+
+    environment = episodic(
+        start=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
+        move=move,
+        observe=lambda state: state[None],
+        episode_length=8,
+        observation_size=1,
+        action_size=1,
+        observation_low=-1.0,
+        observation_high=1.0,
+    )
+    num_envs, rows = 32, 32 * environment.episode_length  # a batch of whole episodes
+    config = settings.COPDAC(
+        critic="regression",
+        gamma=gamma,
+        actor_learning_rate=1.0,
+        batch_size=rows,
+        features=settings.Polynomial(order=2),
+    )
+    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=600)
+    agent = copdac(environment, config)
+    state = _trained(environment, agent, noise.gaussian(0.01), training, capacity=rows).agent
+    start = jnp.linspace(-1.0, 1.0, 5)[:, None]
+    yield Case("regulator: the actor's gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 2e-3)
+    values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
+    yield Case("regulator: the critic's value", values, -curvature * start[:, 0] ** 2, 5e-3)
+
+
+def parallel() -> Iterator[Case]:
+    """Environments side by side are environments alone, and so are members."""
+    for name, environment in (
+        ("mountain car", silver2014.mountain_car()),
+        ("pendulum", silver2014.pendulum()),
+        ("puddle world", silver2014.puddle_world()),
+        ("rocket", goddard.rocket()),
+    ):
+
+        def play(key: Key, environment: Environment = environment) -> jax.Array:
+            def step(state: Any, key: Key) -> tuple[Any, jax.Array]:
+                action = jax.random.uniform(key, (environment.action_size,), minval=-1.0, maxval=1.0)
+                state, time_step = environment.step(key, state, action)
+                return state, time_step.observation
+
+            state, _ = environment.reset(key)
+            return jax.lax.scan(step, state, jax.random.split(key, 50))[1]
+
+        keys = jax.random.split(jax.random.key(3), 8)
+        alone = np.stack([jax.jit(play)(key) for key in keys])
+        yield Case(f"parallel environments: {name}", jax.jit(jax.vmap(play))(keys), alone, 100 * _epsilon())
+
+
+def _trained(
+    environment: Environment, agent: Agent, exploration: Noise, training: settings.Training, capacity: int
+) -> Any:
+    """The state of a learner after one epoch on the newest rows."""
+    trainer = make_trainer(environment, agent, exploration, replay.latest(capacity), training)
+
+    @jax.jit
+    def learn(key: Key) -> Any:
+        return trainer.epoch(key, clock_at(training, 1), trainer.init(key))[0]
+
+    return learn(jax.random.key(0))
+
+
+def _flat(weights: Any) -> np.ndarray:
+    return np.asarray(ravel_pytree(weights)[0])
+
+
+ESTIMATED = (exploration, regulator)
+EXACT = (target_networks, endings, compatible_critic, policy_gradient, parallel)

@@ -1,0 +1,55 @@
+"""From the plain dynamics of a task to an `Environment` that cuts long episodes and resets itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxddpg.types import Environment, Key, Scalar, State, TimeStep
+
+
+def episodic(
+    start: Callable[[Key], State],
+    move: Callable[[Key, State, jax.Array], tuple[State, jax.Array, jax.Array]],
+    observe: Callable[[State], jax.Array],
+    episode_length: int,
+    *,
+    timeout_reward: Scalar = 0.0,
+    **sizes_and_ranges: Any,
+) -> Environment:
+    """An `Environment` from a task that knows neither time nor resets.
+
+    Args:
+        start: key -> the state in which an episode begins.
+        move: key, state, action [A] in [-1, 1] -> state, reward [], terminated [] bool.
+        observe: state -> observation [O].
+        episode_length: steps after which an episode is truncated.
+        timeout_reward: added to the reward of a step that is truncated.
+        sizes_and_ranges: the other fields of `Environment`.
+    """
+
+    def reset(key: Key) -> tuple[State, jax.Array]:
+        state = start(key)
+        return (state, jnp.zeros((), jnp.int32)), observe(state)
+
+    def step(key: Key, timed: State, action: jax.Array) -> tuple[State, TimeStep]:
+        state, time = timed
+        reset_key, move_key = jax.random.split(key)
+        state, reward, terminated = move(move_key, state, action)
+        final_observation = observe(state)
+        truncated = (time + 1 >= episode_length) & ~terminated
+        over = terminated | truncated
+        fresh = reset(reset_key)
+        timed, observation = jax.tree.map(
+            lambda new, old: jnp.where(over, new, old), fresh, ((state, time + 1), final_observation)
+        )
+        return timed, TimeStep(
+            observation=observation,
+            final_observation=final_observation,
+            reward=reward + jnp.where(truncated, timeout_reward, 0.0),
+            terminated=terminated,
+            truncated=truncated,
+        )
+
+    return Environment(reset, step, episode_length=episode_length, **sizes_and_ranges)

@@ -1,0 +1,68 @@
+"""Goddard's rocket: to rise as high as the fuel allows, against gravity and the drag of a thinning atmosphere.
+
+Goddard 1919, "A method of reaching extreme altitudes"; dimensionless as in Dolan, More & Munson 2004, "Benchmarking
+optimization software with COPS 3.0", problem 9; in steps, with reward and time limit, as a course exercise has it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.types import Environment, Key, rescale
+
+DRY_MASS = 0.6
+
+
+class Flight(NamedTuple):
+    """The state of the rocket, each []. Heights are above the ground, where one of 1 + height would lose digits."""
+
+    speed: jax.Array
+    height: jax.Array
+    mass: jax.Array
+    peak: jax.Array
+
+
+def rocket() -> Environment:
+    """The rocket of thrust u in [0, 1] times 3.5, in Euler steps of 0.001.
+
+    v' = (3.5 u - D) / m - 1 / h^2, h' = v, m' = -7 u while there is fuel, with D = 310 v |v| exp(-500 (h - 1)). It starts
+    at rest with v = 0, h = 1, m = 1 and stands on the ground: what falls to h = 1 stops there. Observed are v / 0.14,
+    (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when the tank is empty and the
+    rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
+    """
+
+    def start(key: Key) -> Flight:
+        del key  # always the same
+        return Flight(*map(jnp.asarray, (0.0, 0.0, 1.0, 0.0)))
+
+    def move(key: Key, state: Flight, action: jax.Array) -> tuple[Flight, jax.Array, jax.Array]:
+        del key  # nothing is drawn
+        speed, height, mass, peak = state
+        thrust = jnp.where(mass > DRY_MASS, 3.5 * rescale(action[0], 0.0, 1.0), 0.0)
+        drag = 310.0 * speed * jnp.abs(speed) * jnp.exp(-500.0 * height)
+        acceleration = (thrust - drag) / mass - 1.0 / (1.0 + height) ** 2
+        grounded = (height == 0.0) & (speed != 0.0)
+        after = Flight(
+            speed=jnp.where(grounded, 0.0, speed + 0.001 * acceleration),
+            height=jnp.maximum(height + 0.001 * speed, 0.0),
+            mass=jnp.maximum(mass - 0.002 * thrust, DRY_MASS),
+            peak=jnp.maximum(peak, height + 0.001 * speed),
+        )
+        terminated = (after.mass <= DRY_MASS) & (after.speed < 0.0)
+        return after, jnp.where(terminated, after.peak, 0.0), terminated
+
+    return episodic(
+        start=start,
+        move=move,
+        observe=lambda state: jnp.stack([state.speed / 0.14, state.height / 0.015, (state.mass - DRY_MASS) / 0.4]),
+        episode_length=300,
+        timeout_reward=-1.0,
+        observation_size=3,
+        action_size=1,
+        action_low=0.0,
+        action_high=1.0,
+        observation_low=jnp.array([-1.0, 0.0, 0.0]),
+        observation_high=jnp.array([1.0, 1.0, 1.0]),
+    )

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from test_cli import call
+
+from jaxddpg import check, equations, noise, training
+from jaxddpg.envs import silver2014
+from jaxddpg.types import Transition
+
+RUNGS = [*check.ESTIMATED, *check.EXACT]
+
+
+def outcome(rung):
+    """Which of its cases hold."""
+    with jax.default_matmul_precision("highest"):
+        return {case.name: case.holds for case in map(check.compare, rung())}
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_holds(rung):
+    assert all(outcome(rung).values())
+
+
+@pytest.mark.parametrize("rung", check.EXACT)
+def test_exact_rungs_hold_to_the_precision_of_float64(rung):
+    with jax.enable_x64(True):
+        cases = list(map(check.compare, rung()))
+    assert {case.dtype for case in cases} == {"float64"}
+    assert all(case.holds and case.bound < 1e-8 for case in cases)
+
+
+def swapped(environment):
+    """An environment that mixes up its neighbours when there are several."""
+
+    @jax.custom_batching.custom_vmap
+    def confuse(observation):
+        return observation
+
+    @confuse.def_vmap
+    def _(size, batched, observation):
+        return observation[::-1], True
+
+    def step(key, state, action):
+        state, time_step = environment.step(key, state, action)
+        return state, time_step.replace(observation=confuse(time_step.observation))
+
+    return environment._replace(step=step)
+
+
+ornstein_uhlenbeck, puddle_world = noise.ornstein_uhlenbeck, silver2014.puddle_world
+BROKEN = {
+    "the noise forgets faster": (
+        (noise, "ornstein_uhlenbeck", lambda smoothing, scale: ornstein_uhlenbeck(0.97 * smoothing, scale)),
+        (check.exploration, {"OU noise: autocorrelation over k steps", "OU noise: deviation after n steps"}),
+    ),
+    "the noise drifts": (
+        (noise, "ornstein_uhlenbeck", lambda smoothing, scale: drifting(ornstein_uhlenbeck(smoothing, scale))),
+        (check.exploration, {"OU noise: mean after n steps"}),
+    ),
+    "the targets follow too fast": (
+        (equations, "soft_update", lambda target, online, tau: (1 - 2 * tau) * target + 2 * tau * online),
+        (check.target_networks, {"soft update: response to a step"}),
+    ),
+    "a time limit cuts the bootstrap": (
+        (training, "_transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),
+        (check.endings, {"time limit: value of a reward of 1"}),
+    ),
+    "a termination does not": (
+        (training, "_transition", lambda rows, gamma: with_discount(rows, gamma + 0.0 * rows.reward)),
+        (check.endings, {"termination: value of a reward of 1"}),
+    ),
+    "the critic is not compatible": (
+        (
+            equations,
+            "compatible_value",
+            lambda offset, slope, baseline: jnp.sum(offset * slope, -1) / 2 + baseline,
+        ),
+        (check.compatible_critic, {"COPDAC-Q: w' = w + delta phi(s, a)", "COPDAC-Q: v' = v + delta phi(s)"}),
+    ),
+    "the actor climbs down": (
+        (equations, "actor_loss", jnp.mean),
+        (check.policy_gradient, {"policy gradient: finite differences"}),
+    ),
+    "the target looks no further than the reward": (
+        (equations, "td_target", lambda reward, discount, next_q: reward),
+        (check.regulator, {"regulator: the actor's gain", "regulator: the critic's value"}),
+    ),
+    "parallel environments are mixed up": (
+        (silver2014, "puddle_world", lambda: swapped(puddle_world())),
+        (check.parallel, {"parallel environments: puddle world"}),
+    ),
+}
+
+
+def drifting(process):
+    def sample(key, clock, state):
+        state, disturbance = process.sample(key, clock, state)
+        return state + 0.01, disturbance + 0.01
+
+    return process._replace(sample=sample)
+
+
+def with_discount(rows, discount):
+    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
+
+
+@pytest.mark.parametrize("defect", BROKEN)
+def test_a_broken_piece_breaks_its_rung(defect, monkeypatch):
+    (module, name, broken), (rung, failing) = BROKEN[defect]
+    monkeypatch.setattr(module, name, broken)
+    assert {case for case, holds in outcome(rung).items() if not holds} == failing
+
+
+def test_a_value_that_is_not_a_number_does_not_hold():
+    assert not check.compare(check.Case("nothing", jnp.array([0.0, jnp.nan]), 0.0, 1.0)).holds
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"), [(0.5, 0, "all 1 hold"), (2.0, 1, "1 of 1 rungs do not hold: a rung")]
+)
+def test_the_command_prints_the_ladder_and_fails_with_it(error, code, words, monkeypatch):
+    monkeypatch.setattr(check, "ladder", lambda: iter([check.Rung("a rung", "float32", error, 0.0, error, 1.0)]))
+    returned, shown, _ = call("check")
+    assert returned == code
+    assert "a rung" in shown
+    assert words in shown

@@ -1,0 +1,482 @@
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.artist import Artist
+from PIL import Image
+
+from jaxddpg import config, rendering, settings
+from jaxddpg.cli import main
+from jaxddpg.composition import make_environment
+from jaxddpg.config import ConfigError
+from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.experiment import load_policy, render, run
+from jaxddpg.rendering import Rollout
+from jaxddpg.types import Environment, TimeStep, rescale
+
+GENERIC = "somebody.elses:environment"
+TITLE = 30  # rows of pixels
+
+
+@functools.cache
+def played(name, steps=12, **parameters):
+    """An episode of uniformly random actions, cut after so many steps."""
+    environment = make_environment(settings.Environment(name, parameters))
+
+    def step(world, key):
+        act_key, step_key = jax.random.split(key)
+        action = jax.random.uniform(act_key, (environment.action_size,), minval=-1.0)
+        world, after = environment.step(step_key, world, action)
+        return world, (after, rescale(action, environment.action_low, environment.action_high))
+
+    world, start = environment.reset(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), min(steps, environment.episode_length))
+    _, (after, actions) = jax.jit(lambda world: jax.lax.scan(step, world, keys))(world)
+    over = np.asarray(after.terminated | after.truncated)
+    length = over.argmax() + 1 if over.any() else len(over)
+    observations = np.concatenate([start[None], after.final_observation])[: length + 1]
+    return Rollout(name, observations, np.asarray(actions)[:length], np.asarray(after.reward)[:length], parameters)
+
+
+def example(name):
+    return played("Reacher-misc")._replace(environment=name) if name == GENERIC else played(name)
+
+
+def made(name, observations, actions=None, rewards=None, **parameters):
+    """An episode that shows these observations; all else is 0 where it is not given."""
+    steps = len(observations) - 1
+    actions = np.zeros((steps, 1)) if actions is None else np.array(actions, float)
+    rewards = np.zeros(steps) if rewards is None else np.array(rewards, float)
+    return Rollout(name, np.array(observations, float), actions, rewards, parameters)
+
+
+def shown(rollout, step):
+    """The drawing at a step: label -> artist."""
+    figure, show = rendering.scene(rollout)
+    show(step)
+    artists = [artist for axes in figure.axes for artist in [*axes.get_children(), *axes.containers]]
+    return {artist.get_label(): artist for artist in artists}
+
+
+def pictures(path):
+    """The frames of a GIF [frames, height, width, 3] and how long each one stays."""
+    with Image.open(path) as gif:
+        frames, durations = [], []
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            frames.append(np.asarray(gif.convert("RGB")))
+            durations.append(gif.info["duration"])
+    return np.stack(frames), durations
+
+
+def drawn(rollout, tmp_path):
+    rendering.draw(rollout, tmp_path / "rollout.gif")
+    return pictures(tmp_path / "rollout.gif")[0]
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+def test_every_environment_moves_in_its_picture(name, tmp_path):
+    rollout = example(name)
+    frames = drawn(rollout, tmp_path)
+    assert len(frames) == len(rollout.rewards) + 1
+    assert all(frame[TITLE:].std() > 5.0 for frame in frames)
+    assert all(np.any(a[TITLE:] != b[TITLE:]) for a, b in itertools.pairwise(frames))
+    assert (tmp_path / "rollout.gif").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
+    """Nothing of an earlier step stays in it, and nothing that moves is missing."""
+    rollout = example(name)
+    figure, show = rendering.scene(rollout)
+    show(len(rollout.rewards))
+    for artist in figure.findobj(Artist.get_animated):
+        artist.set_animated(False)
+    figure.savefig(tmp_path / "whole.png")
+    with Image.open(tmp_path / "whole.png") as picture:
+        whole = np.asarray(picture.convert("RGB")).astype(float)
+    distance = np.abs(drawn(rollout, tmp_path)[-1] - whole)
+    # A GIF has 256 colours, and what moves is drawn over what does not.
+    assert distance.mean() < 0.5
+    assert np.sum(distance.max(axis=-1) > 30) <= 50
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+def test_a_diverged_policy_can_be_drawn(name, tmp_path):
+    rollout = example(name)
+    observations, actions, rewards = (np.full_like(values, np.nan) for values in rollout[1:4])
+    observations[0] = rollout.observations[0]
+    assert drawn(Rollout(name, observations, actions, rewards), tmp_path)[-1].std() > 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(1, [0, 1]), (149, range(150)), (298, range(0, 299, 2))],
+    ids=["one step", "just not thinned", "every other step"],
+)
+def test_frames_are_evenly_spread(steps, expected):
+    assert rendering.frames(steps) == list(expected)
+
+
+def test_a_long_episode_is_thinned_but_not_its_return(tmp_path):
+    rollout = made("MountainCar-silver", np.linspace([-1, 0], [0, 0], 5001), np.zeros((5000, 1)), np.full(5000, -1))
+    steps = rendering.frames(5000)
+    assert (len(steps), steps[0], steps[-1]) == (150, 0, 5000)
+    assert set(np.diff(steps)) == {33, 34}
+    assert len(drawn(rollout, tmp_path)) == 150
+    figure, show = rendering.scene(rollout)
+    show(4966)
+    assert figure.get_suptitle() == "step 4966, return -4966"
+
+
+def test_the_title_tells_the_return_so_far():
+    figure, show = rendering.scene(made("Pendulum-silver", np.zeros((4, 2)), rewards=[0.5, -2.0, 4.25]))
+    titles = []
+    for step in range(4):
+        show(step)
+        titles.append(figure.get_suptitle())
+    assert titles == ["step 0, return 0", "step 1, return 0.5", "step 2, return -1.5", "step 3, return 2.75"]
+
+
+def test_the_last_frame_stays_and_all_begins_anew(tmp_path):
+    rendering.draw(played("Pendulum-v1"), tmp_path / "rollout.gif")
+    _, durations = pictures(tmp_path / "rollout.gif")
+    assert durations == [50] * 12 + [1500]
+    with Image.open(tmp_path / "rollout.gif") as gif:
+        assert gif.info["loop"] == 0
+
+
+@pytest.mark.parametrize(
+    ("angle", "place"),
+    [(0.0, (0, 1)), (np.pi / 2, (-1, 0)), (-np.pi, (0, -1)), (-np.pi / 6, (0.5, 3**0.5 / 2))],
+    ids=["upright", "left", "hanging", "a little to the right"],
+)
+def test_the_bob_hangs_where_the_angle_says(angle, place):
+    for rollout in (
+        made("Pendulum-silver", [[0, 0], [angle, 3]]),
+        made("Pendulum-v1", [[1, 0, 0], [np.cos(angle), np.sin(angle), 3]]),
+    ):
+        artists = shown(rollout, 1)
+        np.testing.assert_allclose(artists["bob"].get_xydata(), [place], atol=1e-12)
+        np.testing.assert_allclose(artists["rod"].get_xydata(), [(0, 0), place], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "Pendulum-silver"])
+def test_the_arc_turns_as_the_torque_would_turn_the_bob(name):
+    start = [-1, 0, 0] if name == "Pendulum-v1" else [np.pi, 0]
+    for torque in (-2.0, 1.0):
+        arc = shown(made(name, [start, start], [[torque]]), 1)["torque"].get_xydata()
+        turned = np.unwrap(np.arctan2(arc[:, 1], arc[:, 0]))
+        np.testing.assert_allclose(turned[-1] - turned[0], 0.375 * np.pi * torque)
+
+
+@pytest.mark.parametrize("name", ["MountainCar-silver", "MountainCarContinuous-v0"])
+def test_the_car_is_on_the_hill(name):
+    artists = shown(made(name, [[-0.5, 0], [0.2, 0.01]], [[-1.0]]), 1)
+    np.testing.assert_allclose(artists["car"].get_xydata(), [[0.2, np.sin(0.6)]])
+    np.testing.assert_allclose(artists["goal"].get_xydata()[0], [0.45, np.sin(1.35)])
+    np.testing.assert_array_equal(artists["force"].get_offsets(), artists["car"].get_xydata())
+    np.testing.assert_allclose([artists["force"].U[0], artists["force"].V[0]], [-0.3, 0.0])
+
+
+def test_the_goal_is_where_the_parameters_put_it():
+    artists = shown(made("MountainCarContinuous-v0", np.zeros((2, 2)), goal_position=0.3), 0)
+    assert artists["goal"].get_xdata()[0] == 0.3
+
+
+def test_the_reachers_tip_and_goal_explain_the_rewards():
+    rollout = played("Reacher-misc")
+    for step in range(1, 13):
+        artists = shown(rollout, step)
+        tip, goal = (artists[name].get_xydata()[0] for name in ("tip", "goal"))
+        np.testing.assert_allclose(np.exp(-np.sum((tip - goal) ** 2)), rollout.rewards[step - 1], rtol=1e-4)
+        arm = artists["arm"].get_xydata()
+        np.testing.assert_array_equal(arm[[0, -1]], [(0, 0), tip])
+        np.testing.assert_allclose(np.linalg.norm(np.diff(arm, axis=0), axis=1), [1, 1], rtol=1e-5)
+
+
+def test_the_swimmer_its_goal_and_the_urchins_explain_the_rewards():
+    rollout = played("Swimmer-misc")
+    figure, show = rendering.scene(rollout)
+    (axes,) = figure.axes
+    urchins = np.array([patch.center for patch in axes.patches if patch.get_label() == "urchin"])
+    assert len(urchins) == 5
+    lines = {line.get_label(): line for line in axes.lines}
+    for step in range(1, 13):
+        show(step)
+        (force,) = axes.collections
+        np.testing.assert_allclose(force.U[0] / force.V[0], np.divide(*rollout.actions[step - 1]), rtol=1e-4)
+        swimmer, goal = (lines[name].get_xydata()[0] for name in ("point", "goal"))
+        untouched = np.prod(1 - np.exp(-30 * np.sum((swimmer - urchins) ** 2, axis=1)))
+        np.testing.assert_allclose(
+            untouched * np.exp(-0.5 * np.sum((swimmer - goal) ** 2)), rollout.rewards[step - 1], rtol=1e-4
+        )
+
+
+def test_the_puddles_are_where_steps_are_expensive():
+    environment = make_environment(settings.Environment("PuddleWorld-silver"))
+    places = jax.random.uniform(jax.random.key(0), (2000, 2))
+    _, after = jax.vmap(environment.step, in_axes=(None, 0, None))(
+        jax.random.key(1), (places, jnp.zeros(2000, jnp.int32)), jnp.zeros(2)
+    )
+    figure, _ = rendering.scene(played("PuddleWorld-silver"))
+    (image,) = figure.axes[0].images
+    column, row = np.minimum(np.asarray(after.final_observation) * 100, 99).astype(int).T
+    # To the nearest of 100 x 100 cells, across which the density changes by up to 6.
+    np.testing.assert_allclose(image.get_array()[row, column], (-1 - after.reward) / 2, atol=6)
+    assert np.corrcoef(image.get_array()[row, column], after.reward)[0, 1] < -0.99
+    assert (image.get_extent(), image.origin) == ([0, 1, 0, 1], "lower")
+
+
+def test_the_goal_of_the_puddle_world_is_its_corner():
+    artists = shown(played("PuddleWorld-silver"), 0)
+    corner = artists["goal"].get_xy()
+    assert np.all(np.sum(1 - corner, axis=1) < 0.1 + 1e-9)
+    np.testing.assert_allclose(np.ptp(corner, axis=0), 0.1)
+
+
+def test_the_way_ends_at_the_point():
+    rollout = played("PuddleWorld-silver")
+    artists = shown(rollout, 5)
+    np.testing.assert_array_equal(artists["way"].get_xydata(), rollout.observations[:6])
+    np.testing.assert_array_equal(artists["point"].get_xydata(), rollout.observations[[5]])
+
+
+def test_the_rocket_is_at_its_height_with_the_fuel_that_is_left():
+    observations = [[0, 0, 1], [0.1, 0.6, 0.5], [-0.1, 0.4, 0.0], [-0.2, 0.2, 0.0]]
+    rollout = made("Rocket-goddard", observations, [[0.25], [1.0], [1.0]])
+    for step, (height, peak, thrust) in enumerate([(0, 0, 0), (0.6, 0.6, 0.25), (0.4, 0.6, 1), (0.2, 0.6, 0)]):
+        artists = shown(rollout, step)
+        np.testing.assert_allclose(artists["rocket"].get_xy()[:, 1].min(), 0.015 * height, atol=1e-12)
+        np.testing.assert_allclose(artists["peak so far"].get_ydata(), 0.015 * peak)
+        full = artists["rocket"].axes.get_ylim()[1]
+        np.testing.assert_allclose(artists["fuel left"][0].get_height(), observations[step][2] * full)
+        np.testing.assert_allclose(np.ptp(artists["flame"].get_xy()[:, 1]), 0.12 * thrust * full, atol=1e-12)
+
+
+def test_the_rockets_peak_is_its_reward():
+    """The rocket that burns everything at once, as the environment itself says."""
+    environment = make_environment(settings.Environment("Rocket-goddard"))
+    world, start = environment.reset(jax.random.key(0))
+    step = jax.jit(environment.step)
+    observations, rewards = [start], []
+    while not rewards or rewards[-1] == 0:
+        world, after = step(jax.random.key(0), world, jnp.ones(1))
+        observations.append(after.final_observation)
+        rewards.append(float(after.reward))
+    rollout = made("Rocket-goddard", observations, np.ones((len(rewards), 1)), rewards)
+    peak = shown(rollout, len(rewards))["peak so far"].get_ydata()[0]
+    np.testing.assert_allclose(peak, rewards[-1], rtol=1e-4)
+
+
+def test_the_bars_are_the_action():
+    actions = np.linspace(-8, 8, 10)[None]
+    rollout = made("Bandit-silver", np.zeros((2, 1)), actions)
+    for step, heights in enumerate([np.zeros(10), actions[0]]):
+        artists = shown(rollout, step)
+        assert [bar.get_height() for bar in artists["action"]] == heights.tolist()
+    environment = make_environment(settings.Environment("Bandit-silver"))
+    world, _ = environment.reset(jax.random.key(0))
+    (best,) = set(artists["optimum"].get_ydata())
+    _, after = environment.step(jax.random.key(0), world, jnp.full(10, best / 8))
+    assert float(after.reward) == 0.0
+
+
+def test_the_point_robot_leaves_a_star_where_it_was_rewarded():
+    """It goes up, is rewarded there for its next step, and begins anew."""
+    places = [(0.0, 0.8), (0.0, 0.9), (0.5, 0.1), (0.5, 0.2)]
+    rollout = made("PointRobot-misc", [[*place, 0, 0, 0, 0] for place in places], np.zeros((3, 2)), [0, 1, 0])
+    stars = [shown(rollout, step)["found"].get_xydata().tolist() for step in range(4)]
+    assert stars == [[], [], [[0.0, 0.9]], [[0.0, 0.9]]]
+    ways = [shown(rollout, step)["way"].get_xydata().tolist() for step in range(4)]
+    assert ways == [[list(place) for place in way] for way in (places[:1], places[:2], places[2:3], places[2:])]
+
+
+def test_the_point_robots_stars_are_near_its_goal():
+    environment = make_environment(settings.Environment("PointRobot-misc"))
+    world, start = environment.reset(jax.random.key(0))
+    step = jax.jit(environment.step)
+    observations, rewards, goal = [start], [], np.asarray(world.goal)
+    for key in jax.random.split(jax.random.key(1), 60):
+        world, after = step(key, world, (world.goal - observations[-1][:2]) / 0.1)
+        observations.append(after.final_observation)
+        rewards.append(after.reward)
+    stars = shown(made("PointRobot-misc", observations, rewards=rewards), 60)["found"].get_xydata()
+    assert len(stars) == sum(rewards) > 3
+    assert np.all(np.linalg.norm(stars - goal, axis=1) <= 0.2)
+
+
+def test_an_unknown_environment_is_drawn_as_curves():
+    rollout = played("Swimmer-misc")._replace(environment=GENERIC)
+    for step in (0, 5, 12):
+        artists = shown(rollout, step)
+        for number in range(16):
+            line = artists[f"observation {number}"]
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(step + 1))
+            np.testing.assert_array_equal(line.get_ydata(), rollout.observations[: step + 1, number])
+        for number in range(2):
+            line = artists[f"action {number}"]
+            np.testing.assert_array_equal(line.get_xdata()[1:], np.arange(1, step + 1))
+            np.testing.assert_array_equal(line.get_ydata()[1:], rollout.actions[:step, number])
+
+
+def lift(end=3.0):
+    """It rises by its action, in [2, 6], from somewhere in [0, 1], and ends at `end` or after 10 steps."""
+
+    def reset(key):
+        height = jax.random.uniform(key)
+        return (height, jnp.int32(0)), height[None]
+
+    def step(key, state, action):
+        height, time = state
+        height, time = height + rescale(action[0], 2.0, 6.0), time + 1
+        terminated = height >= end
+        truncated = (time == 10) & ~terminated
+        after = TimeStep(height[None], height[None], height, terminated, truncated)
+        fresh, observation = reset(key)
+        over = terminated | truncated
+        state = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh, (height, time))
+        return state, after.replace(observation=jnp.where(over, observation, height[None]))
+
+    return Environment(reset, step, 1, 1, 10, action_low=jnp.array([2.0]), action_high=jnp.array([6.0]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directories of two runs of one policy: their episodes end early, and never."""
+    directories = {name: tmp_path_factory.mktemp("rendering") / name for name in ("never", "ends")}
+    experiment = config.parse(
+        {
+            "environment": {"name": "test_rendering:lift", "parameters": {"end": 1e9}},
+            "agent": {"batch_size": 4, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
+            "replay": {"capacity": 64},
+            "training": {"num_envs": 2, "warmup_steps": 4, "steps_per_epoch": 6, "num_epochs": 1},
+            "evaluation": {"num_episodes": 2},
+            "population": {"num_seeds": 2},
+        }
+    )
+    run(experiment, directories["never"], stopping=lambda: True)
+    shutil.copytree(directories["never"], directories["ends"])
+    changed = dataclasses.replace(experiment.environment, parameters={"end": 20.0})
+    (directories["ends"] / "config.yaml").write_text(config.dump(dataclasses.replace(experiment, environment=changed)))
+    return directories
+
+
+@pytest.fixture
+def rollouts(monkeypatch):
+    """What was to be drawn."""
+    caught = []
+    monkeypatch.setattr(rendering, "draw", lambda rollout, path: caught.append(rollout))
+    return caught
+
+
+@pytest.mark.parametrize("member", [0, 1])
+def test_an_episode_is_that_of_the_members_policy(member, finished, rollouts, tmp_path):
+    render(finished["never"], tmp_path / "a.gif", member)
+    (rollout,) = rollouts
+    policy = load_policy(finished["never"], member)
+    np.testing.assert_allclose(rollout.actions, policy(rollout.observations[:-1]), rtol=1e-5)
+    np.testing.assert_allclose(np.diff(rollout.observations, axis=0), rollout.actions, rtol=1e-4)
+    np.testing.assert_array_equal(rollout.rewards, rollout.observations[1:, 0])
+    assert (rollout.environment, rollout.parameters) == ("test_rendering:lift", {"end": 1e9})
+
+
+def test_an_episode_is_cut_where_it_ends(finished, rollouts, tmp_path):
+    render(finished["ends"], tmp_path / "a.gif")
+    (rollout,) = rollouts
+    heights = rollout.observations[:, 0]
+    assert 4 <= len(rollout.rewards) < 10
+    assert heights[-1] >= 20
+    assert np.all(heights[:-1] < 20)
+    assert len(heights) == len(rollout.actions) + 1 == len(rollout.rewards) + 1
+
+
+def test_an_episode_that_never_ends_is_shown_up_to_its_limit(finished, rollouts, tmp_path):
+    render(finished["never"], tmp_path / "a.gif")
+    (rollout,) = rollouts
+    assert len(rollout.rewards) == 10
+    assert np.all(np.diff(rollout.observations[:, 0]) > 0)
+
+
+def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tmp_path):
+    for member, seed in ((0, 0), (1, 0), (1, 0), (1, 1)):
+        render(finished["never"], tmp_path / "a.gif", member, seed)
+    first, other_member, again, other_seed = (rollout.observations[:, 0] for rollout in rollouts)
+    np.testing.assert_array_equal(other_member, again)
+    assert first[0] == other_member[0] != other_seed[0]
+    assert first[1] != other_member[1]
+
+
+def call(*arguments):
+    """The exit code of a command, and what it wrote to standard output and standard error."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_the_command_draws_into_the_run(finished):
+    picture = finished["never"] / "rollout.gif"
+    assert call("render", finished["never"]) == (0, f"{picture}\n", "")
+    assert len(pictures(picture)[0]) == 11
+
+
+def test_the_command_draws_what_it_is_told(finished, tmp_path):
+    names = [tmp_path / name for name in ("a.gif", "b.GIF", "c.gif")]
+    choices = [[], ["--member", "1"], ["--seed", "3"]]
+    for path, choice in zip(names, choices, strict=True):
+        assert call("render", finished["never"], *choice, "--output", path) == (0, f"{path}\n", "")
+    assert len({path.read_bytes() for path in names}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--member", "2"], "member is 2, but must be at least 0 and below 2"),
+        (["--member", "-1"], "member is -1, but must be at least 0 and below 2"),
+        (["--member", "one"], "--member"),
+        (["--seed", "-1"], "--seed is -1, but must be at least 0 and below 2^31"),
+        (["--seed", str(2**31)], f"--seed is {2**31}, but must be"),
+        (["--output", "picture.png"], "--output picture.png is no name of a GIF"),
+        (["--output", "."], "--output . is no name of a GIF"),
+        (["--output", "nowhere/picture.gif"], "--output nowhere/picture.gif cannot be written: No such file"),
+        (["--output", "file/picture.gif"], "--output file/picture.gif cannot be written: Not a directory"),
+        (["--agent.tau", "1"], "--agent.tau is a setting of `jaxddpg train`"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(arguments, fragment, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, out, err = call("render", finished["ends"], *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert fragment in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    assert call("render", tmp_path) == (2, "", f"error: {tmp_path} holds no run: there is no config.yaml in it\n")
+
+
+def test_a_run_without_policies_is_refused(finished, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((finished["ends"] / "config.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=f"policies of {tmp_path} cannot be read"):
+        render(tmp_path, tmp_path / "rollout.gif")
+
+
+def test_rendering_leaves_the_users_backend_alone():
+    """A notebook that draws an episode keeps its own figures and backend."""
+    script = "import sys; from jaxddpg import rendering; rendering.draw; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
