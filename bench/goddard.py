@@ -103,9 +103,10 @@ def sentence(result: dict) -> str:
     final = np.array(result["returns"][-1], float)
     lower, median, upper = np.quantile(final, [0.25, 0.5, 0.75])
     return (
-        f"{len(final)} seeds after {result['env_steps'][-1]:,.0f} env steps: median {median:.5f}, quartiles {lower:.5f} "
-        f"and {upper:.5f}, worst {final.min():.5f}, best {final.max():.5f}; {np.sum(~(final > 0))} collapsed to the time "
-        f"limit. Full thrust {FULL_THRUST:.5f}, best known {result['best_known']:.5f}"
+        f"{len(final)} seeds after {result['env_steps'][-1]:,.0f} env steps: median {median:.5f}, "
+        f"quartiles {lower:.5f} and {upper:.5f}, worst {final.min():.5f}, best {final.max():.5f}; "
+        f"{np.sum(~(final > 0))} collapsed to the time limit. Full thrust {FULL_THRUST:.5f}, "
+        f"best known {result['best_known']:.5f}"
     )
 
 

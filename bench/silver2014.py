@@ -1,4 +1,4 @@
-"""The experiments of Silver et al. 2014 with linear COPDAC-Q: runs them, draws them beside the paper's, prints the table.
+"""The experiments of Silver et al. 2014 with linear COPDAC-Q, drawn and tabled beside what the paper shows.
 
     python bench/silver2014.py           # all of them, a few minutes on two cores
     python bench/silver2014.py --table   # the table and the figure, from bench/results/silver2014.csv
@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +32,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "silver2014.png"
 
 class Task(NamedTuple):
     title: str
-    paper: dict[float, float] = {}
+    paper: Mapping[float, float] = MappingProxyType({})
     """The paper's COPDAC-Q, read off its figure 2: env steps -> return."""
 
 
@@ -52,7 +54,7 @@ def measure(name: str) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as directory:
         command = f"{sys.executable} -m jaxddpg train configs/silver2014/{name}.yaml --run-dir {directory}/run"
         subprocess.run(shlex.split(command), check=True, cwd=Path(__file__).parents[1])
-        rows = [json.loads(line) for line in open(f"{directory}/run/metrics.jsonl")]
+        rows = [json.loads(line) for line in Path(directory, "run", "metrics.jsonl").read_text().splitlines()]
     return [
         {"experiment": name, "env_steps": row["env_steps"], "seed": row["seed"], "return": row["eval/return_mean"]}
         for row in rows

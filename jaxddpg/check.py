@@ -131,7 +131,13 @@ def endings() -> Iterator[Case]:
         ("time limit: value of a reward of 1", False, 1 / (1 - gamma)),
         ("termination: value of a reward of 1", True, 1 / (1 - gamma * (length - 1) / length)),
     ):
-        config = settings.COPDAC(gamma=gamma, baseline_learning_rate=1.0, batch_size=length, features=constant)
+        config = settings.COPDAC(
+            gamma=gamma,
+            actor_learning_rate=0.0,
+            baseline_learning_rate=1.0,
+            batch_size=length,
+            features=constant,
+        )
         training = settings.Training(num_envs=1, warmup_steps=length, steps_per_epoch=400)
         environment = reward_one(terminates)
         agent = copdac(environment, config)
@@ -235,17 +241,17 @@ def regulator() -> Iterator[Case]:
     config = settings.COPDAC(
         critic="regression",
         gamma=gamma,
-        actor_learning_rate=1.0,
+        actor_learning_rate=0.2,
         batch_size=rows,
         features=settings.Polynomial(order=2),
     )
-    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=600)
+    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=1000)
     agent = copdac(environment, config)
     state = _trained(environment, agent, noise.gaussian(0.01), training, capacity=rows).agent
     start = jnp.linspace(-1.0, 1.0, 5)[:, None]
-    yield Case("regulator: the actor's gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 2e-3)
+    yield Case("regulator: the actor's gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 1e-2)
     values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
-    yield Case("regulator: the critic's value", values, -curvature * start[:, 0] ** 2, 5e-3)
+    yield Case("regulator: the critic's value", values, -curvature * start[:, 0] ** 2, 1e-2)
 
 
 def parallel() -> Iterator[Case]:

@@ -85,7 +85,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     reporting.print_table(
         f"{summary['environment']}: {episodes} noiseless episodes per seed",
         rows,
-        f"IQM of the final returns {number(summary['final_return_iqm'])} (95 % interval {number(low)} to {number(high)})\n"
+        f"IQM of the final returns {number(summary['final_return_iqm'])} "
+        f"(95 % interval {number(low)} to {number(high)})\n"
         f"{summary['env_steps_total']:,} env steps and {summary['updates_total']:,} updates in "
         f"{summary['wall_seconds']:.0f} s, of which compiling {summary['compile_seconds']:.1f} s\n"
         f"run directory: {directory}",
@@ -118,8 +119,8 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         writer.writerows(rows)
     number = reporting.number
     returns = np.array([row["return_mean"] for row in rows])
-    low, high = confidence_interval(returns)
-    worst = np.nan_to_num(returns, nan=-np.inf).min()
+    low, high = map(float, confidence_interval(returns))
+    worst = float(np.nan_to_num(returns, nan=-np.inf).min())
     reporting.print_table(
         f"{options.run}: {options.num_episodes} noiseless episodes per seed",
         [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],

@@ -12,8 +12,8 @@ from jaxddpg import noise, replay, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
-from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.envs.from_gymnax import check_box, from_gymnax
+from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.settings import Member
 from jaxddpg.training import make_trainer
 from jaxddpg.types import Agent, Environment, Key, Replay, State, TimeStep, Trainer

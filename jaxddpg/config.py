@@ -334,7 +334,7 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         near = difflib.get_close_matches(name, known.CONTINUOUS, n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(known.CONTINUOUS)}."
         faults["environment.name"] = (
-            f"environment.name is {name}, which is not an environment of gymnax; {question} One of your own is named "
+            f"environment.name is {name}, which is neither of gymnax nor ours; {question} One of your own is named "
             "package.module:factory"
         )
     parameters = {}

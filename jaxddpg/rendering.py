@@ -234,7 +234,7 @@ def _swimmer(figure: Figure, rollout: Rollout) -> Show:
     """The swimmer, its way so far and its thrust among the urchins, which take the reward that they touch."""
     urchins = rollout.observations[0, :-6].reshape(-1, 2)
     position, goal = rollout.observations[:, -6:-4], rollout.observations[0, -2:]
-    axes = _square(figure, 1.0, position)
+    axes = _square(figure, 1.1, position)
     for x, y in urchins.tolist():
         # Where half of the reward is lost, 1 - exp(-30 d^2) = 1/2.
         axes.add_patch(Circle((x, y), np.sqrt(np.log(2) / 30), color="C4", alpha=0.6, label="urchin"))

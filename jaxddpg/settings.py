@@ -198,7 +198,7 @@ class Noise:
             Rule(
                 self.scale_of == "innovation" or self.smoothing < 1,
                 ("smoothing", "scale_of"),
-                "but a random walk has no stationary deviation; use scale_of: innovation",
+                "but a random walk has no stationary deviation; use noise.scale_of: innovation",
             )
         ]
 
@@ -234,8 +234,8 @@ class Training:
             Rule(
                 last_step < 2**32,
                 ("num_epochs", "steps_per_epoch", "warmup_steps"),
-                f"which makes {last_step} vector steps, but a run counts them in 32 bits; use more num_envs and fewer "
-                "steps",
+                f"which makes {last_step} vector steps, but a run counts them in 32 bits; use more "
+                "training.num_envs and fewer steps",
             ),
         ]
 
@@ -283,6 +283,7 @@ class Member:
         # The newest rows are split among the updates of a step; at random each update draws from all there are.
         share = self.training.updates_per_step.numerator if self.replay.sampling == "latest" else 1
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
+        first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
         return [
             Rule(
                 needed <= capacity,
@@ -293,8 +294,8 @@ class Member:
             Rule(
                 rows >= needed,
                 ("training.warmup_steps", "training.num_envs", "agent.batch_size", "training.updates_per_step"),
-                f"which with {num_envs} environments makes {rows} rows, but the first update needs {needed}; use at "
-                f"least {-(-needed // num_envs)} steps",
+                f"which with {num_envs} environments makes {rows} rows, but the first {first}; use at least "
+                f"{-(-needed // num_envs)} steps",
             ),
             Rule(
                 capacity % num_envs == 0,

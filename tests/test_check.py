@@ -55,7 +55,7 @@ BROKEN = {
     ),
     "the noise drifts": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: drifting(ornstein_uhlenbeck(smoothing, scale))),
-        (check.exploration, {"OU noise: mean after n steps"}),
+        (check.exploration, {"OU noise: mean after n steps", "OU noise: autocorrelation over k steps"}),
     ),
     "the targets follow too fast": (
         (equations, "soft_update", lambda target, online, tau: (1 - 2 * tau) * target + 2 * tau * online),

@@ -114,7 +114,10 @@ def refused(said, *fragments):
         ("--agent.actor.normalization bach", ["is bach", "one of none, layer, batch"]),
         ("--agent.actor 3", ["agent.actor must be a section"]),
         ("--noise.smoothing 1 --noise.scale_of stationary", ["noise.smoothing is 1", "noise.scale_of: innovation"]),
-        ("--environment.name Pendulum", ["environment.name is Pendulum", "did you mean Pendulum-v1?"]),
+        (
+            "--environment.name Pendulum",
+            ["environment.name is Pendulum", "did you mean Pendulum-v1 or Pendulum-silver?"],
+        ),
         ("--environment.name CartPole-v1", ["CartPole-v1", "discrete actions", "try Pendulum-v1"]),
         (
             "--environment.parameters.gg 5",
@@ -331,7 +334,7 @@ def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
         rows = list(csv.DictReader(file))
     assert (code, err) == (0, "")
     assert [row["seed"] for row in rows] == ["5", "6"]
-    assert f"{float(rows[1]['return_mean']):.2f}" in out
+    assert f"{float(rows[1]['return_mean']):.5g}" in out
     assert "3 noiseless episodes" in out
 
 

@@ -162,8 +162,8 @@ def test_a_section_is_read_as_the_alternative_that_it_names(agent, sentence):
         ),
         (
             {"training.updates_per_step": 4, "training.warmup_steps": 1, "agent.batch_size": 2, "replay.capacity": 8},
-            "training.warmup_steps is 1, which with 1 environments makes 1 rows, but the first update needs 8; use at "
-            "least 8 steps",
+            "training.warmup_steps is 1, which with 1 environments makes 1 rows, but the first 4 batches need 8; "
+            "use at least 8 steps",
         ),
     ],
 )

@@ -330,7 +330,7 @@ def test_an_environment_registered_with_gymnax_is_named_like_its_own(registered)
 
 
 def test_an_unregistered_environment_is_unknown():
-    with pytest.raises(ConfigError, match="Echo-test, which is not an environment of gymnax"):
+    with pytest.raises(ConfigError, match="Echo-test, which is neither of gymnax nor ours"):
         config.parse({"environment": {"name": "Echo-test"}})
 
 

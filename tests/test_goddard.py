@@ -13,6 +13,7 @@ THRUSTS = {
     "random": np.random.default_rng(0).uniform(0, 1, 700),
     "full_then_none": np.where(np.arange(700) % 230 < 60, 1.0, 0.05),
     "too_little_then_full": np.where(np.arange(700) < 40, 0.2, 1.0),
+    "last_drops_while_falling": np.where(np.arange(700) < 50, 1.0, np.where(np.arange(700) > 165, 0.15, 0.0)),
     "two_burns": np.where((np.arange(700) % 350 < 40) | (np.arange(700) % 350 > 180), 1.0, 0.0),
     "random_pulses": np.random.default_rng(1).integers(0, 2, 700).astype(float),
 }

@@ -27,15 +27,15 @@ class Flight(NamedTuple):
 def rocket() -> Environment:
     """The rocket of thrust u in [0, 1] times 3.5, in Euler steps of 0.001.
 
-    v' = (3.5 u - D) / m - 1 / h^2, h' = v, m' = -7 u while there is fuel, with D = 310 v |v| exp(-500 (h - 1)). It starts
-    at rest with v = 0, h = 1, m = 1 and stands on the ground: what falls to h = 1 stops there. Observed are v / 0.14,
-    (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when the tank is empty and the
-    rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
+    v' = (3.5 u - D) / m - 1 / h^2, h' = v, m' = -7 u while there is fuel, with D = 310 v |v| exp(-500 (h - 1)). It
+    starts at rest with v = 0, h = 1, m = 1 and stands on the ground: what falls to h = 1 stops there. Observed are
+    v / 0.14, (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when the tank is empty and
+    the rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
     """
 
     def start(key: Key) -> Flight:
         del key  # always the same
-        return Flight(*map(jnp.asarray, (0.0, 0.0, 1.0, 0.0)))
+        return Flight(*jnp.array([0.0, 0.0, 1.0, 0.0]))
 
     def move(key: Key, state: Flight, action: jax.Array) -> tuple[Flight, jax.Array, jax.Array]:
         del key  # nothing is drawn
