@@ -88,12 +88,12 @@ def exploration() -> Iterator[Case]:
     steps = np.arange(1, num_steps + 1)
     deviation = scale * np.sqrt((1 - smoothing ** (2 * steps)) / (1 - smoothing**2))
     error = 5 * deviation.max() / np.sqrt(num_walks)
-    yield Case("OU noise: mean after n steps", walks.mean(1), 0.0, error)
-    yield Case("OU noise: deviation after n steps", walks.std(1), deviation, error / 2**0.5)
+    yield Case("OU noise: mean", walks.mean(1), 0.0, error)
+    yield Case("OU noise: deviation", walks.std(1), deviation, error / 2**0.5)
     last = walks[num_steps // 2 :]
     correlation = np.mean(last[0] * last, axis=1) / np.mean(last[0] ** 2)
     decay = smoothing ** np.arange(len(last))
-    yield Case("OU noise: autocorrelation over k steps", correlation, decay, 5 / np.sqrt(num_walks))
+    yield Case("OU noise: memory", correlation, decay, 5 / np.sqrt(num_walks))
 
 
 def target_networks() -> Iterator[Case]:
@@ -106,7 +106,7 @@ def target_networks() -> Iterator[Case]:
 
     _, response = jax.jit(lambda: jax.lax.scan(follow, jnp.zeros(()), length=num_updates))()
     exact = 1 - (1 - tau) ** np.arange(1, num_updates + 1)
-    yield Case("soft update: response to a step", response, exact, 100 * _epsilon())
+    yield Case("soft update: response", response, exact, 100 * _epsilon())
 
 
 def endings() -> Iterator[Case]:
@@ -128,8 +128,8 @@ def endings() -> Iterator[Case]:
         )
 
     for name, terminates, exact in (
-        ("time limit: value of a reward of 1", False, 1 / (1 - gamma)),
-        ("termination: value of a reward of 1", True, 1 / (1 - gamma * (length - 1) / length)),
+        ("time limit: value", False, 1 / (1 - gamma)),
+        ("termination: value", True, 1 / (1 - gamma * (length - 1) / length)),
     ):
         config = settings.COPDAC(
             gamma=gamma,
@@ -180,11 +180,11 @@ def compatible_critic() -> Iterator[Case]:
     compatible = score.T @ (np.asarray(action[0], np.float64) - own_action)
     error = float(reward[0]) + 0.9 * next_encoding @ v - encoding @ v - compatible @ w
     bound = 200 * _epsilon()
-    yield Case("COPDAC-Q: theta' = theta + J J^T w", _flat(stepped.theta), theta + score.T @ (score @ w), bound)
-    yield Case("COPDAC-Q: w' = w + delta phi(s, a)", _flat(stepped.w), w + error * compatible, bound)
-    yield Case("COPDAC-Q: v' = v + delta phi(s)", _flat(stepped.v), v + error * encoding, bound)
+    yield Case("COPDAC-Q: step of theta", _flat(stepped.theta), theta + score.T @ (score @ w), bound)
+    yield Case("COPDAC-Q: step of w", _flat(stepped.w), w + error * compatible, bound)
+    yield Case("COPDAC-Q: step of v", _flat(stepped.v), v + error * encoding, bound)
     still = update(state, batch.replace(action=agent.act(state, observation)))
-    yield Case("COPDAC-Q: no exploration, no step of w", _flat(still.w), w, bound)
+    yield Case("COPDAC-Q: on policy", _flat(still.w), w, bound)
 
 
 def policy_gradient() -> Iterator[Case]:
@@ -212,7 +212,7 @@ def policy_gradient() -> Iterator[Case]:
     nudges = 1e-5 * np.eye(num_states)
     slopes = [(policy(theta + nudge)[0].mean() - policy(theta - nudge)[0].mean()) / 2e-5 for nudge in nudges]
     gradient = -jax.jit(jax.grad(loss))(jnp.asarray(theta))
-    yield Case("policy gradient: finite differences", gradient, slopes, 1e-9 + 20 * _epsilon())
+    yield Case("policy gradient: slopes", gradient, slopes, 1e-9 + 20 * _epsilon())
 
 
 def regulator() -> Iterator[Case]:
@@ -249,9 +249,9 @@ def regulator() -> Iterator[Case]:
     agent = copdac(environment, config)
     state = _trained(environment, agent, noise.gaussian(0.01), training, capacity=rows).agent
     start = jnp.linspace(-1.0, 1.0, 5)[:, None]
-    yield Case("regulator: the actor's gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 1e-2)
+    yield Case("regulator: gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 1e-2)
     values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
-    yield Case("regulator: the critic's value", values, -curvature * start[:, 0] ** 2, 1e-2)
+    yield Case("regulator: value", values, -curvature * start[:, 0] ** 2, 1e-2)
 
 
 def parallel() -> Iterator[Case]:
@@ -274,7 +274,7 @@ def parallel() -> Iterator[Case]:
 
         keys = jax.random.split(jax.random.key(3), 8)
         alone = np.stack([jax.jit(play)(key) for key in keys])
-        yield Case(f"parallel environments: {name}", jax.jit(jax.vmap(play))(keys), alone, 100 * _epsilon())
+        yield Case(f"parallel: {name}", jax.jit(jax.vmap(play))(keys), alone, 100 * _epsilon())
 
 
 def _trained(

@@ -153,7 +153,18 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
     fallen = [f"{rung.name} ({rung.dtype})" for rung in rungs if not rung.holds]
     reporting.print_table(
         device,
-        [rung._asdict() | {"holds": "yes" if rung.holds else "NO"} for rung in rungs],
+        [
+            {
+                "rung": rung.name,
+                "type": rung.dtype,
+                "computed": f"{rung.computed:.4g}",
+                "exact": f"{rung.exact:.4g}",
+                "error": f"{rung.error:.1e}",
+                "bound": f"{rung.bound:.1e}",
+                "holds": "yes" if rung.holds else "NO",
+            }
+            for rung in rungs
+        ],
         f"{len(fallen)} of {len(rungs)} rungs do not hold: {', '.join(fallen)}" if fallen else f"all {len(rungs)} hold",
     )
     return 1 if fallen else 0

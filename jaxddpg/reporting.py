@@ -176,7 +176,7 @@ class Display:
 def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
     """A table with a line per row and a closing sentence, on standard output."""
     console = _console(sys.stdout, quiet)
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, header_style="bold underline")
     for heading in rows[0]:
         table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
     for row in rows:

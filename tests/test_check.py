@@ -51,23 +51,23 @@ ornstein_uhlenbeck, puddle_world = noise.ornstein_uhlenbeck, silver2014.puddle_w
 BROKEN = {
     "the noise forgets faster": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: ornstein_uhlenbeck(0.97 * smoothing, scale)),
-        (check.exploration, {"OU noise: autocorrelation over k steps", "OU noise: deviation after n steps"}),
+        (check.exploration, {"OU noise: memory", "OU noise: deviation"}),
     ),
     "the noise drifts": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: drifting(ornstein_uhlenbeck(smoothing, scale))),
-        (check.exploration, {"OU noise: mean after n steps", "OU noise: autocorrelation over k steps"}),
+        (check.exploration, {"OU noise: mean", "OU noise: memory"}),
     ),
     "the targets follow too fast": (
         (equations, "soft_update", lambda target, online, tau: (1 - 2 * tau) * target + 2 * tau * online),
-        (check.target_networks, {"soft update: response to a step"}),
+        (check.target_networks, {"soft update: response"}),
     ),
     "a time limit cuts the bootstrap": (
         (training, "_transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),
-        (check.endings, {"time limit: value of a reward of 1"}),
+        (check.endings, {"time limit: value"}),
     ),
     "a termination does not": (
         (training, "_transition", lambda rows, gamma: with_discount(rows, gamma + 0.0 * rows.reward)),
-        (check.endings, {"termination: value of a reward of 1"}),
+        (check.endings, {"termination: value"}),
     ),
     "the critic is not compatible": (
         (
@@ -75,19 +75,19 @@ BROKEN = {
             "compatible_value",
             lambda offset, slope, baseline: jnp.sum(offset * slope, -1) / 2 + baseline,
         ),
-        (check.compatible_critic, {"COPDAC-Q: w' = w + delta phi(s, a)", "COPDAC-Q: v' = v + delta phi(s)"}),
+        (check.compatible_critic, {"COPDAC-Q: step of w", "COPDAC-Q: step of v"}),
     ),
     "the actor climbs down": (
         (equations, "actor_loss", jnp.mean),
-        (check.policy_gradient, {"policy gradient: finite differences"}),
+        (check.policy_gradient, {"policy gradient: slopes"}),
     ),
     "the target looks no further than the reward": (
         (equations, "td_target", lambda reward, discount, next_q: reward),
-        (check.regulator, {"regulator: the actor's gain", "regulator: the critic's value"}),
+        (check.regulator, {"regulator: gain", "regulator: value"}),
     ),
     "parallel environments are mixed up": (
         (silver2014, "puddle_world", lambda: swapped(puddle_world())),
-        (check.parallel, {"parallel environments: puddle world"}),
+        (check.parallel, {"parallel: puddle world"}),
     ),
 }
 
