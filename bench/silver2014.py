@@ -10,7 +10,6 @@ import argparse
 import csv
 import json
 import math
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -52,8 +51,8 @@ TASKS = {
 def measure(name: str) -> list[dict[str, object]]:
     """Runs one experiment in a directory that is thrown away: a row per seed and epoch."""
     with tempfile.TemporaryDirectory() as directory:
-        command = f"{sys.executable} -m jaxddpg train configs/silver2014/{name}.yaml --run-dir {directory}/run"
-        subprocess.run(shlex.split(command), check=True, cwd=Path(__file__).parents[1])
+        train = ["train", f"configs/silver2014/{name}.yaml", "--run-dir", f"{directory}/run"]
+        subprocess.run([sys.executable, "-m", "jaxddpg", *train], check=True, cwd=Path(__file__).parents[1])
         rows = [json.loads(line) for line in Path(directory, "run", "metrics.jsonl").read_text().splitlines()]
     return [
         {"experiment": name, "env_steps": row["env_steps"], "seed": row["seed"], "return": row["eval/return_mean"]}

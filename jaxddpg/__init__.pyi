@@ -1,12 +1,24 @@
-from . import checkpoint, equations, noise, plotting, rendering, replay, settings, statistics
+from . import (
+    checkpoint,
+    equations,
+    evaluation,
+    features,
+    noise,
+    plotting,
+    rendering,
+    replay,
+    settings,
+    statistics,
+)
+from .agents.copdac import COPDACState, copdac
 from .agents.ddpg import DDPGState, ddpg
-from .composition import build, make_agent, make_environment
+from .composition import build, make_agent, make_environment, make_features
 from .config import ConfigError
+from .envs.episodic import episodic
 from .envs.from_gymnax import from_gymnax
-from .equations import actor_loss, critic_loss, soft_update, td_target
-from .evaluation import evaluate
-from .experiment import Result, load, load_policy, plot, render, run
-from .networks import Actor, Critic
+from .equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
+from .experiment import Result, evaluate, load, load_policy, plot, render, run
+from .networks import Actor, Critic, FeatureNetwork
 from .population import Population, make_population
 from .settings import Experiment, Member
 from .training import TrainingState, clock_at, make_trainer
@@ -15,6 +27,7 @@ from .types import (
     Clock,
     Environment,
     Experience,
+    Features,
     Noise,
     Replay,
     TimeStep,
@@ -25,6 +38,7 @@ from .types import (
 __all__ = [
     "Actor",
     "Agent",
+    "COPDACState",
     "Clock",
     "ConfigError",
     "Critic",
@@ -32,6 +46,8 @@ __all__ = [
     "Environment",
     "Experience",
     "Experiment",
+    "FeatureNetwork",
+    "Features",
     "Member",
     "Noise",
     "Population",
@@ -45,15 +61,21 @@ __all__ = [
     "build",
     "checkpoint",
     "clock_at",
+    "compatible_advantage",
+    "copdac",
     "critic_loss",
     "ddpg",
+    "episodic",
     "equations",
     "evaluate",
+    "evaluation",
+    "features",
     "from_gymnax",
     "load",
     "load_policy",
     "make_agent",
     "make_environment",
+    "make_features",
     "make_population",
     "make_trainer",
     "noise",

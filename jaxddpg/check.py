@@ -4,7 +4,7 @@ Each rung computes something with the package's own functions and compares it wi
 says in float64. A rung stands on those below it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxddpg import equations, noise, replay, settings
+from jaxddpg import equations, features, noise, replay, settings
 from jaxddpg.agents.copdac import copdac
+from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.training import clock_at, make_trainer
-from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Transition
+from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Replay, Transition
 
 
 class Case(NamedTuple):
@@ -47,9 +48,14 @@ class Rung(NamedTuple):
 
 
 def ladder() -> Iterator[Rung]:
-    """Climbs every rung in float32, and those that are exact also in float64 where the device has it."""
+    """Climbs every rung in float32, and those that are exact also in float64 where the device has it.
+
+    Matrix products are as precise as in training for those that are estimated, and of the highest precision otherwise.
+    """
+    for rung in ESTIMATED:
+        yield from map(compare, rung())
     with jax.default_matmul_precision("highest"):
-        for rung in (*ESTIMATED, *EXACT):
+        for rung in EXACT:
             yield from map(compare, rung())
         if jax.default_backend() != "tpu":
             with jax.enable_x64(True):
@@ -113,7 +119,7 @@ def endings() -> Iterator[Case]:
     """A reward of 1 per step for ever is worth 1 / (1 - gamma), though a time limit cuts it every four steps; where a
     termination ends it every four steps, a critic that sees no time gives each step the mean value."""
     gamma, length = 0.9, 4
-    constant = settings.Polynomial(order=0)
+    constant = features.polynomial(jnp.full(1, -1.0), jnp.ones(1), order=0)
 
     def reward_one(terminates: bool) -> Environment:
         return episodic(
@@ -123,39 +129,30 @@ def endings() -> Iterator[Case]:
             episode_length=length,
             observation_size=1,
             action_size=1,
-            observation_low=-1.0,
-            observation_high=1.0,
         )
 
     for name, terminates, exact in (
         ("time limit: value", False, 1 / (1 - gamma)),
         ("termination: value", True, 1 / (1 - gamma * (length - 1) / length)),
     ):
-        config = settings.COPDAC(
-            gamma=gamma,
-            actor_learning_rate=0.0,
-            baseline_learning_rate=1.0,
-            batch_size=length,
-            features=constant,
-        )
+        config = settings.COPDAC(gamma=gamma, actor_learning_rate=0.0, baseline_learning_rate=1.0, batch_size=length)
         training = settings.Training(num_envs=1, warmup_steps=length, steps_per_epoch=400)
         environment = reward_one(terminates)
-        agent = copdac(environment, config)
-        state = _trained(environment, agent, noise.gaussian(0.0), training, capacity=length)
+        agent = copdac(environment, constant, config)
+        state = _trained(environment, agent, noise.gaussian(0.0), replay.latest(length), training)
         yield Case(name, agent.value(state.agent, jnp.zeros(1)), exact, 100 * _epsilon())
 
 
 def compatible_critic() -> Iterator[Case]:
-    """A step of COPDAC-Q is that of explicit Jacobians, and there is none without exploration."""
-    environment = silver2014.puddle_world()
+    """A step of COPDAC-Q is that of explicit matrices, and there is none without exploration."""
     config = settings.COPDAC(
         actor_learning_rate=1.0,
         critic_learning_rate=1.0,
         baseline_learning_rate=1.0,
-        features=settings.Polynomial(order=2),
         actor=settings.FeatureActor(squash="tanh"),
     )
-    agent = copdac(environment, config)
+    low, high = jnp.full(2, -1.0), jnp.ones(2)
+    agent = copdac(silver2014.puddle_world(), features.polynomial(low, high, order=2), config)
     clock = Clock(np.uint32(0), np.uint32(0), 1)
     keys = iter(jax.random.split(jax.random.key(2), 9))
 
@@ -168,15 +165,15 @@ def compatible_critic() -> Iterator[Case]:
     update = jax.jit(lambda state, batch: agent.update(jax.random.key(0), clock, state, batch)[0])
     stepped = update(state, batch)
 
-    def jacobian(function: Callable[[Any], jax.Array], weights: Any) -> np.ndarray:
-        leaves = jax.tree.leaves(jax.jacrev(function)(weights))
-        return np.concatenate([np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+    def encode(observation: jax.Array) -> np.ndarray:
+        x, y = np.asarray(observation[0], np.float64)
+        return np.array([1.0, x, y, x * x, x * y, y * y])
 
     theta, w, v = (_flat(weights).astype(np.float64) for weights in (state.theta, state.w, state.v))
-    own_action = np.asarray(agent.act(state, observation[0]), np.float64)
-    score = jacobian(lambda theta: agent.act(state.replace(theta=theta), observation[0]), state.theta)  # [A, n]
-    encoding = jacobian(lambda v: agent.value(state.replace(v=v), observation), state.v)[0]
-    next_encoding = jacobian(lambda v: agent.value(state.replace(v=v), after), state.v)[0]
+    encoding, next_encoding = encode(observation), encode(after)
+    own_action = np.tanh(encoding @ theta.reshape(6, 2))
+    # Weight (k, b) moves action a by (1 - tanh^2) phi_k where a = b.
+    score = np.einsum("a,k,ab->akb", 1 - own_action**2, encoding, np.eye(2)).reshape(2, 12)
     compatible = score.T @ (np.asarray(action[0], np.float64) - own_action)
     error = float(reward[0]) + 0.9 * next_encoding @ v - encoding @ v - compatible @ w
     bound = 200 * _epsilon()
@@ -216,7 +213,7 @@ def policy_gradient() -> Iterator[Case]:
 
 
 def regulator() -> Iterator[Case]:
-    """On a linear-quadratic regulator COPDAC-Q finds the gain and the value of the Riccati equation."""
+    """On a linear-quadratic regulator both learners find the gain and the value of the Riccati equation."""
     keep, push, effort, gamma = 0.9, 0.5, 0.5, 0.9
     curvature = 0.0
     for _ in range(1000):
@@ -234,24 +231,39 @@ def regulator() -> Iterator[Case]:
         episode_length=8,
         observation_size=1,
         action_size=1,
-        observation_low=-1.0,
-        observation_high=1.0,
     )
-    num_envs, rows = 32, 32 * environment.episode_length  # a batch of whole episodes
-    config = settings.COPDAC(
-        critic="regression",
-        gamma=gamma,
-        actor_learning_rate=0.2,
-        batch_size=rows,
-        features=settings.Polynomial(order=2),
-    )
-    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=1000)
-    agent = copdac(environment, config)
-    state = _trained(environment, agent, noise.gaussian(0.01), training, capacity=rows).agent
     start = jnp.linspace(-1.0, 1.0, 5)[:, None]
-    yield Case("regulator: gain", agent.act(state, start)[:, 0], -gain * start[:, 0], 1e-2)
-    values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
-    yield Case("regulator: value", values, -curvature * start[:, 0] ** 2, 1e-2)
+
+    def cases(name: str, agent: Agent, state: Any, bound: float) -> Iterator[Case]:
+        yield Case(f"{name}: gain", agent.act(state, start)[:, 0], -gain * start[:, 0], bound)
+        values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
+        yield Case(f"{name}: value", values, -curvature * start[:, 0] ** 2, bound)
+
+    num_envs, rows = 32, 32 * environment.episode_length  # a batch of whole episodes
+    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=1000)
+    quadratic = features.polynomial(jnp.full(1, -1.0), jnp.ones(1), order=2)
+    linear = copdac(
+        environment,
+        quadratic,
+        settings.COPDAC(critic="regression", gamma=gamma, actor_learning_rate=0.2, batch_size=rows),
+    )
+    state = _trained(environment, linear, noise.gaussian(0.01), replay.latest(rows), training).agent
+    yield from cases("COPDAC-Q", linear, state, 1e-2)
+
+    training = settings.Training(num_envs=num_envs, warmup_steps=100, steps_per_epoch=4000)
+    deep = ddpg(
+        environment,
+        settings.DDPG(
+            gamma=gamma,
+            tau=0.02,
+            batch_size=128,
+            learning_rate_decay_steps=num_envs * 4000,
+            actor=settings.Actor((32, 32)),
+            critic=settings.Critic((32, 32)),
+        ),
+    )
+    state = _trained(environment, deep, noise.gaussian(0.3), replay.uniform(num_envs * 1000), training).agent
+    yield from cases("DDPG", deep, state, 0.1)
 
 
 def parallel() -> Iterator[Case]:
@@ -278,10 +290,10 @@ def parallel() -> Iterator[Case]:
 
 
 def _trained(
-    environment: Environment, agent: Agent, exploration: Noise, training: settings.Training, capacity: int
+    environment: Environment, agent: Agent, exploration: Noise, memory: Replay, training: settings.Training
 ) -> Any:
-    """The state of a learner after one epoch on the newest rows."""
-    trainer = make_trainer(environment, agent, exploration, replay.latest(capacity), training)
+    """The state of a learner after one epoch."""
+    trainer = make_trainer(environment, agent, exploration, memory, training)
 
     @jax.jit
     def learn(key: Key) -> Any:

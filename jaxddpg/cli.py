@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
     from jaxddpg.check import ladder
 
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-    print(f"{device}: about a minute ...", file=sys.stderr, flush=True)
+    print(f"{device}: less than a minute on a CPU ...", file=sys.stderr, flush=True)
     rungs = list(ladder())
     fallen = [f"{rung.name} ({rung.dtype})" for rung in rungs if not rung.holds]
     reporting.print_table(

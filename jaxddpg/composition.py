@@ -2,13 +2,14 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
 
-from jaxddpg import noise, replay, settings
+from jaxddpg import features, noise, replay, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
@@ -16,9 +17,8 @@ from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.settings import Member
 from jaxddpg.training import make_trainer
-from jaxddpg.types import Agent, Environment, Key, Replay, State, TimeStep, Trainer
+from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer
 
-AGENTS: dict[type, Callable[[Environment, Any], Agent]] = {settings.DDPG: ddpg, settings.COPDAC: copdac}
 REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
 
 
@@ -121,7 +121,49 @@ def _sentence(error: Exception) -> str:
 
 def make_agent(environment: Environment, section: settings.DDPG | settings.COPDAC) -> Agent:
     """The agent that a section describes."""
-    return AGENTS[type(section)](environment, section)
+    match section:
+        case settings.DDPG():
+            return ddpg(environment, section)
+        case settings.COPDAC():
+            return copdac(environment, make_features(environment, section.features), section)
+        case _:
+            assert_never(section)
+
+
+def make_features(
+    environment: Environment, section: settings.Tiles | settings.Fourier | settings.Radial | settings.Polynomial
+) -> Features:
+    """The encoding that a section describes, on its ranges or else the environment's.
+
+    Raises:
+        ValueError: there is no finite range, or not one for each observation.
+    """
+    size = environment.observation_size
+    stated = section.low or section.high
+    if stated and len(section.low) != size:
+        raise ValueError(
+            f"agent.features.low and high have {len(section.low)} numbers, but there are {size} observations"
+        )
+    low, high = (section.low, section.high) if stated else (environment.observation_low, environment.observation_high)
+    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), (size,)) for bound in (low, high))
+    # Environments without bounds often state the largest float instead of infinity.
+    ranged = (low > -1e30) & (low < high) & (high < 1e30)
+    if not isinstance(ranged, jax.core.Tracer) and not bool(jnp.all(ranged)):
+        raise ValueError(
+            f"features scale to finite ranges of the observations, but low is {low} and high {high}; state "
+            "agent.features.low and agent.features.high, one number per observation, each low below its high"
+        )
+    match section:
+        case settings.Tiles():
+            return features.tiles(low, high, section.num_tilings, section.num_tiles)
+        case settings.Fourier():
+            return features.fourier(low, high, section.order)
+        case settings.Radial():
+            return features.radial(low, high, section.num_centers, section.width)
+        case settings.Polynomial():
+            return features.polynomial(low, high, section.order)
+        case _:
+            assert_never(section)
 
 
 def build(member: Member) -> Trainer:
@@ -165,22 +207,14 @@ def _register(section: type) -> None:
     jax.tree_util.register_pytree_node(section, flatten, unflatten)
 
 
-for _section in (
-    settings.Environment,
-    settings.Actor,
-    settings.Critic,
-    settings.DDPG,
-    settings.Tiles,
-    settings.Fourier,
-    settings.Radial,
-    settings.Polynomial,
-    settings.FeatureActor,
-    settings.Baseline,
-    settings.COPDAC,
-    settings.Noise,
-    settings.Replay,
-    settings.Training,
-    settings.Evaluation,
-    settings.Member,
-):
+def _sections(section: type) -> Iterator[type]:
+    """A settings class and all below it, alternatives too."""
+    yield section
+    for kind in typing.get_type_hints(section).values():
+        for inner in typing.get_args(kind) or (kind,):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                yield from _sections(inner)
+
+
+for _section in dict.fromkeys(_sections(Member)):
     _register(_section)

@@ -239,7 +239,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
             raise ValueError("a text")
         return value
     number = _number(kind, value)
-    if number == inf != field.default:
+    if abs(number) == inf and number != field.default:
         raise ValueError("a finite number")
     holds = {
         "at least": lambda bound: number >= bound,
@@ -327,7 +327,8 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
     elif name in known.DISCRETE:
         suitable = ", ".join(known.CONTINUOUS)
         faults["environment.name"] = (
-            f"environment.name is {name}, which has discrete actions, but DDPG needs continuous ones; try {suitable}"
+            f"environment.name is {name}, which has discrete actions, but deterministic policies need continuous ones; "
+            f"try {suitable}"
         )
     # One of the user's own is known to its module, or to the gymnax that his program has imported.
     elif ":" not in name and not ("gymnax" in sys.modules and name in sys.modules["gymnax"].registered_envs):

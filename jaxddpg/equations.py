@@ -35,17 +35,16 @@ def actor_loss(q: jax.Array) -> jax.Array:
     return -jnp.mean(q)
 
 
-def compatible_value(offset: jax.Array, slope: jax.Array, baseline: jax.Array) -> jax.Array:
-    """Q(s, a) = (a - mu(s))^T J(s)^T w + V(s) [B]; Silver 2014, section 4.3.
+def compatible_advantage(offset: jax.Array, slope: jax.Array) -> jax.Array:
+    """Q(s, a) - V(s) = (a - mu(s))^T J(s)^T w [B]; Silver 2014, section 4.3. It vanishes at the policy's own action.
 
     Args:
         offset: a - mu(s) [B, A].
         slope: J(s)^T w [B, A], the gradient of Q with respect to the action, the same for every action.
-        baseline: V(s) [B], which is Q(s, mu(s)).
     """
     chex.assert_equal_shape([offset, slope])
-    chex.assert_rank(baseline, 1)
-    return jnp.sum(offset * slope, axis=-1) + baseline
+    chex.assert_rank(offset, 2)
+    return jnp.sum(offset * slope, axis=-1)
 
 
 def soft_update(target: Params, online: Params, tau: Scalar) -> Params:

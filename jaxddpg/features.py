@@ -15,12 +15,13 @@ import numpy as np
 from jaxddpg.types import Features, Scalar
 
 
-def tiles(low: jax.Array, high: jax.Array, num_tilings: int = 10, num_tiles: int = 10) -> Features:
+def tiles(low: jax.Array, high: jax.Array, num_tilings: int = 8, num_tiles: int = 10) -> Features:
     """Tile coding (Sutton & Barto 2018, section 9.5.4): in each tiling one tile is active, worth 1 / sqrt(num_tilings).
 
     Tiling t is offset by t / num_tilings of a tile times (1, 3, 5, ...) along the dimensions, so each has one more tile
-    than `num_tiles` along each. Only the weights of active tiles are read and changed; observations beyond the range
-    belong to the outermost tiles.
+    than `num_tiles` along each. No two are offset alike along a dimension where `num_tilings` shares no factor with its
+    number in that row, as a power of 2 does; Sutton & Barto ask for four times the dimensions at least. Only the
+    weights of active tiles are read and changed; observations beyond the range belong to the outermost tiles.
     """
     dimensions = np.shape(low)[0]
     size = _bounded(num_tilings * (num_tiles + 1) ** dimensions, dimensions)

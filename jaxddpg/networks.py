@@ -80,10 +80,11 @@ class Critic(nn.Module):
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
 
 
-class OnFeatures(nn.Module):
+class FeatureNetwork(nn.Module):
     """f: observation [..., O] -> [..., outputs], linear in the features, or sigmoid layers on them and a linear last.
 
-    The last layer starts at zero. Silver et al. 2014, section 5.2 (linear) and 5.3 (one hidden layer).
+    The last layer starts at zero, a first of several from U(-1, 1), which is 1 / sqrt(fan in) for features of norm 1.
+    Silver et al. 2014, section 5.2 (linear) and 5.3 (one hidden layer).
     """
 
     features: Features
@@ -93,7 +94,7 @@ class OnFeatures(nn.Module):
     @nn.compact
     def __call__(self, observation: jax.Array) -> jax.Array:
         first, *others = (*self.hidden_sizes, self.outputs)
-        start = _uniform(self.features.size**-0.5) if others else nn.initializers.zeros
+        start = _uniform(1.0) if others else nn.initializers.zeros
         x = self.features.dot(self.param("features", start, (self.features.size, first), float), observation)
         for layer, size in enumerate(others, 1):
             x = _dense(size, nn.sigmoid(x), 0.0 if layer == len(others) else None)

@@ -65,10 +65,10 @@ def make_population(
     count = len(seeds)
     available = jax.local_device_count()
     block = min(placement, count) or (1 if jax.default_backend() == "cpu" else -(-count // available))
-    # As few dispatches as the block allows, then as few devices and places as these dispatches need.
+    # As few dispatches as the block allows, spread over all devices, then as few devices as that leaves busy.
     dispatches = -(-count // (available * block))
+    block = -(-count // (dispatches * available))
     num_devices = -(-count // (dispatches * block))
-    block = -(-count // (dispatches * num_devices))
     size = num_devices * block
     devices = jax.local_devices()[:num_devices]
     mesh = jax.make_mesh((num_devices,), ("member",), axis_types=(AxisType.Auto,), devices=devices)

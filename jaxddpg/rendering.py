@@ -14,6 +14,8 @@ from matplotlib.patches import Circle, Polygon
 from matplotlib.quiver import Quiver
 from PIL import Image
 
+from jaxddpg.envs import goddard, silver2014
+
 MAX_FRAMES = 150
 FRAME_MILLISECONDS = 50
 LAST_FRAME_MILLISECONDS = 1500
@@ -108,7 +110,7 @@ def _bandit(figure: Figure, rollout: Rollout) -> Show:
     axes.set(ylim=(-8.4, 8.4), xlabel="dimension", ylabel="action")
     axes.axhline(0.0, color="0.3", linewidth=0.8)
     bars = axes.bar(np.arange(actions.shape[1]), actions[0], color="C0", label="action", animated=True)
-    axes.axhline(4.0, color="C2", linestyle="--", label="optimum", animated=True)
+    axes.axhline(silver2014.BEST_ACTION, color="C2", linestyle="--", label="optimum", animated=True)
     _legend(axes)
 
     def show(step: int) -> None:
@@ -120,7 +122,7 @@ def _bandit(figure: Figure, rollout: Rollout) -> Show:
 
 def _mountain_car(figure: Figure, rollout: Rollout) -> Show:
     """The car on the hill sin(3 x), its force and the goal."""
-    defaults = {"min_position": -1.2, "max_position": 0.6, "goal_position": 0.45}
+    defaults = {"min_position": -1.2, "max_position": 0.6, "goal_position": silver2014.GOAL_POSITION}
     low, high, goal = (rollout.parameters.get(name, value) for name, value in defaults.items())
     x, force = rollout.observations[:, 0], _executed(rollout)[:, 0]
     y = np.sin(3 * x)
@@ -170,11 +172,10 @@ def _pendulum(figure: Figure, cosine: np.ndarray, sine: np.ndarray, torque: np.n
 
 def _puddle_world(figure: Figure, rollout: Rollout) -> Show:
     """The way so far over the density of the puddles, to the goal's corner."""
-    center = np.array([[0.3, 0.6], [0.4, 0.5], [0.8, 0.9]])
-    width = np.array([[0.1, 0.03], [0.03, 0.1], [0.03, 0.1]])
+    width = silver2014.PUDDLE_WIDTHS
     # The middles of 100 cells along each axis.
     cells = (np.arange(100) + 0.5) / 100
-    offset = (np.stack(np.meshgrid(cells, cells), axis=-1)[..., None, :] - center) / width
+    offset = (np.stack(np.meshgrid(cells, cells), axis=-1)[..., None, :] - silver2014.PUDDLE_CENTERS) / width
     density = np.sum(np.prod(np.exp(-(offset**2) / 2) / (np.sqrt(2 * np.pi) * width), axis=-1), axis=-1)
     axes = _plane(figure, (-0.03, 1.03), (-0.03, 1.03))
     axes.imshow(density, cmap="Blues", vmax=1.5 * density.max(), extent=(0, 1, 0, 1), origin="lower")
@@ -186,9 +187,9 @@ def _rocket(figure: Figure, rollout: Rollout) -> Show:
     """The rocket at its height above the ground, its flame, what is left of its fuel, and the peak so far."""
     _, heights, fuel = rollout.observations.T
     thrust = _executed(rollout)[:, 0] * np.concatenate([[0.0], fuel[:-1] > 0.0])
-    height = 0.015 * heights
+    height = goddard.HEIGHT_UNIT * heights
     peak = np.maximum.accumulate(height)
-    top = 1.1 * max(0.015, *peak[np.isfinite(peak)])
+    top = 1.1 * max(goddard.HEIGHT_UNIT, *peak[np.isfinite(peak)])
     axes = figure.subplots()
     axes.set(xlim=(0.0, 1.0), ylim=(-0.15 * top, top), xticks=[], ylabel="height, h - 1")
     axes.axhspan(-0.15 * top, 0.0, color="0.85")

@@ -36,10 +36,16 @@ def uniform(capacity: int) -> Replay:
 
 
 def latest(capacity: int) -> Replay:
-    """The same ring, of which `sample` takes the `n` newest rows, the oldest of them first: learning on line."""
+    """The same ring, of which `sample` takes the `n` newest rows, the oldest of them first: learning on line.
+
+    There must be as many: `sample` raises ValueError where the ring is smaller; how many are written is left to the
+    caller, who has the warm-up for it.
+    """
 
     def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
         del key  # nothing is drawn
+        if n > capacity:
+            raise ValueError(f"{n} newest rows are asked of a replay of capacity {capacity}")
         return (position.astype(jnp.int32) - n + jnp.arange(n)) % capacity
 
     return _ring(capacity, choose)

@@ -117,7 +117,7 @@ class Tiles(Features):
     """Tile coding (Sutton & Barto 2018, section 9.5.4)."""
 
     encoding: Literal["tiles"] = setting("tiles", "binary features of offset grids")
-    num_tilings: int = setting(10, "grids, each offset from the others", at_least=1)
+    num_tilings: int = setting(8, "grids, each offset from the others; a power of 2 offsets them evenly", at_least=1)
     num_tiles: int = setting(10, "tiles of a grid along each dimension", at_least=1)
 
 
@@ -167,7 +167,7 @@ class COPDAC:
 
     algorithm: Literal["copdac"] = setting("copdac", "linear deterministic policy gradient")
     critic: Literal["q", "gq", "regression"] = setting(
-        "q", "how it learns: Q-learning, gradient Q-learning, or least squares on each batch"
+        "q", "Q-learning, gradient Q-learning, or least squares on each batch, which needs no rates but the actor's"
     )
     gradient: Literal["vanilla", "natural"] = setting("vanilla", "the actor's direction")
     gamma: Scalar = setting(0.99, "discount factor", at_least=0, at_most=1)
@@ -177,7 +177,7 @@ class COPDAC:
     correction_learning_rate: Scalar = setting(1e-2, "alpha_u, of gradient Q-learning's second weights", above=0)
     batch_size: int = setting(1, "transitions per update", at_least=1)
     reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
-    max_grad_norm: Scalar = setting(inf, "bound on the norm of each step before its learning rate", above=0)
+    max_grad_norm: Scalar = setting(inf, "bound on the norm of each step before its rate", above=0)
     features: Tiles | Fourier | Radial | Polynomial = setting(Tiles, "the encoding of observations")
     actor: FeatureActor = setting(FeatureActor, "the policy on the features")
     baseline: Baseline = setting(Baseline, "the state-value function on the features")
@@ -284,7 +284,14 @@ class Member:
         share = self.training.updates_per_step.numerator if self.replay.sampling == "latest" else 1
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
         first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
+        made = num_envs * self.training.updates_per_step.denominator
         return [
+            Rule(
+                self.replay.sampling == "uniform" or needed >= made,
+                ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),
+                f"but {made} rows are made from one learning to the next, of which on line only {needed} would be "
+                f"learned; use {-(-made // share)}, or replay.sampling: uniform",
+            ),
             Rule(
                 needed <= capacity,
                 ("agent.batch_size", "replay.capacity", "training.updates_per_step"),

@@ -6,7 +6,7 @@ functions made from numbers and closed over: it is never returned from `jit` and
 Order everywhere: key, clock, state, data in; state, output out. Keys are typed, come first and are consumed.
 
 Shapes in docstrings: B rows of a batch, N parallel environments, E evaluation episodes, O observation size,
-A action size, M members of a population. Actions live in [-1, 1]^A everywhere but behind an environment's door.
+A action size, M members of a population. Executed actions are in [-1, 1]^A everywhere but behind an environment's door.
 """
 
 from collections.abc import Callable

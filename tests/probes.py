@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxddpg.types import Environment, TimeStep
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.types import Environment
 
 
 def endless_reward(reward: float = 1.0, limit: int = 4) -> Environment:
@@ -31,44 +32,25 @@ def echo(limit: int = 3, action_size: int = 1) -> Environment:
     return _clockwork(limit, lambda time, action: (action[0], jnp.zeros((), bool)), action_size=action_size)
 
 
-def _clockwork(limit, outcome, action_size: int = 1, blind: bool = False) -> Environment:
-    """State and observation: the time in the episode; the first observation of an episode is 0."""
-
-    def observe(time):
-        return jnp.where(blind, 0.0, time[None].astype(jnp.float32) / limit)
-
-    def reset(key):
-        del key  # always the same
-        time = jnp.zeros((), jnp.int32)
-        return time, observe(time)
-
-    def step(key, time, action):
-        reward, terminated = outcome(time, action)
-        time = time + 1
-        truncated = time >= limit
-        fresh, fresh_observation = reset(key)
-        over = terminated | truncated
-        return jnp.where(over, fresh, time), TimeStep(
-            observation=jnp.where(over, fresh_observation, observe(time)),
-            final_observation=observe(time),
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-        )
-
-    return Environment(reset, step, observation_size=1, action_size=action_size, episode_length=limit)
-
-
 def noisy_reward(deviation: float = 1.0) -> Environment:
     """One step with reward N(0, deviation^2): the value is 0."""
+    return episodic(
+        start=lambda key: jnp.zeros(()),
+        move=lambda key, state, action: (state + 1, deviation * jax.random.normal(key), jnp.ones((), bool)),
+        observe=lambda state: state[None],
+        observation_size=1,
+        action_size=1,
+        episode_length=1,
+    )
 
-    def reset(key):
-        del key
-        return jnp.zeros(()), jnp.zeros(1)
 
-    def step(key, state, action):
-        reward = deviation * jax.random.normal(key)
-        done = jnp.ones((), bool)
-        return state, TimeStep(jnp.zeros(1), jnp.ones(1), reward, done, ~done)
-
-    return Environment(reset, step, observation_size=1, action_size=1, episode_length=1)
+def _clockwork(limit, outcome, action_size: int = 1, blind: bool = False) -> Environment:
+    """State and observation: the time in the episode; the first observation of an episode is 0."""
+    return episodic(
+        start=lambda key: jnp.zeros((), jnp.int32),
+        move=lambda key, time, action: (time + 1, *outcome(time, action)),
+        observe=lambda time: jnp.where(blind, 0.0, time[None].astype(jnp.float32) / limit),
+        observation_size=1,
+        action_size=action_size,
+        episode_length=limit,
+    )

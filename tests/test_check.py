@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 from test_cli import call
 
 from jaxddpg import check, equations, noise, training
-from jaxddpg.envs import silver2014
+from jaxddpg.envs import goddard, silver2014
 from jaxddpg.types import Transition
 
 RUNGS = [*check.ESTIMATED, *check.EXACT]
@@ -47,7 +49,7 @@ def swapped(environment):
     return environment._replace(step=step)
 
 
-ornstein_uhlenbeck, puddle_world = noise.ornstein_uhlenbeck, silver2014.puddle_world
+ornstein_uhlenbeck, copdac = noise.ornstein_uhlenbeck, check.copdac
 BROKEN = {
     "the noise forgets faster": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: ornstein_uhlenbeck(0.97 * smoothing, scale)),
@@ -72,8 +74,8 @@ BROKEN = {
     "the critic is not compatible": (
         (
             equations,
-            "compatible_value",
-            lambda offset, slope, baseline: jnp.sum(offset * slope, -1) / 2 + baseline,
+            "compatible_advantage",
+            lambda offset, slope: jnp.sum(offset * slope, -1) / 2,
         ),
         (check.compatible_critic, {"COPDAC-Q: step of w", "COPDAC-Q: step of v"}),
     ),
@@ -83,12 +85,32 @@ BROKEN = {
     ),
     "the target looks no further than the reward": (
         (equations, "td_target", lambda reward, discount, next_q: reward),
-        (check.regulator, {"regulator: gain", "regulator: value"}),
+        (check.regulator, {"COPDAC-Q: gain", "COPDAC-Q: value", "DDPG: gain", "DDPG: value"}),
     ),
-    "parallel environments are mixed up": (
-        (silver2014, "puddle_world", lambda: swapped(puddle_world())),
-        (check.parallel, {"parallel: puddle world"}),
+    "the actor of a network climbs down": (
+        (equations, "actor_loss", jnp.mean),
+        (check.regulator, {"DDPG: gain", "DDPG: value"}),
     ),
+    "the actor steps along w": (
+        (check, "copdac", lambda *args: copdac(*args[:2], dataclasses.replace(args[2], gradient="natural"))),
+        (check.compatible_critic, {"COPDAC-Q: step of theta"}),
+    ),
+    "the critic learns from other actions than those executed": (
+        (check, "copdac", lambda *args: learning_from_other_actions(copdac(*args))),
+        (check.compatible_critic, {"COPDAC-Q: step of w", "COPDAC-Q: step of v", "COPDAC-Q: on policy"}),
+    ),
+    **{
+        f"{name}s side by side are mixed up": (
+            (module, factory, lambda make=getattr(module, factory): swapped(make())),
+            (check.parallel, {f"parallel: {name}"}),
+        )
+        for name, module, factory in (
+            ("mountain car", silver2014, "mountain_car"),
+            ("pendulum", silver2014, "pendulum"),
+            ("puddle world", silver2014, "puddle_world"),
+            ("rocket", goddard, "rocket"),
+        )
+    },
 }
 
 
@@ -98,6 +120,13 @@ def drifting(process):
         return state + 0.01, disturbance + 0.01
 
     return process._replace(sample=sample)
+
+
+def learning_from_other_actions(agent):
+    def update(key, clock, state, batch):
+        return agent.update(key, clock, state, batch.replace(action=batch.action + 0.01))
+
+    return agent._replace(update=update)
 
 
 def with_discount(rows, discount):

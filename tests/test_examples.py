@@ -71,8 +71,12 @@ def test_readmes_train_commands_are_valid(command, monkeypatch, capsys):
 
 def test_readme_is_finished():
     assert re.findall(r"\b(?:TODO|TABLE|MEM[A-Z]+)\b", README) == []
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / path).exists(), path
 
 
 def test_every_test_named_in_the_docs_exists():
@@ -81,7 +85,9 @@ def test_every_test_named_in_the_docs_exists():
     for named, test in re.findall(r"`(test_\w+)?(?:::(\w+))?`", text):
         module = named or module
         if module:
-            assert f"def {test}" in (ROOT / "tests" / f"{module}.py").read_text()
+            path = ROOT / "tests" / f"{module}.py"
+            assert path.exists()
+            assert not test or re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE), test
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -139,6 +145,10 @@ def bench(script):
 
 def test_readmes_table_is_that_of_the_committed_scores():
     assert bench("scores.py --table").strip() in README
+
+
+def test_the_table_of_silver2014_is_that_of_the_committed_results():
+    assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
 
 
 def test_the_memory_benchmark_runs():

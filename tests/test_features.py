@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from jaxddpg import features, settings
-from jaxddpg.agents.copdac import make_features
+from jaxddpg.composition import make_features
 from jaxddpg.types import Environment
 
 LOW, HIGH = np.array([-1.5, 0.0, 2.0]), np.array([0.5, 4.0, 10.0])
@@ -215,12 +215,13 @@ def test_a_range_may_be_traced():
         {"observation_low": np.zeros(3), "observation_high": np.array([1, np.inf, 1])},
         {"observation_low": np.array([0, 0, -3.4028235e38]), "observation_high": np.ones(3)},
         {"observation_low": np.array([0, 0, np.nan]), "observation_high": np.ones(3)},
+        {"observation_low": np.array([0, 1, 0]), "observation_high": np.ones(3)},
     ],
-    ids=["none", "infinite", "largest_float", "nan"],
+    ids=["none", "infinite", "largest_float", "nan", "empty"],
 )
 @pytest.mark.parametrize("name", SECTIONS)
 def test_observations_without_a_range_are_refused_with_the_way_out(name, ranges):
-    message = r"observations have no range, low .* and high .*; state agent\.features\.low and agent\.features\.high"
+    message = r"finite ranges .* low is .* and high .*; state agent\.features\.low and agent\.features\.high"
     with pytest.raises(ValueError, match=message):
         make_features(world(**ranges), SECTIONS[name][0])
 

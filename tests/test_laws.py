@@ -41,7 +41,7 @@ LINEAR = config.parse(
             "max_grad_norm": 0.1,
             "features": {"encoding": "radial", "num_centers": 2},
         },
-        "replay": {"sampling": "latest", "capacity": 8},
+        "replay": {"sampling": "latest"},
     }
 )
 
@@ -92,9 +92,9 @@ def test_a_whole_number_a_name_and_a_switch_are_structure():
     assert jax.tree.structure(longer) != jax.tree.structure(BASE.environment)
 
 
-@pytest.fixture(scope="module")
-def trainer():
-    return composition.build(BASE.member())
+@pytest.fixture(scope="module", params=[BASE, LINEAR], ids=["ddpg", "copdac"])
+def trainer(request):
+    return composition.build(request.param.member())
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +114,20 @@ def test_no_branch_on_the_hot_path(trainer, state):
 
 
 @pytest.mark.parametrize(
-    ("placement", "ratio", "num_envs"), [(1, "1", 1), (1, "2", 2), (1, "1/2", 1), (2, "1", 1), (2, "2", 2)]
+    ("base", "placement", "ratio", "num_envs"),
+    [
+        (BASE, 1, "1", 1),
+        (BASE, 1, "2", 2),
+        (BASE, 1, "1/2", 1),
+        (BASE, 2, "1", 1),
+        (BASE, 2, "2", 2),
+        (LINEAR, 1, "1", 1),
+        (LINEAR, 2, "2", 2),
+    ],
 )
-def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(placement, ratio, num_envs):
+def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement, ratio, num_envs):
     overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
-    member = config.parse(config.as_mapping(BASE), overrides).member()
+    member = config.parse(config.as_mapping(base), overrides).member()
     population = make_population(composition.build, [member] * 2, [0, 1], placement)
     population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled

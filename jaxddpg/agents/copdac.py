@@ -18,8 +18,8 @@ import optax
 from flax.struct import PyTreeNode
 from jax.scipy.sparse.linalg import cg
 
-from jaxddpg import equations, features, settings
-from jaxddpg.networks import OnFeatures
+from jaxddpg import equations, settings
+from jaxddpg.networks import FeatureNetwork
 from jaxddpg.types import Agent, Clock, Environment, Features, Key, Metrics, Params, Scalar, Transition
 
 
@@ -36,19 +36,16 @@ class COPDACState(PyTreeNode):
     """the second weights of gradient Q-learning, like theta; zero where it is not used"""
 
 
-def copdac(environment: Environment, config: settings.COPDAC = settings.COPDAC()) -> Agent:
-    """The agent for an environment's sizes and ranges; `config` holds numbers, traced or not, and shapes.
+def copdac(environment: Environment, features: Features, config: settings.COPDAC = settings.COPDAC()) -> Agent:
+    """The agent for an environment's sizes on an encoding of its observations; `config` holds numbers, traced or not,
+    and shapes. Its own `features` are only the description of that encoding.
 
     `config.critic`: "q" is COPDAC-Q (equations 19 to 22), "gq" is COPDAC-GQ (23 to 27). "regression" fits w and v to
     each batch by least squares, as in the paper's continuous bandit. `config.gradient`: "vanilla" steps along J J^T w,
     "natural" along w. Steps are means over the batch.
-
-    Raises:
-        ValueError: the environment says no range for an observation, and neither does `config.features`.
     """
-    encoding = make_features(environment, config.features)
-    policy = OnFeatures(encoding, config.actor.hidden_sizes, environment.action_size)
-    baseline = OnFeatures(encoding, config.baseline.hidden_sizes, 1)
+    policy = FeatureNetwork(features, config.actor.hidden_sizes, environment.action_size)
+    baseline = FeatureNetwork(features, config.baseline.hidden_sizes, 1)
     bound = optax.clip_by_global_norm(config.max_grad_norm)
 
     def mu(theta: Params, observation: jax.Array) -> jax.Array:
@@ -75,40 +72,43 @@ def copdac(environment: Environment, config: settings.COPDAC = settings.COPDAC()
 
     def update(key: Key, clock: Clock, state: COPDACState, batch: Transition) -> tuple[COPDACState, Metrics]:
         del key, clock  # the update draws nothing, and its rates are constant
-        # The linear maps of a batch: `along(w)` is J^T w, a row each; `back(x)` is the mean of J x over the rows.
-        action, along, back = linearized(lambda theta: mu(theta, batch.observation), state.theta)
-        values, value_along, value_back = linearized(lambda v: state_value(v, batch.observation), state.v)
-        next_values, _, next_back = linearized(lambda v: state_value(v, batch.next_observation), state.v)
+        # `jvp(w)` is J^T w, a row each; `vjp(x)` is the mean of J x over the rows.
+        action, jvp, vjp = linearized(lambda theta: mu(theta, batch.observation), state.theta)
+        values, value_jvp, value_vjp = linearized(lambda v: state_value(v, batch.observation), state.v)
+        next_values, _, next_vjp = linearized(lambda v: state_value(v, batch.next_observation), state.v)
         offset = batch.action - action
-        q = equations.compatible_value(offset, along(state.w), values)
+        q = equations.compatible_advantage(offset, jvp(state.w)) + values
         target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_values)
         error = target - q
 
         w, v, u = state.w, state.v, state.u
         if config.critic == "regression":
             # The change of w and v that explains the errors best, in offsets of size one so that both count alike.
-            size = jnp.maximum(jnp.sqrt(jnp.mean(offset**2)), jnp.finfo(offset.dtype).tiny)
-            unit = offset / size
+            # Offsets near rounding tell nothing: the damping (Levenberg 1944), 1 there, else near 0, leaves w as it is.
+            epsilon = jnp.finfo(offset.dtype).eps
+            size = jnp.sqrt(jnp.mean(offset**2) + epsilon)
+            unit, damping = offset / size, epsilon / size**2
 
             def normal(change: tuple[Params, Params]) -> tuple[Params, Params]:
-                fit = equations.compatible_value(unit, along(change[0]), value_along(change[1]))
-                return back(fit[:, None] * unit), value_back(fit)
+                fit = equations.compatible_advantage(unit, jvp(change[0])) + value_jvp(change[1])
+                return jax.tree.map(lambda g, c: g + damping * c, vjp(fit[:, None] * unit), change[0]), value_vjp(fit)
 
-            change, _ = cg(normal, (back(error[:, None] * unit), value_back(error)), tol=1e-6)
+            # Slopes are small beside values, so the fit must be fine; single precision cannot always reach it.
+            change, _ = cg(normal, (vjp(error[:, None] * unit), value_vjp(error)), tol=1e-6, maxiter=100)
             w, v = ascend(w, 1 / size, change[0]), ascend(v, 1.0, change[1])
         else:
-            v_step = value_back(error)
+            v_step = value_vjp(error)
             if config.critic == "gq":
-                projection = equations.compatible_value(offset, along(u), jnp.zeros_like(error))  # phi(s, a)^T u
+                projection = equations.compatible_advantage(offset, jvp(u))  # phi(s, a)^T u
                 # Of the two corrections that of w vanishes, as phi(s', mu(s')) does.
-                v_step = jax.tree.map(jnp.subtract, v_step, next_back(batch.discount * projection))
-                u = ascend(u, config.correction_learning_rate, back((error - projection)[:, None] * offset))
-            w = ascend(w, config.critic_learning_rate, back(error[:, None] * offset))
+                v_step = jax.tree.map(jnp.subtract, v_step, next_vjp(batch.discount * projection))
+                u = ascend(u, config.correction_learning_rate, vjp((error - projection)[:, None] * offset))
+            w = ascend(w, config.critic_learning_rate, vjp(error[:, None] * offset))
             v = ascend(v, config.baseline_learning_rate, v_step)
 
         # Equations 19 to 27 step all weights at once; a critic fitted anew is there to be used.
         guide = w if config.critic == "regression" else state.w
-        theta_step = guide if config.gradient == "natural" else back(along(guide))
+        theta_step = guide if config.gradient == "natural" else vjp(jvp(guide))
         theta = ascend(state.theta, config.actor_learning_rate, theta_step)
         metrics = {
             "critic_loss": jnp.mean(error**2),
@@ -129,38 +129,6 @@ def linearized(
 ) -> tuple[jax.Array, Callable[[Params], jax.Array], Callable[[jax.Array], Params]]:
     """The rows [B, ...] of a function of parameters, how they move along a change of them, and the mean change of the
     parameters along given rows."""
-    rows, along = jax.linearize(function, params)
-    transposed = jax.linear_transpose(along, params)
-    return rows, along, lambda cotangent: transposed(cotangent / len(cotangent))[0]
-
-
-def make_features(environment: Environment, section: settings.Features) -> Features:
-    """The encoding that a section describes, on its ranges or else the environment's.
-
-    Raises:
-        ValueError: there is no range, or not one for each observation.
-    """
-    size = environment.observation_size
-    stated = section.low or section.high
-    low, high = (section.low, section.high) if stated else (environment.observation_low, environment.observation_high)
-    if stated and len(section.low) != size:
-        raise ValueError(
-            f"agent.features.low and high have {len(section.low)} numbers, but there are {size} observations"
-        )
-    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), (size,)) for bound in (low, high))
-    # Environments without bounds often state the largest float instead of infinity.
-    if not isinstance(high, jax.core.Tracer) and not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
-        raise ValueError(
-            f"the environment's observations have no range, low {low} and high {high}, to which features could be "
-            "scaled; state agent.features.low and agent.features.high, one number per observation"
-        )
-    match section:
-        case settings.Tiles():
-            return features.tiles(low, high, section.num_tilings, section.num_tiles)
-        case settings.Fourier():
-            return features.fourier(low, high, section.order)
-        case settings.Radial():
-            return features.radial(low, high, section.num_centers, section.width)
-        case settings.Polynomial():
-            return features.polynomial(low, high, section.order)
-    raise TypeError(f"{type(section).__name__} is no encoding")
+    rows, jvp = jax.linearize(function, params)
+    transposed = jax.linear_transpose(jvp, params)
+    return rows, jvp, lambda cotangent: transposed(cotangent / len(cotangent))[0]

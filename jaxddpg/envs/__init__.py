@@ -1,1 +1,1 @@
-"""Doors to environment libraries, one per file."""
+"""Doors to environment libraries, and environments of our own, one source per file."""

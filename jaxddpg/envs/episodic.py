@@ -13,10 +13,12 @@ def episodic(
     start: Callable[[Key], State],
     move: Callable[[Key, State, jax.Array], tuple[State, jax.Array, jax.Array]],
     observe: Callable[[State], jax.Array],
-    episode_length: int,
     *,
+    observation_size: int,
+    action_size: int,
+    episode_length: int,
     timeout_reward: Scalar = 0.0,
-    **sizes_and_ranges: Any,
+    **ranges: Any,
 ) -> Environment:
     """An `Environment` from a task that knows neither time nor resets.
 
@@ -24,9 +26,11 @@ def episodic(
         start: key -> the state in which an episode begins.
         move: key, state, action [A] in [-1, 1] -> state, reward [], terminated [] bool.
         observe: state -> observation [O].
+        observation_size: O.
+        action_size: A.
         episode_length: steps after which an episode is truncated.
         timeout_reward: added to the reward of a step that is truncated.
-        sizes_and_ranges: the other fields of `Environment`.
+        ranges: of actions and observations, as fields of `Environment`.
     """
 
     def reset(key: Key) -> tuple[State, jax.Array]:
@@ -52,4 +56,4 @@ def episodic(
             truncated=truncated,
         )
 
-    return Environment(reset, step, episode_length=episode_length, **sizes_and_ranges)
+    return Environment(reset, step, observation_size, action_size, episode_length, **ranges)

@@ -13,6 +13,7 @@ from jaxddpg.envs.episodic import episodic
 from jaxddpg.types import Environment, Key, rescale
 
 DRY_MASS = 0.6
+HEIGHT_UNIT = 0.015
 
 
 class Flight(NamedTuple):
@@ -28,9 +29,9 @@ def rocket() -> Environment:
     """The rocket of thrust u in [0, 1] times 3.5, in Euler steps of 0.001.
 
     v' = (3.5 u - D) / m - 1 / h^2, h' = v, m' = -7 u while there is fuel, with D = 310 v |v| exp(-500 (h - 1)). It
-    starts at rest with v = 0, h = 1, m = 1 and stands on the ground: what falls to h = 1 stops there. Observed are
-    v / 0.14, (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when the tank is empty and
-    the rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
+    starts with v = 0, h = 1, m = 1. The ground takes the speed of what moves at h = 1: in falling and, once, at the
+    launch. Observed are v / 0.14, (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when
+    the tank is empty and the rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
     """
 
     def start(key: Key) -> Flight:
@@ -53,10 +54,13 @@ def rocket() -> Environment:
         terminated = (after.mass <= DRY_MASS) & (after.speed < 0.0)
         return after, jnp.where(terminated, after.peak, 0.0), terminated
 
+    def observe(state: Flight) -> jax.Array:
+        return jnp.stack([state.speed / 0.14, state.height / HEIGHT_UNIT, (state.mass - DRY_MASS) / 0.4])
+
     return episodic(
         start=start,
         move=move,
-        observe=lambda state: jnp.stack([state.speed / 0.14, state.height / 0.015, (state.mass - DRY_MASS) / 0.4]),
+        observe=observe,
         episode_length=300,
         timeout_reward=-1.0,
         observation_size=3,

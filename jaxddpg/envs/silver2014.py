@@ -10,17 +10,24 @@ import numpy as np
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.types import Environment, Key, rescale
 
+BEST_ACTION = 4.0
+GOAL_POSITION = 0.45
+PUDDLE_CENTERS = np.array([[0.3, 0.6], [0.4, 0.5], [0.8, 0.9]])
+PUDDLE_WIDTHS = np.array([[0.1, 0.03], [0.03, 0.1], [0.03, 0.1]])
+"""The deviations of each puddle's Gaussian density along the axes."""
+
 
 def bandit(dimensions: int = 10) -> Environment:
     """Section 5.1, the continuous bandit: reward -(a - a*)^T C (a - a*), one step, nothing to observe.
 
-    a* = (4, ..., 4). C has the eigenvalues 0.1 and 1 in equal parts and is diagonal: neither isotropic exploration nor
-    least squares nor the gradient see its rotation. The paper bounds no action; here the Box is [-8, 8].
+    a* = (4, ..., 4). C is diagonal with the eigenvalues 0.1 and 1 in equal parts (the smaller in one less of an odd
+    number), so that a* lies as far along flat directions as along steep ones, as it does on average if C is turned at
+    random. The paper bounds no action; here the Box is [-8, 8].
     """
     curvature = jnp.where(jnp.arange(dimensions) < dimensions // 2, 0.1, 1.0)
 
     def move(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        distance = rescale(action, -8.0, 8.0) - 4.0
+        distance = rescale(action, -8.0, 8.0) - BEST_ACTION
         return state, -jnp.sum(curvature * distance**2), jnp.ones((), bool)
 
     return episodic(
@@ -50,7 +57,7 @@ def mountain_car() -> Environment:
         speed = jnp.clip(speed + 0.0015 * force - 0.0025 * jnp.cos(3 * position), low[1], high[1])
         position = jnp.clip(position + speed, low[0], high[0])
         speed = jnp.where((position == low[0]) & (speed < 0), 0.0, speed)
-        return jnp.stack([position, speed]), jnp.array(-1.0), position >= 0.45
+        return jnp.stack([position, speed]), jnp.array(-1.0), position >= GOAL_POSITION
 
     return episodic(
         start=lambda key: jnp.stack([jax.random.uniform(key, minval=-0.6, maxval=-0.4), jnp.zeros(())]),
@@ -98,13 +105,11 @@ def puddle_world() -> Environment:
     A point in the unit square moves by up to 0.05 along each axis, plus uniform noise of up to 0.025, from (0.2, 0.4)
     to within 0.1 (city blocks) of (1, 1). A step costs 1, and in the three puddles twice their Gaussian density more.
     """
-    center = np.array([[0.3, 0.6], [0.4, 0.5], [0.8, 0.9]])
-    width = np.array([[0.1, 0.03], [0.03, 0.1], [0.03, 0.1]])
 
     def move(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         drift = jax.random.uniform(key, (2,), minval=-0.025, maxval=0.025)
         position = jnp.clip(state + rescale(action, -0.05, 0.05) + drift, 0.0, 1.0)
-        density = jnp.prod(jax.scipy.stats.norm.pdf(position, center, width), axis=-1)
+        density = jnp.prod(jax.scipy.stats.norm.pdf(position, PUDDLE_CENTERS, PUDDLE_WIDTHS), axis=-1)
         return position, -1.0 - 2.0 * jnp.sum(density), jnp.sum(1.0 - position) < 0.1
 
     return episodic(
