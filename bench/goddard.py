@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,9 +26,9 @@ from jaxddpg.plotting import read_metrics
 RESULTS = Path(__file__).parent / "results" / "goddard.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "goddard.png"
 ENVIRONMENT = jd.make_environment(jd.settings.Environment("Rocket-goddard"))
-FULL_THRUST = 0.0118865
 
 
+@jax.jit
 def flight(thrusts: jax.Array) -> jax.Array:
     """The return of an open-loop profile: thrusts in [0, 1] of each of the 300 steps."""
 
@@ -60,22 +61,19 @@ def best_known() -> tuple[float, np.ndarray]:
 
     found = jax.jit(jax.vmap(search))(jax.random.split(jax.random.key(0), 4))
     profiles = jax.vmap(profile)(found)
-    heights = jax.jit(jax.vmap(flight))(profiles)
+    heights = jax.vmap(flight)(profiles)
     best = int(jnp.argmax(heights))
     return float(heights[best]), np.asarray(profiles[best])
 
 
-def thrusts(policy: object) -> list[float]:
-    """What a policy does from start to end of its episode, in [0, 1]."""
+def thrusts(control: Callable[[int, np.ndarray], float]) -> list[float]:
+    """What a controller of step and observation does until the tank is empty, in [0, 1]."""
     state, observation = ENVIRONMENT.reset(jax.random.key(0))
     step, taken = jax.jit(ENVIRONMENT.step), []
-    for _ in range(ENVIRONMENT.episode_length):
-        thrust = float(policy(observation)[0])
-        taken.append(thrust if observation[2] > 0 else 0.0)
-        state, time_step = step(jax.random.key(0), state, jnp.array([2 * thrust - 1]))
-        observation = time_step.observation
-        if time_step.terminated or time_step.truncated:
-            break
+    while observation[2] > 0 and len(taken) < ENVIRONMENT.episode_length:
+        taken.append(float(control(len(taken), observation)))
+        state, time_step = step(jax.random.key(0), state, jnp.array([2 * taken[-1] - 1]))
+        observation = time_step.final_observation
     return taken
 
 
@@ -87,15 +85,21 @@ def measure() -> dict:
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
         env_steps, metrics = read_metrics(run / "metrics.jsonl")
         returns = metrics["eval/return_mean"]
-        profiles = [thrusts(jd.load_policy(run, member)) for member in range(returns.shape[1])]
+        policies = [jd.load_policy(run, member) for member in range(returns.shape[1])]
+        profiles = [thrusts(lambda step, seen, policy=policy: policy(seen)[0]) for policy in policies]
     best, profile = best_known()
     return {
         "env_steps": env_steps.tolist(),
         "returns": returns.tolist(),
         "thrusts": profiles,
         "best_known": best,
-        "best_known_thrusts": profile.tolist(),
+        "best_known_thrusts": thrusts(lambda step, seen: profile[step]),
     }
+
+
+def constant(thrust: float) -> float:
+    """The return of one thrust from start to end."""
+    return float(flight(jnp.full(ENVIRONMENT.episode_length, thrust)))
 
 
 def sentence(result: dict) -> str:
@@ -105,29 +109,34 @@ def sentence(result: dict) -> str:
     return (
         f"{len(final)} seeds after {result['env_steps'][-1]:,.0f} env steps: median {median:.5f}, "
         f"quartiles {lower:.5f} and {upper:.5f}, worst {final.min():.5f}, best {final.max():.5f}; "
-        f"{np.sum(~(final > 0))} collapsed to the time limit. Full thrust {FULL_THRUST:.5f}, "
+        f"{np.sum(~(final > 0))} collapsed to the time limit. Full thrust {constant(1.0):.5f}, "
         f"best known {result['best_known']:.5f}"
     )
 
 
 def draw(result: dict) -> None:
-    """Two panels: the altitude over training, and the thrust of the final policies beside the best known."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    heights, profiles = figure.subplots(1, 2)
+    """Three panels: the altitude over training, the thrust of the final policies, the altitude of constant thrusts."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    heights, profiles, landscape = figure.subplots(1, 3)
     env_steps, returns = np.array(result["env_steps"]), np.array(result["returns"], float)
     heights.plot(env_steps, returns, color="C0", alpha=0.3, linewidth=0.6)
     heights.plot(
         env_steps, np.median(returns, axis=1), color="C0", linewidth=1.8, label=f"DDPG, median of {returns.shape[1]}"
     )
-    heights.axhline(result["best_known"], color="0.4", linestyle="--", linewidth=1, label="best known")
-    heights.axhline(FULL_THRUST, color="0.4", linestyle=":", linewidth=1, label="full thrust")
-    heights.set(title="Altitude", xlabel="env steps per member", ylabel="max h - 1", ylim=(0.008, 0.0132))
+    heights.set(title="Altitude over training", xlabel="env steps per member", ylabel="max h - 1")
     heights.xaxis.set_major_formatter(EngFormatter(sep=""))
     for number, taken in enumerate(result["thrusts"]):
         profiles.plot(taken, color="C0", alpha=0.3, linewidth=0.8, label=None if number else "DDPG, each seed")
-    profiles.plot(result["best_known_thrusts"][:150], color="k", linewidth=1.8, label="best known")
-    profiles.set(title="Thrust of the final policy", xlabel="step", ylabel="share of full thrust", xlim=(0, 150))
-    for axes in (heights, profiles):
+    profiles.plot(result["best_known_thrusts"], color="k", linewidth=1.5, label="best known")
+    profiles.set(title="Thrust of the final policies", xlabel="step, until the tank is empty", ylabel="of full thrust")
+    shares = np.linspace(0.5, 1.0, 501)
+    landscape.plot(shares, [constant(share) for share in shares], color="C1", linewidth=0.8)
+    landscape.set(title="Altitude of a constant thrust", xlabel="of full thrust", ylabel="max h - 1")
+    for axes in (heights, landscape):
+        axes.axhline(result["best_known"], color="0.4", linestyle="--", linewidth=1, label="best known")
+        axes.axhline(constant(1.0), color="0.4", linestyle=":", linewidth=1, label="full thrust")
+        axes.set(ylim=(0.009, 0.0132))
+    for axes in (heights, profiles, landscape):
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     figure.savefig(PICTURE, dpi=110)
