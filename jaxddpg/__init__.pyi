@@ -17,7 +17,7 @@ from .config import ConfigError
 from .envs.episodic import episodic
 from .envs.from_gymnax import from_gymnax
 from .equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
-from .experiment import Result, evaluate, load, load_policy, plot, render, run
+from .experiment import Result, RunError, evaluate, load, load_policy, plot, render, resume, run
 from .networks import Actor, Critic, FeatureNetwork
 from .population import Population, make_population
 from .settings import Experiment, Member
@@ -53,6 +53,7 @@ __all__ = [
     "Population",
     "Replay",
     "Result",
+    "RunError",
     "TimeStep",
     "Trainer",
     "TrainingState",
@@ -84,6 +85,7 @@ __all__ = [
     "render",
     "rendering",
     "replay",
+    "resume",
     "run",
     "settings",
     "soft_update",

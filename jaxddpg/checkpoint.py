@@ -1,9 +1,25 @@
-"""States on disk, by Orbax. Every leaf is one array [M, ...], whatever the placement of the members."""
+"""States on disk, by Orbax. Every leaf is one array [M, ...], whatever the placement of the members.
 
+A checkpoint is a directory, named by its epoch, and beside it a manifest with the checksum of every file. The manifest
+is written last and in one step: without it, or where it does not agree, there is no checkpoint. Orbax itself restores a
+flipped byte or a cut file silently.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxddpg.types import State
@@ -11,27 +27,197 @@ from jaxddpg.types import State
 DIRECTORY = "checkpoints"
 
 
-def save(run: Path, epoch: int, state: State) -> None:
-    """Writes the state after an epoch."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((run / DIRECTORY / str(epoch)).absolute(), state, force=True)
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
 
 
-def restore(run: Path, like: Any) -> State:
-    """The newest state, with the structure and shapes of `like` (arrays or `jax.ShapeDtypeStruct`s).
+class Written(NamedTuple):
+    """What one checkpoint took."""
+
+    bytes: int
+    seconds: float
+
+
+def save(run: Path, epoch: int, state: State, score: float = 0.0) -> Written:
+    """Writes the state after an epoch; `score` is what tells the best checkpoint from others.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint.
-        ValueError: the checkpoint has another structure or other shapes.
+        OSError: the disk is full or cannot be written; older checkpoints are as they were.
     """
-    epochs = [int(path.name) for path in (run / DIRECTORY).glob("*") if path.name.isdigit()]
-    if not epochs:
-        raise FileNotFoundError(f"{run} holds no checkpoint; was the run stopped before its first epoch ended?")
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore((run / DIRECTORY / str(max(epochs))).absolute(), like)
+    start, path = time.perf_counter(), _path(run, epoch)
+    _manifest(path).unlink(missing_ok=True)
+    try:
+        _check_room(run, state)
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=ocp.args.PyTreeSave(state), force=True)
+        content = {"epoch": epoch, "score": score if np.isfinite(score) else None, "files": _checksums(path)}
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(content) + "\n")
+        partial.rename(_manifest(path))
+    except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors, many lines long
+        shutil.rmtree(path, ignore_errors=True)
+        full = "No space left" in str(error)
+        reason = "the disk is full" if full else str(error).strip().split("\n")[0][:200]
+        raise OSError(f"the checkpoint of epoch {epoch} cannot be written: {reason}") from error
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Written(size, time.perf_counter() - start)
+
+
+def epochs(run: Path) -> list[int]:
+    """The epochs of which there is a checkpoint, the newest first; what an interrupted save left does not count."""
+    found = [_read(path) for path in (run / DIRECTORY).glob("*.json")]
+    return sorted((content["epoch"] for content in found if content), reverse=True)
+
+
+def restore(run: Path, epoch: int, like: Any) -> State:
+    """The state after an epoch on the host, with the structure, shapes and types of `like`, which may be a part of it.
+
+    Args:
+        like: arrays or `jax.ShapeDtypeStruct`s; a part is a dict of some of the state's fields.
+
+    Raises:
+        DamagedError: a file is missing or is not what was written.
+        ValueError: the checkpoint has another structure, other shapes or types.
+    """
+    path = _path(run, epoch)
+    content = _read(_manifest(path))
+    try:
+        sound = content is not None and content["files"] == _checksums(path)
+    except OSError:
+        sound = False
+    if not sound:
+        raise DamagedError(f"the checkpoint of epoch {epoch} is damaged")
+    arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        state = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=isinstance(like, dict))
+        )
     # Orbax itself restores other shapes than those asked for.
-    for (path, wanted), found in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(state), strict=True):
-        if wanted.shape != found.shape:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"{name} has the shape {found.shape} on disk, but the config asks for {wanted.shape}")
+    for (place, wanted), found in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(state), strict=True):
+        if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
+            raise ValueError(
+                f"{jax.tree_util.keystr(place)} is {found.dtype}{list(found.shape)} on disk, but the config asks for "
+                f"{wanted.dtype}{list(wanted.shape)}"
+            )
     return state
+
+
+class Writer:
+    """Saves checkpoints beside the training, one at a time, and keeps the newest ones and the best.
+
+    Used as a context manager: leaving it waits for the last one.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self._run, self._keep = run, keep
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[Written] | None = None
+        self.waited_seconds = 0.0
+        """for which training stood still"""
+        self.written: list[Written] = []
+
+    def __enter__(self) -> Self:
+        paths = [_path(self._run, epoch) for epoch in epochs(self._run)]
+        # What an interrupted save left.
+        for path in {*(self._run / DIRECTORY).absolute().glob("*")} - {*paths, *map(_manifest, paths)}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def save(self, epoch: int, state: State, score: float) -> None:
+        """Begins to write the state, whose arrays must not change; waits where the one before is not finished.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        self._running = self._thread.submit(self._save, epoch, state, score)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint begun last is on disk; OSError where it could not be written."""
+        if self._running:
+            running, self._running, start = self._running, None, time.perf_counter()
+            self.written.append(running.result())
+            self.waited_seconds += time.perf_counter() - start
+
+    def cost(self) -> dict[str, float]:
+        """How many checkpoints were written, how large and in how many seconds, and how long training stood still."""
+        if not self.written:
+            return {}
+        return {
+            "written": len(self.written),
+            "bytes_each": self.written[-1].bytes,
+            "seconds_each": sum(written.seconds for written in self.written) / len(self.written),
+            "seconds_waited": self.waited_seconds,
+        }
+
+    def _save(self, epoch: int, state: State, score: float) -> Written:
+        written = save(self._run, epoch, state, score)
+        kept = epochs(self._run)
+        best = max(kept, key=self._score)
+        for old in set(kept[self._keep :]) - {best}:
+            remove(self._run, old)
+        return written
+
+    def _score(self, epoch: int) -> float:
+        content = _read(_manifest(_path(self._run, epoch)))
+        return -np.inf if content is None or content["score"] is None else content["score"]
+
+
+def remove(run: Path, epoch: int) -> None:
+    """Deletes a checkpoint."""
+    _manifest(_path(run, epoch)).unlink(missing_ok=True)
+    shutil.rmtree(_path(run, epoch), ignore_errors=True)
+
+
+def _check_room(run: Path, state: State) -> None:
+    """OSError where the disk cannot hold the state; in the middle of writing Orbax fails with pages of traces."""
+    needed, free = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
+    if free < needed + 2**20:
+        raise OSError(errno.ENOSPC, f"No space left: {needed:,} bytes are needed, {free:,} are free")
+
+
+def _path(run: Path, epoch: int) -> Path:
+    return (run / DIRECTORY / str(epoch)).absolute()
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _read(manifest: Path) -> dict[str, Any] | None:
+    """What a manifest says; None where it is missing or damaged."""
+    try:
+        content = json.loads(manifest.read_text())
+        return content if {"epoch", "score", "files"} <= content.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """The checksum of every file below a directory by its relative name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): _checksum(file) for file in files}
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's warnings, which speak of how it is used, from the terminal."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

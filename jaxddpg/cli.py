@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(tokens)
-        if overrides and options.command is not _train:
+        if overrides and options.command not in (_train, _resume):
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
@@ -55,6 +55,16 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(config.dump(experiment), end="")
         return 0
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
+    return _learn(options, experiment, directory, lambda room, **how: room.run(experiment, directory, **how))
+
+
+def _resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
+    experiment, _ = config.extended(options.run, changes)
+    return _learn(options, experiment, options.run, lambda room, **how: room.resume(options.run, changes, **how))
+
+
+def _learn(options: argparse.Namespace, experiment: config.Experiment, directory: Path, go: Callable[..., Any]) -> int:
+    """Starts a run or goes on with one, and says what came of it."""
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
@@ -62,13 +72,17 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         import jax
         import numpy as np
 
+        from jaxddpg import experiment as room
         from jaxddpg import reporting
-        from jaxddpg.experiment import run
 
         if options.debug:
             jax.config.update("jax_debug_nans", True)
             jax.config.update("jax_debug_key_reuse", True)
-        result = run(experiment, directory, quiet=options.quiet, stopping=lambda: bool(signals.received))
+        try:
+            result = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
+        except room.RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     summary = result.summary
     low, high = summary["final_return_interval_95"]
     number = reporting.number
@@ -93,7 +107,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         options.quiet,
     )
     if signals.received and summary["epochs"] < experiment.training.num_epochs:
-        print(f"stopped after epoch {summary['epochs']}; what was learned is in {directory}", file=sys.stderr)
+        print(f"stopped after epoch {summary['epochs']}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received
     if not np.isfinite([member["final_return"] for member in summary["members"]]).any():
         print(
@@ -204,6 +218,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
     train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     train.set_defaults(command=_train)
+
+    resume = commands.add_parser(
+        "resume",
+        help="go on with a run that was interrupted, or with more epochs",
+        description="Goes on with a run from its newest sound checkpoint, as if it was never interrupted. Settings "
+        "that do not alter what is learned may be changed, such as --training.num_epochs.",
+        allow_abbrev=False,
+    )
+    resume.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    resume.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+    resume.set_defaults(command=_resume)
 
     evaluate = commands.add_parser("evaluate", help="measure the final policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")

@@ -80,6 +80,35 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     return experiment
 
 
+HARMLESS = ("training.num_epochs", "population.placement", "checkpoint.", "reporting.")
+"""Settings that do not alter what is learned up to an epoch."""
+
+
+def of_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a run directory."""
+    if not (directory / "config.yaml").is_file():
+        raise ConfigError([f"{directory} holds no run: there is no config.yaml in it"])
+    return read(directory / "config.yaml", overrides)
+
+
+def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment, dict[str, list[Any]]]:
+    """The experiment of a run with changes, and the settings that differ with both values, as they stand in YAML.
+
+    Raises:
+        ConfigError: a change is faulty, or would alter what has been learned.
+    """
+    before, after = dict(_flat(of_run(directory))), of_run(directory, overrides)
+    changes = {path: [before.get(path), value] for path, value in _flat(after) if before.get(path) != value}
+    faults = [
+        f"{path} is {text(new)}, but {text(old)} in this run, which cannot change; train a new one"
+        for path, (old, new) in changes.items()
+        if not path.startswith(HARMLESS)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return after, changes
+
+
 def checked(experiment: Experiment) -> Experiment:
     """An experiment made or changed in Python, read as if from a file; ConfigError unless it obeys every rule."""
     return parse(as_mapping(experiment))
@@ -107,6 +136,16 @@ def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -
 def as_mapping(section: Any) -> dict[str, Any]:
     """Nested dicts of plain values, as they stand in YAML."""
     return {field.name: _plain(getattr(section, field.name)) for field in dataclasses.fields(section)}
+
+
+def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of an experiment by its dotted path."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flat(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, _plain(value)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -11,8 +12,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +25,18 @@ from jaxddpg import checkpoint, config, plotting, rendering, reporting, settings
 from jaxddpg.composition import build, check_member, make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.population import make_population
+from jaxddpg.population import Population, make_population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 from jaxddpg.training import clock_at
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
-_IN_USE = "--run-dir {} already holds a run; name another, or none for a new one"
-
-
+_IN_USE = "--run-dir {} already holds a run; name another, or none for a new one; `jaxddpg resume` goes on with a run"
 _SMALLER = "lower replay.capacity, population.num_seeds or the hidden_sizes, and name a new --run-dir"
+
+
+class RunError(RuntimeError):
+    """A run that could not go on, in one sentence; what was saved is kept."""
 
 
 class Result(NamedTuple):
@@ -77,35 +80,128 @@ def run(
     Raises:
         ConfigError: a setting is faulty or the directory cannot be used, and nothing was written; or the memory does
             not suffice, and the directory is left without results.
+        OSError: the disk is full or cannot be written; the newest sound checkpoint stays, to be resumed from.
     """
     experiment = config.checked(experiment)
-    directory = None if directory is None else Path(directory)
-    if directory is not None:
-        _check_directory(directory)
-    count = experiment.population.num_seeds
     _check_extras(experiment.reporting)
+    if directory is None:
+        return _run(experiment, None, quiet, stopping)
+    directory = Path(directory)
+    _check_directory(directory)
     use_all_cores()
     check_member(experiment.member())
-    if directory is not None:
-        _claim_directory(directory, experiment)
+    with _claimed(directory):
+        if (directory / "config.yaml").exists():  # of two runs that start together, one got it
+            raise ConfigError([_IN_USE.format(directory)])
+        _write(directory / "config.yaml", config.dump(experiment))
+        return _run(experiment, directory, quiet, stopping)
+
+
+def resume(
+    directory: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Goes on with a run from its newest sound checkpoint, as if it had never been interrupted.
+
+    On the same layout of devices the result is that of an uninterrupted run to the bit. A run without a checkpoint
+    starts anew.
+
+    Args:
+        changes: settings by dotted path that do not alter what is learned: more epochs, reporting, checkpoints,
+            placement. They are written into the run's `config.yaml` and listed in `summary.json`.
+        quiet: shows no progress.
+        stopping: asked after each epoch whether to end the run there.
+
+    Raises:
+        ConfigError: the directory holds no run or another process uses it, or a change would alter what is learned.
+        OSError: as for `run`.
+    """
+    directory = Path(directory)
+    experiment, changed = config.extended(directory, changes or {})
+    _check_extras(experiment.reporting)
+    with _claimed(directory):
+        reached = next(iter(checkpoint.epochs(directory)), 0)
+        if experiment.training.num_epochs < reached:
+            asked = experiment.training.num_epochs
+            raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {reached}; use more"])
+        _write(directory / "config.yaml", config.dump(experiment))
+        record = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "epoch": reached, "changes": changed}
+        with (directory / "resumptions.jsonl").open("a") as file:
+            file.write(json.dumps(record | {"versions": _versions()}) + "\n")
+        return _run(experiment, directory, quiet, stopping)
+
+
+def _run(experiment: Experiment, directory: Path | None, quiet: bool, stopping: Callable[[], bool]) -> Result:
+    """Trains from the newest sound checkpoint of a directory that is ours, or from the start where there is none."""
+    use_all_cores()
+    check_member(experiment.member())
+    try:
+        return _train_and_tell(experiment, directory, quiet, stopping)
+    except jax.errors.JaxRuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
+    except OSError as error:
+        raise RunError(f"{error.strerror or error}; make room, then `jaxddpg resume {directory}`") from error
+
+
+def _train_and_tell(
+    experiment: Experiment, directory: Path | None, quiet: bool, stopping: Callable[[], bool]
+) -> Result:
+    count = experiment.population.num_seeds
     title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
         display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
         reporters: list[reporting.Reporter] = [display]
+        rows: list[reporting.Row] = []
+        state: State = None
+        writer: checkpoint.Writer | None = None
         if directory is not None:
-            reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory)]
-        try:
-            rows, agents, compile_seconds = _train(experiment, reporters, stopping)
-        except jax.errors.JaxRuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
-        summary = _summary(experiment, rows, compile_seconds)
-        if directory is not None:
-            checkpoint.save(directory, rows[-1]["epoch"], agents)
-            (directory / "summary.json").write_text(json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+            rows, state = _recall(directory, experiment, display.note)
+            reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, rows)]
+            writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep))
+        population = _population(experiment)
+        rows, agents = _train(experiment, population, rows, state, reporters, writer, stopping)
+        summary = _summary(experiment, rows, sum(program.compile_seconds for program in population.programs.values()))
+        if directory is not None and writer is not None:
+            summary["checkpoints"] = writer.cost()
+            _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
             plot([directory], directory / "learning_curve.png")
     return Result(rows, summary, agents)
+
+
+def _recall(directory: Path, experiment: Experiment, note: Callable[[str], None]) -> tuple[list[reporting.Row], State]:
+    """The rows up to the newest sound checkpoint, and its state; none where the run has to start anew."""
+    rows = reporting.read_rows(directory / "metrics.jsonl")
+    like = _like(experiment, build(experiment.member()).init)
+    for epoch in checkpoint.epochs(directory):
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        if len(kept) != (epoch + 1) * experiment.population.num_seeds:
+            note(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
+            continue
+        try:
+            state = checkpoint.restore(directory, epoch, like)
+        except checkpoint.DamagedError as error:
+            note(f"{error}; an older one is looked for")
+            continue
+        except ValueError as error:
+            raise ConfigError([f"the checkpoints of {directory} cannot be read: {_first_line(error)}"]) from error
+        note(f"going on after epoch {epoch}")
+        return kept, state
+    if rows:
+        note("there is no checkpoint to go on from; starting anew")
+    return [], None
+
+
+def _like(experiment: Experiment, init: Callable[[Key], State]) -> Any:
+    """The shapes and types of what `init` makes for every member, each leaf [M, ...]."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((experiment.population.num_seeds, *leaf.shape), leaf.dtype),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
 
 
 def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0) -> list[reporting.Row]:
@@ -155,7 +251,7 @@ def plot(directories: Sequence[str | Path], path: str | Path) -> None:
         raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
     runs = []
     for directory in map(Path, directories):
-        experiment = _read_config(directory)
+        experiment = config.of_run(directory)
         try:
             env_steps, metrics = plotting.read_metrics(directory / "metrics.jsonl")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -215,7 +311,7 @@ def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tup
     return observations, actions[:length], time_steps.reward[:length]
 
 
-def _population(experiment: Experiment) -> Any:
+def _population(experiment: Experiment) -> Population:
     count, first = experiment.population.num_seeds, experiment.population.seed
     return make_population(
         build, [experiment.member()] * count, range(first, first + count), experiment.population.placement
@@ -223,30 +319,34 @@ def _population(experiment: Experiment) -> Any:
 
 
 def _train(
-    experiment: Experiment, reporters: list[reporting.Reporter], stopping: Callable[[], bool]
-) -> tuple[list[reporting.Row], State, float]:
-    """The epochs, one after the other: all rows, the final agent states, and the seconds spent compiling."""
-    training = experiment.training
-    population = _population(experiment)
+    experiment: Experiment,
+    population: Population,
+    history: list[reporting.Row],
+    state: State | None,
+    reporters: list[reporting.Reporter],
+    writer: checkpoint.Writer | None,
+    stopping: Callable[[], bool],
+) -> tuple[list[reporting.Row], State]:
+    """The epochs after those of `history`, which led to `state`, one after the other: all rows and the final agents."""
+    training, count = experiment.training, experiment.population.num_seeds
     programs = population.programs.values()
-    start = time.perf_counter()
-    groups = population.init()
-    history: list[reporting.Row] = []
-    for epoch in range(training.num_epochs + 1):
+    first, earlier = (history[-1]["epoch"] + 1, history[-1]["wall_seconds"]) if history else (0, 0.0)
+    start = saved = time.perf_counter()
+    groups = population.init() if state is None else population.scatter(state)
+    for epoch in range(first, training.num_epochs + 1):
         epoch_start, compiled = time.perf_counter(), sum(program.compile_seconds for program in programs)
         clock = clock_at(training, epoch)
         training_metrics: Callable[[], dict] = dict
         if epoch:
             groups, training_metrics = population.epoch(clock, groups)
         evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
-        metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
+        metrics: dict[str, Any] = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
         metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
         seconds = time.perf_counter() - epoch_start
         seconds -= sum(program.compile_seconds for program in programs) - compiled
         # Counted on the host in Python's integers, which do not wrap.
         vector_steps = training.warmup_steps + epoch * training.steps_per_epoch
         updates_per_epoch = int(training.steps_per_epoch * training.updates_per_step)
-        count = experiment.population.num_seeds
         if epoch:
             metrics |= {
                 "perf/env_steps_per_second": [count * training.steps_per_epoch * training.num_envs / seconds] * count,
@@ -259,18 +359,24 @@ def _train(
                 "seed": experiment.population.seed + member,
                 "env_steps": vector_steps * training.num_envs,
                 "updates": epoch * updates_per_epoch,
-                "wall_seconds": time.perf_counter() - start,
+                "wall_seconds": earlier + time.perf_counter() - start,
             }
             | {name: float(values[member]) for name, values in metrics.items()}
             for member in range(count)
         ]
-        history += rows
+        history = history + rows
         for reporter in reporters:
             reporter.epoch(rows)
-        if stopping():
+        last = stopping() or epoch == training.num_epochs
+        if writer and (last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds):
+            score = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
+            writer.save(epoch, population.gather(groups), score)
+            saved = time.perf_counter()
+        if last:
             break
-    agents = population.gather([group.agent for group in groups])
-    return history, agents, sum(program.compile_seconds for program in programs)
+    if writer:
+        writer.wait()
+    return history, population.gather([group.agent for group in groups])
 
 
 def _means(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -281,10 +387,11 @@ def _means(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"return_mean": np.where(ended, total / np.maximum(ended, 1), np.nan)} | metrics
 
 
-def _writers(experiment: Experiment, directory: Path) -> list[reporting.Reporter]:
-    writers: list[reporting.Reporter] = [reporting.MetricsFile(directory)]
+def _writers(experiment: Experiment, directory: Path, rows: list[reporting.Row]) -> list[reporting.Reporter]:
+    """The places for results, which hold `rows` already or will."""
+    writers: list[reporting.Reporter] = [reporting.MetricsFile(directory, rows)]
     if experiment.reporting.tensorboard:
-        writers.append(reporting.TensorBoard(directory))
+        writers.append(reporting.TensorBoard(directory, rows))
     if experiment.reporting.wandb:
         project = experiment.reporting.wandb_project
         writers.append(reporting.WeightsAndBiases(directory, project, config.as_mapping(experiment)))
@@ -317,37 +424,48 @@ def _check_directory(directory: Path) -> None:
         raise ConfigError([f"--run-dir {directory} cannot be written: {parent} allows no new files; name another"])
 
 
-def _claim_directory(directory: Path, experiment: Experiment) -> None:
+@contextmanager
+def _claimed(directory: Path) -> Iterator[None]:
+    """Makes a run directory, and holds it against other processes; ConfigError where it cannot be used."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "config.yaml").open("x") as file:  # of two runs that start together, one gets it
-            file.write(config.dump(experiment))
-    except FileExistsError:
-        raise ConfigError([_IN_USE.format(directory)]) from None
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(descriptor)
+    except BlockingIOError:
+        raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
     except OSError as error:
         raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
 
 
-def _read_config(directory: Path) -> Experiment:
-    if not (directory / "config.yaml").is_file():
-        raise ConfigError([f"{directory} holds no run: there is no config.yaml in it"])
-    return config.read(directory / "config.yaml")
+def _write(path: Path, text: str) -> None:
+    """Writes a file in one step: whatever happens, it is the old one or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _restore(directory: Path) -> tuple[Experiment, State]:
     """The experiment of a run and its final agent states, each leaf [M, ...]."""
-    experiment = _read_config(directory)
+    experiment = config.of_run(directory)
     agent = make_agent(make_environment(experiment.environment), experiment.agent)
-    members = experiment.population.num_seeds
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
-        jax.eval_shape(agent.init, jax.random.key(0)),
-    )
-    try:
-        return experiment, jax.tree.map(np.asarray, checkpoint.restore(directory, like))
-    except (FileNotFoundError, ValueError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise ConfigError([f"the policies of {directory} cannot be read: {reason}"]) from error
+    like = {"agent": _like(experiment, agent.init)}
+    reason = f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"
+    for epoch in checkpoint.epochs(directory):
+        try:
+            return experiment, checkpoint.restore(directory, epoch, like)["agent"]
+        except ValueError as error:
+            reason = _first_line(error)
+            if not isinstance(error, checkpoint.DamagedError):
+                break
+    raise ConfigError([f"the policies of {directory} cannot be read: {reason}"])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
 
 
 def _restore_member(directory: Path, member: int) -> tuple[Experiment, Environment, Agent, State]:
@@ -403,11 +521,15 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds:
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": memory or _peak_rss(),
         "device": f"{device.device_kind} x {jax.local_device_count()}",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("jaxddpg", "jax", "flax", "optax", "gymnax")},
+        "versions": _versions(),
         "date": datetime.date.today().isoformat(),
         "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
     }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jaxddpg", "jax", "flax", "optax", "gymnax")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _peak_rss() -> int:

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -51,14 +52,27 @@ def _console(file: TextIO, quiet: bool) -> Console:
     return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
-class MetricsFile:
-    """`metrics.jsonl`, one line per row, flushed after each epoch."""
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl` up to its first line that is not whole; none where there is no file."""
+    rows: list[Row] = []
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "metrics.jsonl"
+
+class MetricsFile:
+    """`metrics.jsonl`, one line per row, flushed after each epoch; of what the file held, `rows` are kept."""
+
+    def __init__(self, directory: Path, rows: Sequence[Row] = ()) -> None:
+        self._path, self._rows = directory / "metrics.jsonl", rows
 
     def __enter__(self) -> Self:
-        self._file: TextIO = self._path.open("w")
+        partial = self._path.with_name("metrics.jsonl.partial")
+        self._file: TextIO = partial.open("w")
+        self.epoch(self._rows)
+        partial.replace(self._path)  # which stays open
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,10 +84,11 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Event files, one folder per member, by tensorboardX."""
+    """Event files, one folder per member, by tensorboardX; of what they held, what lies after `rows` is dropped."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, rows: Sequence[Row] = ()) -> None:
         self._directory = directory
+        self._purge_step = rows[-1]["env_steps"] + 1 if rows else None
         self._writers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -89,7 +104,8 @@ class TensorBoard:
         for row in rows:
             member = row["member"]
             if member not in self._writers:
-                self._writers[member] = SummaryWriter(str(self._directory / "tensorboard" / f"seed_{row['seed']}"))
+                path = self._directory / "tensorboard" / f"seed_{row['seed']}"
+                self._writers[member] = SummaryWriter(str(path), purge_step=self._purge_step)
             for name, value in row.items():
                 if "/" in name:
                     self._writers[member].add_scalar(name, value, row["env_steps"])

@@ -259,6 +259,16 @@ class Population:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What is kept on disk to go on from."""
+
+    interval_seconds: float = setting(
+        30.0, "at least so long from one checkpoint to the next; 0: after every epoch", at_least=0
+    )
+    keep: int = setting(2, "so many of the newest, and the best", at_least=1)
+
+
+@dataclass(frozen=True)
 class Reporting:
     """Where results go beside the run directory."""
 
@@ -318,6 +328,7 @@ class Experiment(Member):
     """One experiment: one member's settings, how many members, and where the results go."""
 
     population: Population = setting(Population, "the members")
+    checkpoint: Checkpoint = setting(Checkpoint, "what is kept to go on from")
     reporting: Reporting = setting(Reporting, "further outputs")
 
     def member(self) -> Member:

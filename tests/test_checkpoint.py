@@ -1,12 +1,16 @@
+import json
+import shutil
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.struct import PyTreeNode
 
 from jaxddpg import checkpoint
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.checkpoint import DamagedError
 from jaxddpg.settings import DDPG, Actor, Critic
-from jaxddpg.types import Environment
+from jaxddpg.types import Environment, State
 
 MEMBERS = 3
 
@@ -20,17 +24,33 @@ def learners():
 
 def same(restored, saved):
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, restored), saved)
+    jax.tree.map(np.testing.assert_array_equal, restored, saved)
 
 
 def shapes(state):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
+def folder(run):
+    return run / checkpoint.DIRECTORY
+
+
 def test_agents_come_back_to_the_bit_with_their_structure(tmp_path):
     saved = learners()
     checkpoint.save(tmp_path, 5, saved)
-    same(checkpoint.restore(tmp_path, shapes(saved)), saved)
+    same(checkpoint.restore(tmp_path, 5, shapes(saved)), saved)
+
+
+class Whole(PyTreeNode):
+    agent: State
+    world: State
+
+
+def test_a_part_can_be_read_alone(tmp_path):
+    saved = Whole(agent=learners(), world=(np.arange(6).reshape(3, 2), np.ones(3)))
+    checkpoint.save(tmp_path, 1, saved)
+    same(checkpoint.restore(tmp_path, 1, {"agent": shapes(saved.agent)}), {"agent": saved.agent})
+    same(checkpoint.restore(tmp_path, 1, shapes(saved)), saved)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint32, np.uint8, np.bool_])
@@ -38,46 +58,111 @@ def test_types_and_extreme_values_come_back(kind, tmp_path):
     values = [0.0, 1.0] if kind == np.bool_ else [0, 1, 255] + [np.nan, np.inf, 1e-40] * (kind == np.float32)
     saved = {"leaf": np.array([values], kind)}
     checkpoint.save(tmp_path, 0, saved)
-    restored = checkpoint.restore(tmp_path, shapes(saved))["leaf"]
+    restored = checkpoint.restore(tmp_path, 0, shapes(saved))["leaf"]
     assert restored.dtype == kind
     np.testing.assert_array_equal(restored, saved["leaf"])
 
 
-def test_the_newest_is_taken(tmp_path):
+def test_the_newest_come_first(tmp_path):
     """By number: as texts, 9 would follow 10."""
+    assert checkpoint.epochs(tmp_path) == []
     for epoch in (9, 10, 2):
         checkpoint.save(tmp_path, epoch, {"epoch": np.full(1, epoch)})
-    assert checkpoint.restore(tmp_path, {"epoch": jnp.zeros(1, int)})["epoch"] == 10
-
-
-def test_what_an_interrupted_save_left_is_ignored(tmp_path):
-    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
-    (tmp_path / checkpoint.DIRECTORY / "2.orbax-checkpoint-tmp").mkdir()
-    assert checkpoint.restore(tmp_path, {"leaf": np.zeros(1)})["leaf"] == 1
+    assert checkpoint.epochs(tmp_path) == [10, 9, 2]
 
 
 def test_an_epoch_saved_again_is_replaced(tmp_path):
     for value in (1.0, 2.0):
         checkpoint.save(tmp_path, 3, {"leaf": np.full(1, value)})
-    assert checkpoint.restore(tmp_path, {"leaf": np.zeros(1)})["leaf"] == 2
-
-
-@pytest.mark.parametrize("folder", ["", checkpoint.DIRECTORY])
-def test_a_run_without_a_checkpoint_is_a_clear_error(folder, tmp_path):
-    (tmp_path / folder).mkdir(exist_ok=True)
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name} holds no checkpoint"):
-        checkpoint.restore(tmp_path, {"leaf": np.zeros(1)})
+    assert checkpoint.restore(tmp_path, 3, {"leaf": np.zeros(1)})["leaf"] == 2
 
 
 @pytest.mark.parametrize("size", [4, 16])
 def test_an_array_of_another_shape_is_refused(size, tmp_path):
     """Orbax alone would cut it off or fill it up with zeros."""
     checkpoint.save(tmp_path, 1, {"kernel": np.ones((MEMBERS, 8))})
-    with pytest.raises(ValueError, match="shape"):
-        checkpoint.restore(tmp_path, {"kernel": np.zeros((MEMBERS, size))})
+    with pytest.raises(ValueError, match=rf"kernel.*float64\[3, 8\] on disk.*float64\[3, {size}\]"):
+        checkpoint.restore(tmp_path, 1, {"kernel": np.zeros((MEMBERS, size))})
 
 
 def test_relative_paths_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save(tmp_path.relative_to(tmp_path), 1, {"leaf": np.ones(1)})
-    assert (tmp_path / checkpoint.DIRECTORY / "1").is_dir()
+    assert (folder(tmp_path) / "1").is_dir()
+
+
+def flip_a_byte(path):
+    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_a_file(path):
+    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def lose_a_file(path):
+    next(p for p in (path / "d").iterdir()).unlink()
+
+
+def empty_it(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [flip_a_byte, cut_a_file, lose_a_file, empty_it, shutil.rmtree])
+def test_damage_is_seen(harm, tmp_path):
+    saved = {"leaf": np.random.default_rng(0).normal(size=(3, 1000))}
+    checkpoint.save(tmp_path, 1, saved)
+    harm(folder(tmp_path) / "1")
+    with pytest.raises(DamagedError, match="the checkpoint of epoch 1 is damaged"):
+        checkpoint.restore(tmp_path, 1, shapes(saved))
+
+
+@pytest.mark.parametrize("manifest", [None, "", '{"epoch": 2, "fil', "[]"])
+def test_without_a_whole_manifest_there_is_no_checkpoint(manifest, tmp_path):
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
+    path = folder(tmp_path) / "2.json"
+    path.unlink() if manifest is None else path.write_text(manifest)
+    assert checkpoint.epochs(tmp_path) == [1]
+
+
+def test_a_writer_removes_what_interrupted_saves_left(tmp_path):
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
+    for name in ("7", "2.orbax-checkpoint-tmp"):
+        (folder(tmp_path) / name).mkdir()
+    (folder(tmp_path) / "3.json.partial").touch()
+    with checkpoint.Writer(tmp_path, keep=1):
+        assert {path.name for path in folder(tmp_path).iterdir()} == {"1", "1.json"}
+
+
+def test_a_writer_keeps_the_newest_and_the_best(tmp_path):
+    with checkpoint.Writer(tmp_path, keep=2) as writer:
+        for epoch, score in enumerate([0.0, 5.0, 1.0, np.nan, 2.0]):
+            writer.save(epoch, {"epoch": np.full(1, epoch)}, score)
+    assert checkpoint.epochs(tmp_path) == [4, 3, 1]
+    assert {path.name for path in folder(tmp_path).iterdir()} == {"4", "4.json", "3", "3.json", "1", "1.json"}
+    assert writer.cost()["written"] == 5
+    for epoch in (4, 3, 1):
+        assert checkpoint.restore(tmp_path, epoch, {"epoch": np.zeros(1, int)})["epoch"] == epoch
+
+
+def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
+    """The state of the next epoch lies in other memory; only the array given must stay."""
+    state = {"leaf": np.arange(1e6)}
+    with checkpoint.Writer(tmp_path, keep=1) as writer:
+        writer.save(1, state, 0.0)
+        writer.save(2, {"leaf": state["leaf"] + 1}, 0.0)
+        writer.wait()
+        np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, shapes(state))["leaf"], state["leaf"] + 1)
+
+
+def test_a_manifest_names_every_file(tmp_path):
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)}, score=0.5)
+    content = json.loads((folder(tmp_path) / "1.json").read_text())
+    on_disk = {str(p.relative_to(folder(tmp_path) / "1")) for p in (folder(tmp_path) / "1").rglob("*") if p.is_file()}
+    assert set(content["files"]) == on_disk
+    assert (content["epoch"], content["score"]) == (1, 0.5)

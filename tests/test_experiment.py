@@ -312,9 +312,9 @@ def test_a_missing_extra_is_said_before_the_directory_is_taken(name, package, tm
 
 
 def test_of_two_runs_that_start_together_one_gets_the_directory(tmp_path):
-    experiment._claim_directory(tmp_path / "run", config.parse({}))
-    with pytest.raises(ConfigError, match="already holds a run"):
-        experiment._claim_directory(tmp_path / "run", config.parse({}))
+    with experiment._claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
+        run(tiny(), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_overrides_may_be_values():

@@ -1,0 +1,262 @@
+import contextlib
+import json
+import operator
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_checkpoint import cut_a_file, empty_it, flip_a_byte
+from test_cli import call, refused
+from test_experiment import lines, tiny
+
+from jaxddpg import checkpoint, config
+from jaxddpg.config import ConfigError
+from jaxddpg.experiment import RunError, load_policy, resume, run
+
+EPOCHS = 6
+HERE = Path(__file__).parent
+
+
+def small(**changes):
+    """Three members, a checkpoint after every epoch; some episodes run over the end of an epoch."""
+    training = vars(tiny().training) | {"num_epochs": EPOCHS}
+    return tiny(**{"training": training, "checkpoint": {"interval_seconds": 0, "keep": 3}} | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return directory, run(small(), directory)
+
+
+def comparable(directory):
+    """What must be equal: all but the time it took."""
+    timed = ("wall_seconds", "perf/")
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in lines(directory)]
+
+
+def after(epochs):
+    """A question that is answered with yes after so many epochs, the start among them."""
+    asked = iter(range(epochs - 1))
+    return lambda: next(asked, None) is None
+
+
+def equal(result, other):
+    jax.tree.map(np.testing.assert_array_equal, result.agents, other.agents)
+
+
+@pytest.mark.parametrize("interruptions", [(1,), (3,), (2, 2, 1)])
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, tmp_path):
+    """Metrics, parameters and evaluations to the bit, after any number of interruptions."""
+    run(small(), tmp_path / "run", stopping=after(interruptions[0]))
+    for epochs in interruptions[1:]:
+        resume(tmp_path / "run", stopping=after(epochs))
+    assert len(lines(tmp_path / "run")) < len(lines(whole[0]))
+    result = resume(tmp_path / "run")
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+    equal(result, whole[1])
+    assert [row["epoch"] for row in result.rows] == [epoch for epoch in range(EPOCHS + 1) for _ in range(3)]
+    seconds = [row["wall_seconds"] for row in result.rows[::3]]
+    assert seconds == sorted(seconds)
+
+
+def test_a_finished_run_is_only_told_again(whole):
+    before = (whole[0] / "metrics.jsonl").read_bytes()
+    result = resume(whole[0])
+    assert (whole[0] / "metrics.jsonl").read_bytes() == before
+    equal(result, whole[1])
+
+
+def test_more_epochs_make_it_the_longer_run(whole, tmp_path):
+    shorter = small(training=vars(tiny().training) | {"num_epochs": 2})
+    run(shorter, tmp_path / "run")
+    equal(resume(tmp_path / "run", {"training.num_epochs": EPOCHS}), whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+    assert config.read(tmp_path / "run" / "config.yaml") == small()
+    (told,) = map(json.loads, (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines())
+    assert (told["epoch"], told["changes"]) == (2, {"training.num_epochs": [2, EPOCHS]})
+
+
+def test_the_programs_are_compiled_once(tmp_path):
+    run(small(), tmp_path / "run", stopping=after(3))
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        traced = []
+        original = jax.stages.Lowered.compile
+        patch.setattr(jax.stages.Lowered, "compile", lambda *args, **how: traced.append(1) or original(*args, **how))
+        resume(tmp_path / "run")
+    assert len(traced) == 2  # epoch and evaluation; the start is on disk
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("agent.tau", 0.5),
+        ("agent.batch_size", 8),
+        ("population.num_seeds", 4),
+        ("population.seed", 1),
+        ("training.steps_per_epoch", 8),
+        ("training.num_envs", 4),
+        ("evaluation.num_episodes", 3),
+        ("environment.name", "Pendulum-v1"),
+    ],
+)
+def test_what_would_alter_the_learning_is_refused(path, value, whole):
+    before = {file: file.read_bytes() for file in whole[0].iterdir() if file.is_file()}
+    old = operator.attrgetter(path)(config.of_run(whole[0]))
+    with pytest.raises(ConfigError) as error:
+        resume(whole[0], {path: value} | ({"environment.parameters": {}} if path == "environment.name" else {}))
+    assert f"{path} is {value}, but {config.text(old)} in this run" in str(error.value)
+    assert before == {file: file.read_bytes() for file in whole[0].iterdir() if file.is_file()}
+
+
+def test_fewer_epochs_than_there_were_are_refused(whole):
+    with pytest.raises(ConfigError, match=f"num_epochs is 2, but the run has reached {EPOCHS}"):
+        resume(whole[0], {"training.num_epochs": 2})
+
+
+def test_another_placement_goes_on_with_the_same_states(whole, tmp_path):
+    run(small(), tmp_path / "run", stopping=after(3))
+    result = resume(tmp_path / "run", {"population.placement": 3})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), result.agents, whole[1].agents)
+
+
+@pytest.mark.parametrize("harm", [flip_a_byte, cut_a_file, empty_it], ids=lambda harm: harm.__name__)
+def test_an_older_checkpoint_serves_where_the_newest_is_damaged(harm, whole, tmp_path, capfd):
+    run(small(), tmp_path / "run", stopping=after(4))
+    assert checkpoint.epochs(tmp_path / "run")[:2] == [3, 2]
+    harm(tmp_path / "run" / "checkpoints" / "3")
+    result = resume(tmp_path / "run", quiet=False)
+    assert "the checkpoint of epoch 3 is damaged" in capfd.readouterr().err
+    equal(result, whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
+def cut(path, characters):
+    path.write_text(path.read_text()[:characters])
+
+
+@pytest.mark.parametrize("share", [0.99, 0.8, 0.4, 0.0])
+def test_metrics_cut_in_the_middle_of_a_line_are_told_again(share, whole, tmp_path):
+    """At the worst nothing can be used and the run starts anew; the end is the same."""
+    run(small(), tmp_path / "run", stopping=after(4))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    cut(metrics, int(share * len(metrics.read_text())))
+    equal(resume(tmp_path / "run"), whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
+def test_a_run_without_a_checkpoint_starts_anew(whole, tmp_path):
+    run(small(), tmp_path / "run", stopping=after(2))
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*.json"):
+        manifest.unlink()
+    equal(resume(tmp_path / "run"), whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
+def test_a_run_killed_while_it_wrote_its_config_can_begin_again(whole, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.partial").write_text("agent:\n  gam")
+    equal(run(small(), tmp_path / "run"), whole[1])
+
+
+def test_two_processes_never_share_a_directory(tmp_path):
+    with contextlib.ExitStack() as stack:
+        run(small(), tmp_path / "run", stopping=after(2))
+        code = (
+            "import fcntl, os, sys, time\n"
+            "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+            "print('held', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        other = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        stack.callback(other.kill)
+        other.stdout.readline()
+        with pytest.raises(ConfigError, match=f"another process is training in {tmp_path / 'run'}"):
+            resume(tmp_path / "run")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A disk that is soon full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_ends_a_run_in_a_sentence_and_room_lets_it_go_on(whole, tiny_disk):
+    ballast = tiny_disk / "ballast"
+
+    def fill():
+        """Leaves room for nothing after the third epoch."""
+        if len(checkpoint.epochs(tiny_disk / "run")) >= 2:
+            with contextlib.suppress(OSError), ballast.open("wb") as file:
+                while True:
+                    file.write(b"0" * 4096)
+        return False
+
+    with pytest.raises(RunError, match=r"(?s)^[^\n]*(disk is full|No space left)[^\n]*resume [^\n]*$"):
+        run(small(), tiny_disk / "run", stopping=fill)
+    assert checkpoint.epochs(tiny_disk / "run")
+    ballast.unlink()
+    equal(resume(tiny_disk / "run"), whole[1])
+    assert comparable(tiny_disk / "run") == comparable(whole[0])
+
+
+def test_the_command_goes_on_and_ends_like_training(whole, tmp_path):
+    run(small(), tmp_path / "run", stopping=after(2))
+    code, out, err = call("resume", tmp_path / "run")
+    assert code == 0, err
+    assert "going on after epoch 1" in err
+    assert "IQM of the final returns" in out
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
+def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_path):
+    assert refused(call("resume", tmp_path), f"{tmp_path} holds no run") == []
+    assert refused(call("resume", whole[0], "--agent.tau", "0.1"), "agent.tau is 0.1, but") == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_is_gone_on_with_in_a_new_one(how, whole, tmp_path):
+    """At a moment that chance chose, several times, until the run is complete; then it is the run never stopped."""
+    (tmp_path / "small.yaml").write_text(config.dump(small()))
+    chance, directory, times = random.Random(int(how)), tmp_path / "run", 0
+    program = [sys.executable, "-m", "jaxddpg"]
+    command = [*program, "train", tmp_path / "small.yaml", "--run-dir", directory, "--quiet"]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={jax.local_device_count()}"}
+    while True:
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 120
+            known = len((directory / "metrics.jsonl").read_text().splitlines()) if times else 0
+            # Killed soon after it has begun to learn, or in the first seconds.
+            while times < 3 and process.poll() is None and time.monotonic() < deadline:
+                with contextlib.suppress(OSError):
+                    if len((directory / "metrics.jsonl").read_text().splitlines()) > known:
+                        break
+                time.sleep(0.01)
+            if times < 3:
+                time.sleep(0.1 * chance.random())
+                process.send_signal(how)
+            error = process.communicate(timeout=120)[1].decode()
+        times += 1
+        assert "Traceback" not in error
+        if process.returncode == 0:
+            break
+        assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        command = [*program, "resume", directory, "--quiet"]
+    assert comparable(directory) == comparable(whole[0])
+    state = checkpoint.restore(directory, EPOCHS, {"agent": jax.eval_shape(lambda: whole[1].agents)})
+    jax.tree.map(np.testing.assert_array_equal, state["agent"], whole[1].agents)
+    assert np.isfinite(load_policy(directory)(np.zeros(2))).all()
