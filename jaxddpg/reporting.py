@@ -3,6 +3,7 @@
 A row is one member after one epoch, a flat dict. Everything here runs between epochs, on the host.
 """
 
+import hashlib
 import json
 import math
 import sys
@@ -120,6 +121,9 @@ class WeightsAndBiases:
             "project": project,
             "config": config,
             "name": directory.name,
+            # A run that goes on is the same one there.
+            "id": hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16],
+            "resume": "allow",
         }
 
     def __enter__(self) -> Self:
@@ -136,7 +140,7 @@ class WeightsAndBiases:
         log = {name: float(interquartile_mean(np.array([row[name] for row in rows]))) for name in names}
         if len(rows) > 1:
             log |= {f"member_{row['member']}/{name}": row[name] for row in rows for name in names}
-        self._run.log(log | {"env_steps": rows[0]["env_steps"]})
+        self._run.log(log | {"env_steps": rows[0]["env_steps"]}, step=rows[0]["epoch"])
 
 
 class Display:

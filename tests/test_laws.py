@@ -128,7 +128,8 @@ def test_no_branch_on_the_hot_path(trainer, state):
 def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement, ratio, num_envs):
     overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
     member = config.parse(config.as_mapping(base), overrides).member()
-    population = make_population(composition.build, [member] * 2, [0, 1], placement)
+    count = placement * jax.local_device_count()  # fewer would be spread over the devices in smaller blocks
+    population = make_population(composition.build, [member] * count, range(count), placement)
     population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled
     memory = compiled.memory_analysis()

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import operator
 import os
@@ -196,22 +197,24 @@ def tiny_disk(tmp_path):
 
 
 def test_a_full_disk_ends_a_run_in_a_sentence_and_room_lets_it_go_on(whole, tiny_disk):
-    ballast = tiny_disk / "ballast"
+    ballast, run_directory, asked = tiny_disk / "ballast", tiny_disk / "run", itertools.count()
 
     def fill():
-        """Leaves room for nothing after the third epoch."""
-        if len(checkpoint.epochs(tiny_disk / "run")) >= 2:
+        """Leaves room for nothing after the third epoch, once the checkpoint of the second is written."""
+        if (epoch := next(asked)) == 3:
+            while epoch - 1 not in checkpoint.epochs(run_directory):
+                time.sleep(0.01)
             with contextlib.suppress(OSError), ballast.open("wb") as file:
                 while True:
                     file.write(b"0" * 4096)
         return False
 
     with pytest.raises(RunError, match=r"(?s)^[^\n]*(disk is full|No space left)[^\n]*resume [^\n]*$"):
-        run(small(), tiny_disk / "run", stopping=fill)
-    assert checkpoint.epochs(tiny_disk / "run")
+        run(small(), run_directory, stopping=fill)
+    assert checkpoint.epochs(run_directory)
     ballast.unlink()
-    equal(resume(tiny_disk / "run"), whole[1])
-    assert comparable(tiny_disk / "run") == comparable(whole[0])
+    equal(resume(run_directory), whole[1])
+    assert comparable(run_directory) == comparable(whole[0])
 
 
 def test_the_command_goes_on_and_ends_like_training(whole, tmp_path):
