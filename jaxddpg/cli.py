@@ -70,7 +70,6 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     with _Signals() as signals:
         import jax
-        import numpy as np
 
         from jaxddpg import experiment as room
         from jaxddpg import reporting
@@ -109,10 +108,13 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     if signals.received and summary["epochs"] < experiment.training.num_epochs:
         print(f"stopped after epoch {summary['epochs']}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received
-    if not np.isfinite([member["final_return"] for member in summary["members"]]).any():
+    diverged = [member for member in summary["members"] if member["diverged_by"]]
+    for member in diverged:
+        print(reporting.divergence(member), file=sys.stderr)
+    if room.halted(experiment, summary["members"]):
         print(
-            "error: every member diverged; lower the learning rates, bound max_grad_norm, or look for a reward that is "
-            "not finite",
+            f"error: {len(diverged)} of {len(rows)} members diverged; lower the learning rates, bound max_grad_norm, "
+            "or look into the environment",
             file=sys.stderr,
         )
         return 1

@@ -80,7 +80,7 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     return experiment
 
 
-HARMLESS = ("training.num_epochs", "population.placement", "checkpoint.", "reporting.")
+HARMLESS = ("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting.")
 """Settings that do not alter what is learned up to an epoch."""
 
 

@@ -4,8 +4,31 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax.struct import PyTreeNode
 
 from jaxddpg.types import Environment, Key, Metrics, Scalar
+
+
+class Total(PyTreeNode):
+    """A sum that does not drift, however many terms it has; Kahan 1965, "Further remarks on reducing truncation
+    errors".
+
+    A million rewards of 0.1 add up to 100 958 in single precision, and to 100 000 here.
+    """
+
+    value: jax.Array
+    excess: jax.Array
+    """by which the value is too large"""
+
+    @classmethod
+    def zeros(cls, shape: int) -> "Total":
+        return cls(jnp.zeros(shape), jnp.zeros(shape))
+
+    def plus(self, term: jax.Array) -> "Total":
+        """With one term more."""
+        term = term - self.excess
+        value = self.value + term
+        return Total(value, (value - self.value) - term)
 
 
 def evaluate(
@@ -25,7 +48,8 @@ def evaluate(
     Returns:
         `return_mean`, `return_std`: of the undiscounted returns, over episodes. `q_start_mean`: the mean value of the
         first observations. `discounted_return_mean`: what that value predicts, sum_t gamma^t r_t, plus the discounted
-        value of the final observation where a time limit cut the episode.
+        value of the final observation where a time limit cut the episode. `overestimation`: by how much the promise
+        exceeds the outcome.
     """
     reset_key, step_key = jax.random.split(key)
 
@@ -33,8 +57,8 @@ def evaluate(
         state, observation, running, weight, returns, discounted, final_observation, final_weight = carry
         action = jnp.clip(act(observation), -1.0, 1.0)
         state, time_step = jax.vmap(environment.step)(jax.random.split(step_key, num_episodes), state, action)
-        returns += running * time_step.reward
-        discounted += running * weight * time_step.reward
+        returns = returns.plus(running * time_step.reward)
+        discounted = discounted.plus(running * weight * time_step.reward)
         weight *= gamma
         cut = (running > 0) & time_step.truncated & ~time_step.terminated
         final_observation = jnp.where(cut[:, None], time_step.final_observation, final_observation)
@@ -44,15 +68,17 @@ def evaluate(
         return (state, observation, running, weight, returns, discounted, final_observation, final_weight), None
 
     state, start = jax.vmap(environment.reset)(jax.random.split(reset_key, num_episodes))
-    ones, zeros = jnp.ones(num_episodes), jnp.zeros(num_episodes)
-    carry = (state, start, ones, ones, zeros, zeros, start, zeros)
+    ones, zeros, nothing = jnp.ones(num_episodes), jnp.zeros(num_episodes), Total.zeros(num_episodes)
+    carry = (state, start, ones, ones, nothing, nothing, start, zeros)
     (*_, returns, discounted, final_observation, final_weight), _ = jax.lax.scan(
         step, carry, jax.random.split(step_key, environment.episode_length)
     )
-    discounted += final_weight * value(final_observation)
+    outcome = jnp.mean(discounted.value + final_weight * value(final_observation))
+    promise = jnp.mean(value(start))
     return {
-        "return_mean": jnp.mean(returns),
-        "return_std": jnp.std(returns),
-        "q_start_mean": jnp.mean(value(start)),
-        "discounted_return_mean": jnp.mean(discounted),
+        "return_mean": jnp.mean(returns.value),
+        "return_std": jnp.std(returns.value),
+        "q_start_mean": promise,
+        "discounted_return_mean": outcome,
+        "overestimation": promise - outcome,
     }

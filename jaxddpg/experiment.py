@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, rendering, reporting, settings
+from jaxddpg import checkpoint, config, memory, plotting, rendering, reporting, settings
 from jaxddpg.composition import build, check_member, make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import Population, make_population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
-from jaxddpg.training import clock_at
+from jaxddpg.training import Health, clock_at
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
 _IN_USE = "--run-dir {} already holds a run; name another, or none for a new one; `jaxddpg resume` goes on with a run"
@@ -85,11 +85,11 @@ def run(
     experiment = config.checked(experiment)
     _check_extras(experiment.reporting)
     if directory is None:
+        _check_runs_here(experiment, on_disk=False)
         return _run(experiment, None, quiet, stopping)
     directory = Path(directory)
     _check_directory(directory)
-    use_all_cores()
-    check_member(experiment.member())
+    _check_runs_here(experiment)
     with _claimed(directory):
         if (directory / "config.yaml").exists():  # of two runs that start together, one got it
             raise ConfigError([_IN_USE.format(directory)])
@@ -122,6 +122,7 @@ def resume(
     directory = Path(directory)
     experiment, changed = config.extended(directory, changes or {})
     _check_extras(experiment.reporting)
+    _check_runs_here(experiment)
     with _claimed(directory):
         reached = next(iter(checkpoint.epochs(directory)), 0)
         if experiment.training.num_epochs < reached:
@@ -136,8 +137,6 @@ def resume(
 
 def _run(experiment: Experiment, directory: Path | None, quiet: bool, stopping: Callable[[], bool]) -> Result:
     """Trains from the newest sound checkpoint of a directory that is ours, or from the start where there is none."""
-    use_all_cores()
-    check_member(experiment.member())
     try:
         return _train_and_tell(experiment, directory, quiet, stopping)
     except jax.errors.JaxRuntimeError as error:
@@ -146,6 +145,16 @@ def _run(experiment: Experiment, directory: Path | None, quiet: bool, stopping: 
         raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
     except OSError as error:
         raise RunError(f"{error.strerror or error}; make room, then `jaxddpg resume {directory}`") from error
+
+
+def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
+    """ConfigError where the parts do not fit each other, or this machine's memory."""
+    use_all_cores()
+    check_member(experiment.member())
+    count, on_cpu = experiment.population.num_seeds, jax.default_backend() == "cpu"
+    sharing = count if on_cpu else -(-count // jax.local_device_count())
+    like = _like(build(experiment.member()).init, sharing)
+    memory.check(experiment, like, 2 if on_cpu and on_disk else 1, memory.free())
 
 
 def _train_and_tell(
@@ -165,7 +174,7 @@ def _train_and_tell(
             writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep))
         population = _population(experiment)
         rows, agents = _train(experiment, population, rows, state, reporters, writer, stopping)
-        summary = _summary(experiment, rows, sum(program.compile_seconds for program in population.programs.values()))
+        summary = _summary(experiment, rows, population)
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
             _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
@@ -176,7 +185,7 @@ def _train_and_tell(
 def _recall(directory: Path, experiment: Experiment, note: Callable[[str], None]) -> tuple[list[reporting.Row], State]:
     """The rows up to the newest sound checkpoint, and its state; none where the run has to start anew."""
     rows = reporting.read_rows(directory / "metrics.jsonl")
-    like = _like(experiment, build(experiment.member()).init)
+    like = _like(build(experiment.member()).init, experiment.population.num_seeds)
     for epoch in checkpoint.epochs(directory):
         kept = [row for row in rows if row["epoch"] <= epoch]
         if len(kept) != (epoch + 1) * experiment.population.num_seeds:
@@ -196,10 +205,10 @@ def _recall(directory: Path, experiment: Experiment, note: Callable[[str], None]
     return [], None
 
 
-def _like(experiment: Experiment, init: Callable[[Key], State]) -> Any:
-    """The shapes and types of what `init` makes for every member, each leaf [M, ...]."""
+def _like(init: Callable[[Key], State], members: int) -> Any:
+    """The shapes and types of what `init` makes for so many members, each leaf [M, ...]."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((experiment.population.num_seeds, *leaf.shape), leaf.dtype),
+        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
         jax.eval_shape(init, jax.random.key(0)),
     )
 
@@ -333,15 +342,19 @@ def _train(
     first, earlier = (history[-1]["epoch"] + 1, history[-1]["wall_seconds"]) if history else (0, 0.0)
     start = saved = time.perf_counter()
     groups = population.init() if state is None else population.scatter(state)
-    for epoch in range(first, training.num_epochs + 1):
+    over = bool(history) and halted(experiment, history[-count:])
+    for epoch in () if over else range(first, training.num_epochs + 1):
         epoch_start, compiled = time.perf_counter(), sum(program.compile_seconds for program in programs)
         clock = clock_at(training, epoch)
         training_metrics: Callable[[], dict] = dict
         if epoch:
             groups, training_metrics = population.epoch(clock, groups)
         evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
+        health: Health = population.gather([group.health for group in groups])
         metrics: dict[str, Any] = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
         metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
+        # What a diverged member would have done is not measured.
+        metrics = {name: np.where(health.diverged, np.nan, values) for name, values in metrics.items()}
         seconds = time.perf_counter() - epoch_start
         seconds -= sum(program.compile_seconds for program in programs) - compiled
         # Counted on the host in Python's integers, which do not wrap.
@@ -360,6 +373,8 @@ def _train(
                 "env_steps": vector_steps * training.num_envs,
                 "updates": epoch * updates_per_epoch,
                 "wall_seconds": earlier + time.perf_counter() - start,
+                "diverged_by": Health.REASONS[health.reason[member]],
+                "diverged_at": (int(health.step[member]) + 1) * training.num_envs if health.diverged[member] else None,
             }
             | {name: float(values[member]) for name, values in metrics.items()}
             for member in range(count)
@@ -367,7 +382,7 @@ def _train(
         history = history + rows
         for reporter in reporters:
             reporter.epoch(rows)
-        last = stopping() or epoch == training.num_epochs
+        last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
         if writer and (last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds):
             score = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
             writer.save(epoch, population.gather(groups), score)
@@ -377,6 +392,12 @@ def _train(
     if writer:
         writer.wait()
     return history, population.gather([group.agent for group in groups])
+
+
+def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:
+    """Whether the divergence of members, as rows or summaries tell it, ends the run."""
+    diverged = [member["diverged_by"] != "" for member in members]
+    return any(diverged) if experiment.population.on_divergence == "stop" else all(diverged)
 
 
 def _means(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -452,7 +473,7 @@ def _restore(directory: Path) -> tuple[Experiment, State]:
     """The experiment of a run and its final agent states, each leaf [M, ...]."""
     experiment = config.of_run(directory)
     agent = make_agent(make_environment(experiment.environment), experiment.agent)
-    like = {"agent": _like(experiment, agent.init)}
+    like = {"agent": _like(agent.init, experiment.population.num_seeds)}
     reason = f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"
     for epoch in checkpoint.epochs(directory):
         try:
@@ -483,7 +504,7 @@ def _check_seed(seed: int) -> None:
         raise ConfigError([f"--seed is {seed}, but must be at least 0 and below 2^31"])
 
 
-def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds: float) -> dict[str, Any]:
+def _summary(experiment: Experiment, rows: list[reporting.Row], population: Population) -> dict[str, Any]:
     count = experiment.population.num_seeds
     members = []
     for member in range(count):
@@ -496,6 +517,8 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds:
                 "final_return": own[-1]["eval/return_mean"],
                 "best_return": best["eval/return_mean"],
                 "best_epoch": best["epoch"],
+                "diverged_by": own[-1]["diverged_by"],
+                "diverged_at": own[-1]["diverged_at"],
             }
         )
     final = np.array([member["final_return"] for member in members])
@@ -505,7 +528,9 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds:
         name: float(np.median([row[name] for row in rows if name in row] or [np.nan]))
         for name in ("perf/env_steps_per_second", "perf/updates_per_second")
     }
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
+    compiled = population.programs["epoch"].compiled
+    analysis = compiled.memory_analysis() if compiled else None
     return {
         "environment": experiment.environment.name,
         "members": members,
@@ -516,10 +541,12 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], compile_seconds:
         "env_steps_total": last["env_steps"] * count,
         "updates_total": last["updates"] * count,
         "wall_seconds": last["wall_seconds"],
-        "compile_seconds": compile_seconds,
+        "compile_seconds": sum(program.compile_seconds for program in population.programs.values()),
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
-        "peak_memory_bytes": memory or _peak_rss(),
+        "peak_memory_bytes": peak or _peak_rss(),
+        "state_bytes": memory.parts(_like(build(experiment.member()).init, count)),
+        "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": _versions(),
         "date": datetime.date.today().isoformat(),

@@ -50,6 +50,7 @@ class Actor(nn.Module):
             elif self.normalization == "layer":
                 x = nn.LayerNorm()(x)
             x = nn.relu(x)
+            self.sow("intermediates", "hidden", x)
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
 
@@ -77,6 +78,7 @@ class Critic(nn.Module):
             elif self.normalization == "layer":
                 x = nn.LayerNorm()(x)
             x = nn.relu(x)
+            self.sow("intermediates", "hidden", x)
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
 
 

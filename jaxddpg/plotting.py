@@ -74,6 +74,9 @@ def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bo
     middle = interquartile_mean(curves)
     finite = np.isfinite(middle)
     axes.plot(run.env_steps, curves, color=colour, alpha=0.25, linewidth=0.6, linestyle=style)
+    for curve in curves.T[~np.isfinite(curves[-1])]:
+        last = np.flatnonzero(np.isfinite(curve))[-1:]
+        axes.plot(run.env_steps[last], curve[last], "x", color=colour)  # where a member diverged
     axes.plot(run.env_steps[finite], middle[finite], color=colour, linewidth=1.8, linestyle=style, label=label)
     if curves.shape[1] > 1:
         low, high = confidence_interval(curves)

@@ -48,6 +48,14 @@ def number(value: float) -> str:
     return f"{value + 0.0:.5g}" if math.isfinite(value) else "diverged"
 
 
+def divergence(row: Row) -> str:
+    """What became of a diverged member, as part of a sentence."""
+    return (
+        f"the member of seed {row['seed']} diverged at env step {row['diverged_at']:,}: "
+        f"{'an' if row['diverged_by'][0] in 'aeiou' else 'a'} {row['diverged_by']} was not finite"
+    )
+
+
 def _console(file: TextIO, quiet: bool) -> Console:
     """A console that prints names and paths as they are, brackets and colons included."""
     return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -59,7 +67,7 @@ def read_rows(path: Path) -> list[Row]:
     with suppress(OSError, ValueError):
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            rows.append({name: math.nan if value is None else value for name, value in row.items()})
+            rows.append({name: math.nan if "/" in name and value is None else value for name, value in row.items()})
     return rows
 
 
@@ -152,6 +160,7 @@ class Display:
         self._console = _console(sys.stderr, quiet)
         self._title, self._num_epochs = title, num_epochs
         self._start = self._last_line = time.perf_counter()
+        self._diverged: set[int] = set()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
         self._status = Text()
@@ -173,6 +182,10 @@ class Display:
 
     def epoch(self, rows: Sequence[Row]) -> None:
         row, now = rows[0], time.perf_counter()
+        for other in rows:
+            if other["diverged_by"] and other["member"] not in self._diverged:
+                self._diverged.add(other["member"])
+                self.note(f"{divergence(other)}; it is frozen as it was before")
         if row["epoch"] == 0:
             self._start = now
         remaining = (now - self._start) * (self._num_epochs / row["epoch"] - 1) if row["epoch"] else math.nan

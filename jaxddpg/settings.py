@@ -256,6 +256,9 @@ class Population:
     placement: int = setting(
         0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
     )
+    on_divergence: Literal["freeze", "stop"] = setting(
+        "freeze", "a member whose numbers are not finite stays as it was before, or ends the run"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """The loop of one member, written once: it knows no agent and no environment library.
 
     warm-up:  vector steps of random actions, no learning
-    epoch:    cycles of updates from the replay, then vector steps with exploration
+    epoch:    chunks of cycles of updates from the replay, then vector steps with exploration
 
-Phases are structure, never a condition. The key of a vector step is folded from the member's key and the step's number
+Phases are structure, never a condition. After each chunk a learner whose numbers are not finite is put back to where
+the chunk began, and stays there. The key of a vector step is folded from the member's key and the step's number
 alone, so the length of an epoch, evaluations and interruptions never change what is learned.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial, reduce
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ import numpy as np
 from flax.struct import PyTreeNode
 
 from jaxddpg import settings
-from jaxddpg.evaluation import evaluate
+from jaxddpg.evaluation import Total, evaluate
 from jaxddpg.types import (
     Agent,
     Clock,
@@ -33,6 +36,34 @@ from jaxddpg.types import (
     Transition,
 )
 
+UPDATES_PER_CHUNK = 50
+"""About so many updates from one look at all parameters to the next, which then costs nothing to speak of."""
+
+
+class Health(PyTreeNode):
+    """Whether all numbers of a member are finite; what was not first stays."""
+
+    reason: jax.Array
+    """uint8: index into `REASONS`"""
+    step: jax.Array
+    """uint32: the vector step at which it was seen"""
+
+    REASONS: ClassVar = ("", "observation", "reward", "loss", "parameter")
+    """A loss stands for everything that an update measures: values and gradients, too."""
+
+    def watched(self, clock: Clock, **values: Any) -> "Health":
+        """With a look at pytrees of arrays by reason."""
+        reason = self.reason
+        for name, tree in values.items():
+            finite = reduce(jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)))
+            reason = jnp.where((reason > 0) | finite, reason, jnp.uint8(self.REASONS.index(name)))
+        return Health(reason, jnp.where(self.diverged | (reason == 0), self.step, clock.step))
+
+    @property
+    def diverged(self) -> jax.Array:
+        """bool"""
+        return self.reason > 0
+
 
 class TrainingState(PyTreeNode):
     """Everything that one member carries from step to step; no key and no counter, which follow from seed and clock."""
@@ -44,8 +75,9 @@ class TrainingState(PyTreeNode):
     """[N, O]"""
     noise: State
     replay: State
-    episode_return: jax.Array
+    episode_return: Total
     """[N] of the running training episodes"""
+    health: Health
 
 
 class Streams(NamedTuple):
@@ -55,6 +87,7 @@ class Streams(NamedTuple):
     interaction: Key
     learning: Key
     evaluation: Key
+    gauging: Key
 
 
 def streams(key: Key) -> Streams:
@@ -79,6 +112,8 @@ def make_trainer(
     """The trainer of one member from its parts."""
     num_envs = config.num_envs
     updates, period = config.updates_per_step.as_integer_ratio()
+    cycles = config.steps_per_epoch // period
+    chunk_cycles = _nearest_divisor(cycles, UPDATES_PER_CHUNK / updates)
 
     def init(key: Key) -> TrainingState:
         init_key, interaction_key, *_ = streams(key)
@@ -90,7 +125,8 @@ def make_trainer(
             observation=observation,
             noise=noise.init(noise_key, (num_envs, environment.action_size)),
             replay=replay.init(_example(environment)),
-            episode_return=jnp.zeros(num_envs),
+            episode_return=Total.zeros(num_envs),
+            health=Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32)),
         )
 
         def random_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
@@ -101,7 +137,7 @@ def make_trainer(
         return jax.lax.scan(random_step, state, _clocks(clock_at(config, 0), config.warmup_steps))[0]
 
     def epoch(key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
-        _, interaction_key, learning_key, _ = streams(key)
+        _, interaction_key, learning_key, _, gauging_key = streams(key)
 
         def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
             noise_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
@@ -114,12 +150,24 @@ def make_trainer(
             # doubt their order, and never copies the memory.
             key = jax.random.fold_in(learning_key, clock.step)
             agent_state, learning = learn(key, clock, state.agent, state.replay)
-            state, episodes = _scan(exploring_step, state.replace(agent=agent_state), _clocks(clock, period))
+            state = state.replace(agent=agent_state, health=state.health.watched(clock, loss=learning))
+            state, episodes = _scan(exploring_step, state, _clocks(clock, period))
             return state, (episodes, learning)
 
-        cycles = config.steps_per_epoch // period
-        state, (episodes, learning) = jax.lax.scan(cycle, state, _clocks(clock, cycles, period))
-        return state, jax.tree.map(jnp.sum, episodes) | jax.tree.map(jnp.mean, learning)
+        def chunk(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+            before = state.agent
+            state, metrics = jax.lax.scan(cycle, state, _clocks(clock, chunk_cycles, period))
+            health = state.health.watched(clock.after(chunk_cycles * period - 1), parameter=state.agent)
+            # The replay stays: a choice between two of them would copy both.
+            kept = jax.tree.map(partial(jnp.where, health.diverged), before, state.agent)
+            return state.replace(agent=kept, health=health), metrics
+
+        chunks = _clocks(clock, cycles // chunk_cycles, chunk_cycles * period)
+        state, (episodes, learning) = jax.lax.scan(chunk, state, chunks)
+        end = clock.after(config.steps_per_epoch)
+        rows = replay.sample(jax.random.fold_in(gauging_key, clock.epoch), end, state.replay, agent.batch_size)
+        gauges = agent.gauges(state.agent, _transition(rows, agent.gamma))
+        return state, jax.tree.map(jnp.sum, episodes) | jax.tree.map(jnp.mean, learning) | gauges
 
     def interact(key: Key, clock: Clock, state: TrainingState, action: jax.Array) -> tuple[TrainingState, Metrics]:
         """One vector step with the actions [N, A], remembered; the sum of the returns of the episodes that it
@@ -129,16 +177,19 @@ def make_trainer(
             jax.random.split(environment_key, num_envs), state.environment, action
         )
         rows = _experience(state.observation, action, time_step)
-        episode_return = state.episode_return + time_step.reward
+        episode_return = state.episode_return.plus(time_step.reward)
+        seen = (time_step.observation, time_step.final_observation)
+        health = state.health.watched(clock, observation=seen, reward=time_step.reward)
         state = TrainingState(
             agent=state.agent,
             environment=environment_state,
             observation=time_step.observation,
             noise=noise.reset(noise_key, state.noise, rows.last),
             replay=replay.add(clock, state.replay, rows),
-            episode_return=jnp.where(rows.last, 0.0, episode_return),
+            episode_return=jax.tree.map(lambda x: jnp.where(rows.last, 0.0, x), episode_return),
+            health=health,
         )
-        return_sum = jnp.sum(jnp.where(rows.last, episode_return, 0.0))
+        return_sum = jnp.sum(jnp.where(rows.last, episode_return.value, 0.0))
         return state, {"return_sum": return_sum, "episodes_ended": jnp.sum(rows.last)}
 
     def learn(key: Key, clock: Clock, agent_state: State, memory: State) -> tuple[State, Metrics]:
@@ -190,6 +241,12 @@ def _example(environment: Environment) -> Experience:
 def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:
     """The clocks of `num` moments, `stride` vector steps apart, stacked to be scanned over."""
     return jax.vmap(clock.after)(jnp.arange(num, dtype=jnp.uint32) * stride)
+
+
+def _nearest_divisor(number: int, wanted: float) -> int:
+    """The divisor of a positive number that is nearest to another, by ratio."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return min([*small, *(number // d for d in small)], key=lambda d: abs(math.log(d / wanted)))
 
 
 def _scan(body: Callable, state: State, inputs: Any) -> tuple[State, Any]:

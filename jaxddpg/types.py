@@ -164,6 +164,8 @@ class Agent(NamedTuple):
     """`value(state, observation [..., O]) -> [...]`, the predicted discounted return of `act`, in units of reward"""
     update: Callable[[Key, Clock, State, Transition], tuple[State, Metrics]]
     """`update(key, clock, state, batch) -> state, metrics`"""
+    gauges: Callable[[State, Transition], Metrics]
+    """`gauges(state, batch) -> metrics` that are looked at once per epoch"""
     gamma: Scalar
     batch_size: int
 
@@ -175,6 +177,7 @@ class Trainer(NamedTuple):
     """`init(key) -> state`, warm-up done"""
     epoch: Callable[[Key, Clock, State], tuple[State, Metrics]]
     """`epoch(key, clock, state) -> state, metrics`; the clock is that of the epoch's first vector step. The metrics are
-    the agent's, averaged over the updates, and `return_sum` and `episodes_ended` of the training episodes that ended"""
+    the agent's, averaged over the updates, its gauges at the end, and `return_sum` and `episodes_ended` of the training
+    episodes that ended"""
     evaluate: Callable[[Key, Clock, State], Metrics]
     """`evaluate(key, clock, agent_state) -> metrics` of the noiseless policy"""

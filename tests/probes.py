@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.types import Environment
+from jaxddpg.types import Environment, TimeStep, Transition
 
 
 def endless_reward(reward: float = 1.0, limit: int = 4) -> Environment:
@@ -42,6 +42,30 @@ def noisy_reward(deviation: float = 1.0) -> Environment:
         action_size=1,
         episode_length=1,
     )
+
+
+def spoiled(nan_at_step=jnp.inf, inf_at_step=jnp.inf, lost_at_step=jnp.inf, limit: int = 8) -> Environment:
+    """The reward 1 - a^2, but not a number or infinite at one step of its life, or no observation from one step on."""
+
+    def observe(life: jax.Array) -> jax.Array:
+        return jnp.where(life == lost_at_step + 1, jnp.nan, life[None] % limit / limit)
+
+    def step(key, life, action):
+        reward = 1.0 - action[0] ** 2
+        reward = jnp.where(life == nan_at_step, jnp.nan, jnp.where(life == inf_at_step, jnp.inf, reward))
+        life += 1
+        no, over = jnp.zeros((), bool), life % limit == 0
+        return life, TimeStep(observe(life), observe(life), reward, terminated=no, truncated=over)
+
+    return Environment(lambda key: (jnp.zeros(()), observe(jnp.zeros(()))), step, 1, 1, limit)
+
+
+def batch(key: jax.Array, environment: Environment, size: int) -> Transition:
+    """Random transitions of an environment's sizes."""
+    keys = jax.random.split(key, 4)
+    observation, following = (jax.random.normal(k, (size, environment.observation_size)) for k in keys[:2])
+    action = jax.random.uniform(keys[2], (size, environment.action_size), minval=-1.0)
+    return Transition(observation, action, jax.random.normal(keys[3], (size,)), following, jnp.full(size, 0.9))
 
 
 def _clockwork(limit, outcome, action_size: int = 1, blind: bool = False) -> Environment:

@@ -364,8 +364,9 @@ def test_a_picture_that_cannot_be_written_is_refused(place, trained, tiny):
 def test_a_run_whose_members_all_diverged_has_failed_and_says_so_even_if_quiet(diverged):
     code, out, err = diverged[1]
     assert (code, out) == (1, "")
-    assert err.startswith("error: every member diverged; lower the learning rates")
-    assert len(err.splitlines()) == 1
+    told, error = err.splitlines()
+    assert told.startswith("the member of seed 0 diverged at env step ")
+    assert error.startswith("error: 1 of 1 members diverged; lower the learning rates")
 
 
 def test_a_run_without_a_directory_gets_one_of_its_configs_name(diverged):

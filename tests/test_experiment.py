@@ -23,10 +23,13 @@ from jaxddpg.experiment import evaluate, load_policy, plot, run
 
 MEMBERS, EPOCHS = 3, 2
 WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
-IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds"}
-EVALUATION = {f"eval/{name}" for name in ("return_mean", "return_std", "q_start_mean", "discounted_return_mean")}
+IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", "diverged_by", "diverged_at"}
+MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
+EVALUATION = {f"eval/{name}" for name in MEASURED}
 LEARNING = {
     *(f"train/{name}" for name in ("return_mean", "critic_loss", "actor_loss", "q_mean")),
+    *(f"train/{network}_{gauge}" for network in ("actor", "critic") for gauge in ("gradient_norm", "dead_units")),
+    "train/actor_saturation",
     *(f"perf/{name}" for name in ("env_steps_per_second", "updates_per_second")),
 }
 
@@ -180,6 +183,8 @@ def test_the_summary_tells_each_members_final_and_best_return(finished):
             "final_return": returns[-1],
             "best_return": max(returns),
             "best_epoch": returns.index(max(returns)),
+            "diverged_by": "",
+            "diverged_at": None,
         }
 
 

@@ -21,6 +21,8 @@ def rows(epoch=1, members=2, **changes):
             "member": member,
             "seed": 7 + member,
             "env_steps": 100 * epoch,
+            "diverged_by": "",
+            "diverged_at": None,
             "eval/return_mean": 10.0 * epoch + member,
             "perf/env_steps_per_second": 1234.0,
             "perf/updates_per_second": 56.0,
@@ -151,3 +153,16 @@ def test_the_table_has_a_line_per_member(capsys):
 def test_a_quiet_table_is_silent(capsys):
     reporting.print_table("A title", [{"seed": 7}], "in short: good", quiet=True)
     assert capsys.readouterr().out == ""
+
+
+def test_a_member_that_diverged_is_told_once(capsys):
+    with reporting.Display("title", 9) as display:
+        for epoch in range(4):
+            found = rows(epoch)
+            if epoch >= 2:
+                found[1] |= {"diverged_by": "observation", "diverged_at": 1_234}
+            display.epoch(found)
+    told = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert told == [
+        "the member of seed 8 diverged at env step 1,234: an observation was not finite; it is frozen as it was before"
+    ]

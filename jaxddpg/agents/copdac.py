@@ -117,11 +117,14 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
         }
         return COPDACState(theta, w, v, u), metrics
 
+    def gauges(state: COPDACState, batch: Transition) -> Metrics:
+        return {"actor_saturation": jnp.mean(jnp.abs(mu(state.theta, batch.observation)) > 0.99)}
+
     def ascend(weights: Params, rate: Scalar, step: Params) -> Params:
         bounded, _ = bound.update(step, bound.init(step))
         return jax.tree.map(lambda weight, s: weight + rate * s, weights, bounded)
 
-    return Agent(init, act, value, update, config.gamma, config.batch_size)
+    return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
 
 
 def linearized(

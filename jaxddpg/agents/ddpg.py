@@ -81,6 +81,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         gradient = jax.tree.map(
             lambda g, p: g + config.critic.weight_decay * p if p.ndim > 1 else g, gradient, state.critic["params"]
         )
+        critic_gradient_norm = optax.tree.norm(gradient)
         rate = clock.anneal(
             config.critic_learning_rate, config.final_critic_learning_rate, config.learning_rate_decay_steps
         )
@@ -111,8 +112,19 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             "critic_loss": loss_of_critic,
             "actor_loss": loss_of_actor,
             "q_mean": jnp.mean(q) / config.reward_scale,
+            "critic_gradient_norm": critic_gradient_norm,
+            "actor_gradient_norm": optax.tree.norm(gradient),
         }
         return state, metrics
+
+    def gauges(state: DDPGState, batch: Transition) -> Metrics:
+        action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
+        _, critic_units = critic.apply(state.critic, batch.observation, batch.action, mutable=["intermediates"])
+        return {
+            "actor_saturation": jnp.mean(jnp.abs(action) > 0.99),
+            "actor_dead_units": _dead(actor_units),
+            "critic_dead_units": _dead(critic_units),
+        }
 
     def _descend(
         rate: Scalar, gradient: Params, optimizer_state: optax.OptState, params: Params
@@ -120,7 +132,12 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         direction, optimizer_state = optimizer.update(gradient, optimizer_state)
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), optimizer_state
 
-    return Agent(init, act, value, update, config.gamma, config.batch_size)
+    return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
+
+
+def _dead(hidden: Params) -> jax.Array:
+    """The share of ReLU units [B, H] that are zero on the whole batch."""
+    return jnp.concatenate([jnp.all(units == 0, axis=0) for units in jax.tree.leaves(hidden)]).mean()
 
 
 def _infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:

@@ -1,0 +1,73 @@
+"""What the watch over every number costs: CPU time of epochs with it and without it, in turn, in one process.
+
+    python bench/quarantine.py
+
+Without it, `Health.watched` looks at nothing and an epoch is one chunk. Writes bench/results/quarantine.json.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import jax
+
+from jaxddpg import composition, config, training
+from jaxddpg.experiment import use_all_cores
+from jaxddpg.population import Population, make_population
+from jaxddpg.training import clock_at
+
+RESULTS = Path(__file__).parent / "results" / "quarantine.json"
+EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
+    "DDPG, Pendulum": ("configs/pendulum.yaml", {"training.steps_per_epoch": 500}),
+    "COPDAC-Q, mountain car": ("configs/silver2014/mountain_car.yaml", {}),
+}
+
+
+def warmed_up(settings: config.Experiment) -> tuple[Population, list]:
+    """Two members after the first epoch, which compiles."""
+    population = make_population(composition.build, [settings.member()] * 2, range(2))
+    groups, metrics = population.epoch(clock_at(settings.training, 1), population.init())
+    metrics()
+    return population, groups
+
+
+def compare(name: str, pairs: int) -> dict[str, object]:
+    path, overrides = EXPERIMENTS[name]
+    settings = config.read(path, {**overrides, "training.num_epochs": pairs + 1})
+    populations = {"with": warmed_up(settings)}
+    watched, chunk = training.Health.watched, training.UPDATES_PER_CHUNK
+    training.Health.watched = lambda health, *_, **__: health  # type: ignore[method-assign]
+    training.UPDATES_PER_CHUNK = 10**9
+    populations["without"] = warmed_up(settings)
+    training.Health.watched, training.UPDATES_PER_CHUNK = watched, chunk  # type: ignore[method-assign]
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+    for pair in range(pairs):
+        for which in ("with", "without") if pair % 2 else ("without", "with"):
+            population, groups = populations[which]
+            start = time.process_time()
+            groups, metrics = population.epoch(clock_at(settings.training, pair + 2), groups)
+            metrics()
+            seconds[which].append(time.process_time() - start)
+            populations[which] = population, groups
+    ratios = [a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
+    return {"ratio_median": statistics.median(ratios), "ratios": ratios, "cpu_seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=30)
+    pairs = parser.parse_args().pairs
+    use_all_cores()
+    result = {name: compare(name, pairs) for name in EXPERIMENTS}
+    for name, entry in result.items():
+        print(f"{name}: the watch costs {entry['ratio_median'] - 1:+.1%} of CPU time, median of {pairs} pairs")
+    facts = {"pairs": pairs, "jax": jax.__version__, "device": platform.machine(), "date": f"{datetime.date.today()}"}
+    RESULTS.write_text(json.dumps({"experiments": result} | facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What a population takes, counted before anything is allocated, against what is free."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxddpg.config import ConfigError
+from jaxddpg.settings import Experiment
+from jaxddpg.types import State
+
+
+def parts(like: State) -> dict[str, int]:
+    """Bytes by what they are for, of a population's state or of what tells its shapes and types."""
+    inner = {f"agent.{name}": value for name, value in vars(like.agent).items()}
+    outer = {name: value for name, value in vars(like).items() if name != "agent"}
+    return {name: _size(value) for name, value in (inner | outer).items()}
+
+
+def check(experiment: Experiment, like: State, copies: int, free: int | None) -> None:
+    """Refuses what does not fit.
+
+    Args:
+        like: the shapes and types of the state of those members, [M, ...], that share the memory.
+        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time.
+        free: bytes; None where nobody knows.
+
+    Raises:
+        ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
+    """
+    size = _size(like)
+    if free is None or size * copies <= free:
+        return
+    members = len(jax.tree.leaves(like)[0])
+    capacity, num_envs = experiment.replay.capacity, experiment.training.num_envs
+    rows = _size(like.replay)
+    room = (free - (size - rows) * copies) * capacity // (rows * copies) // num_envs * num_envs
+    remedies = [f"replay.capacity to {room}"] if room >= max(experiment.agent.batch_size, num_envs) else []
+    count = experiment.population.num_seeds * (free // (size // members * copies)) // members
+    remedies += [f"population.num_seeds to {count}"] if count else []
+    raise ConfigError(
+        [
+            f"this experiment needs {_readable(size * copies)}, {_readable(rows)} of it for the replays of {members} "
+            f"members{', and all twice while a checkpoint is written' if copies > 1 else ''}, but "
+            f"{_readable(free)} are free; lower {' or '.join(remedies) or 'the hidden_sizes'}"
+        ]
+    )
+
+
+def free() -> int | None:
+    """Bytes to be had on each local device; None where nobody knows."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+    found = []
+    if (meminfo := Path("/proc/meminfo")).exists():
+        entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        found.append(int(entries["MemAvailable"].split()[0]) * 1024)
+    control_group = Path("/sys/fs/cgroup")  # of a container that may use less than the machine has
+    if (limit := control_group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
+        found.append(int(text) - int((control_group / "memory.current").read_text()))
+    return min(found, default=None)
+
+
+def _size(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _readable(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"

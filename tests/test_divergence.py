@@ -1,0 +1,155 @@
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from test_cli import call
+from test_experiment import lines, tiny
+
+from jaxddpg import composition, config
+from jaxddpg.experiment import load_policy, resume, run
+from jaxddpg.population import make_population
+from jaxddpg.training import Health, clock_at
+
+WARMUP, CHUNK, EPOCHS, MEMBERS, SPOILED = 10, 50, 4, 8, 3
+
+
+def small(**changes):
+    """One update per vector step, and as many of them in an epoch as in a chunk."""
+    training = {"num_envs": 2, "warmup_steps": WARMUP, "steps_per_epoch": CHUNK, "num_epochs": EPOCHS}
+    sections = {
+        "environment": {"name": "probes:spoiled"},
+        "agent": {"batch_size": 16, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
+        "replay": {"capacity": 1_000},
+        "training": training | {"updates_per_step": 1},
+        "evaluation": {"num_episodes": 2},
+        "population": {"num_seeds": MEMBERS},
+    }
+    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()})
+
+
+def trained(parameters, placement, changes=None, epochs=EPOCHS):
+    """The gathered states before the first and after each epoch, of a population whose member SPOILED has these
+    parameters of the environment, and the text of its program."""
+    clean = {"nan_at_step": jnp.inf, "inf_at_step": jnp.inf, "lost_at_step": jnp.inf}
+    members = [
+        small(environment={"parameters": clean | (parameters if member == SPOILED else {})}, **changes or {}).member()
+        for member in range(MEMBERS)
+    ]
+    population = make_population(composition.build, members, range(MEMBERS), placement)
+    groups = population.init()
+    states = [population.gather(groups)]
+    for epoch in range(1, epochs + 1):
+        groups, _ = population.epoch(clock_at(members[0].training, epoch), groups)
+        states.append(population.gather(groups))
+    # Where in the source an instruction comes from is told by lines and notes that hold the caller's line, too.
+    text = re.sub(r", metadata=\{[^}]*\}|^\d+ .*\n", "", population.programs["epoch"].compiled.as_text(), flags=re.M)
+    return states, text
+
+
+@pytest.fixture(scope="module", params=[1, MEMBERS], ids=["apart", "vmapped"])
+def placement(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def clean(placement):
+    return trained({}, placement)
+
+
+def of(state, members):
+    return jax.tree.map(lambda leaf: leaf[members], state)
+
+
+OTHERS = [member for member in range(MEMBERS) if member != SPOILED]
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"), [("nan_at_step", "reward"), ("inf_at_step", "reward"), ("lost_at_step", "observation")]
+)
+def test_a_member_that_diverges_is_as_before_the_chunk_and_the_others_never_know(cause, reason, placement, clean):
+    """The fault is a traced number, so it is the same program; the other seven are equal to the bit."""
+    at = WARMUP + 2 * CHUNK + 17
+    spoiled, program = trained({cause: float(at)}, placement)
+    assert program == clean[1]
+    for state, expected in zip(spoiled, clean[0], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, of(state, OTHERS), of(expected, OTHERS))
+    assert not clean[0][-1].health.diverged.any()
+    assert Health.REASONS[spoiled[-1].health.reason[SPOILED]] == reason
+    assert spoiled[-1].health.step[SPOILED] == at
+    # The third chunk is spoiled, so the member stays as the second has left it.
+    for epoch, expected in enumerate((0, 1, 2, 2, 2)):
+        jax.tree.map(
+            np.testing.assert_array_equal, of(spoiled[epoch].agent, SPOILED), of(clean[0][expected].agent, SPOILED)
+        )
+
+
+def test_a_parameter_or_a_loss_that_is_not_finite_is_seen():
+    """A rate so large that the step leaves the range of the numbers: at the end of the chunk, or in the next loss."""
+    changes = {"agent": {"critic_learning_rate": 1e38, "reward_scale": 1e30}}
+    one_update = {"training": {"steps_per_epoch": 1, "warmup_steps": 20}}
+    states, _ = trained({}, 1, changes | one_update, epochs=1)
+    assert {Health.REASONS[reason] for reason in states[-1].health.reason} <= {"loss", "parameter"}
+    jax.tree.map(np.testing.assert_array_equal, states[1].agent, states[0].agent)
+
+
+def test_nan_weights_alone_are_a_reason():
+    healthy = Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32))
+    clock = clock_at(small().training, 2)
+    seen = healthy.watched(clock, parameter={"w": jnp.array([1.0, jnp.nan])})
+    assert (int(seen.reason), int(seen.step)) == (Health.REASONS.index("parameter"), WARMUP + CHUNK)
+    later = seen.watched(clock.after(5), reward=jnp.inf)
+    assert (int(later.reason), int(later.step)) == (int(seen.reason), int(seen.step))
+    assert not healthy.watched(clock, reward={"w": jnp.ones(3), "n": jnp.arange(3)}).diverged
+
+
+def spoiled_run(**population):
+    """All members meet a reward that is not a number, in the second epoch."""
+    at = float(WARMUP + CHUNK + 20)
+    return small(environment={"name": "probes:spoiled", "parameters": {"nan_at_step": at}}, population=population)
+
+
+def test_a_run_whose_members_all_diverge_ends_there_and_says_so(tmp_path):
+    result = run(spoiled_run(num_seeds=2), tmp_path / "run")
+    assert [row["epoch"] for row in result.rows[::2]] == [0, 1, 2]
+    assert [member["diverged_by"] for member in result.summary["members"]] == ["reward"] * 2
+    assert {member["diverged_at"] for member in result.summary["members"]} == {2 * (WARMUP + CHUNK + 21)}
+    assert np.isnan(result.rows[-1]["eval/return_mean"])
+    assert np.isfinite(result.rows[-3]["eval/return_mean"])
+    assert lines(tmp_path / "run")[-1]["diverged_by"] == "reward"
+    assert np.isfinite(load_policy(tmp_path / "run")([0.0])).all()  # as it was before
+    again = resume(tmp_path / "run")
+    assert len(again.rows) == len(result.rows)
+
+
+def test_one_of_several_stops_the_run_where_that_is_asked(tmp_path):
+    (tmp_path / "spoiled.yaml").write_text(config.dump(spoiled_run(num_seeds=1, on_divergence="stop")))
+    code, out, err = call("train", tmp_path / "spoiled.yaml", "--run-dir", tmp_path / "run")
+    assert code == 1
+    assert f"the member of seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite" in err
+    assert "error: 1 of 1 members diverged; lower" in err
+    assert "diverged" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
+    assert (tmp_path / "run" / "learning_curve.png").is_file()
+
+
+def test_gauges_say_what_is_saturated_and_dead():
+    """A policy whose only hidden layer is zero everywhere, and whose output is at the end of its range."""
+    member = tiny().member()
+    environment = composition.make_environment(member.environment)
+    agent = composition.make_agent(environment, member.agent)
+    state, key = agent.init(jax.random.key(0)), jax.random.key(1)
+    batch = probes.batch(key, environment, 32)
+    assert agent.gauges(state, batch)["actor_saturation"] == 0
+    dead = jax.tree.map(jnp.copy, state.actor)
+    dead["params"]["Dense_0"]["bias"] -= 1e6
+    dead["params"]["Dense_1"]["bias"] += 1e6
+    gauges = agent.gauges(state.replace(actor=dead), batch)
+    assert (gauges["actor_dead_units"], gauges["actor_saturation"]) == (1, 1)
+    assert gauges["critic_dead_units"] < 0.5
+    half = jax.tree.map(jnp.copy, state.critic)
+    half["params"]["Dense_0"]["bias"] = half["params"]["Dense_0"]["bias"].at[:4].add(-1e6).at[4:].add(1e6)
+    assert agent.gauges(state.replace(critic=half), batch)["critic_dead_units"] == 0.5

@@ -1,0 +1,73 @@
+import re
+
+import jax
+import pytest
+from test_cli import call, refused
+from test_experiment import tiny
+
+from jaxddpg import composition, memory
+from jaxddpg.config import ConfigError
+from jaxddpg.experiment import run
+from jaxddpg.population import make_population
+
+
+def shapes(experiment, members):
+    init = composition.build(experiment.member()).init
+    return jax.vmap(init)(jax.random.split(jax.random.key(0), members))
+
+
+def needed(experiment, members, copies=1):
+    """Bytes, found out by asking for the least that is not refused."""
+    like, low, high = shapes(experiment, members), 0, 2**40
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            memory.check(experiment, like, copies, middle)
+            high = middle
+        except ConfigError:
+            low = middle + 1
+    return low
+
+
+def test_what_is_counted_is_what_is_allocated():
+    experiment = tiny()
+    count = experiment.population.num_seeds
+    population = make_population(composition.build, [experiment.member()] * count, range(count))
+    state = population.gather(population.init())
+    counted = memory.parts(state)
+    assert sum(counted.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert counted["agent.actor"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.agent.actor))
+    assert counted["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
+    assert needed(experiment, count) == sum(counted.values())
+    assert needed(experiment, count, copies=2) == 2 * sum(counted.values())
+    result = run(experiment)
+    assert result.summary["state_bytes"] == counted
+    assert result.summary["epoch_temporary_bytes"] > 0
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_remedies_fit_and_more_does_not(copies):
+    experiment = tiny(replay={"capacity": 6_000}, population={"num_seeds": 5})
+    free = int(0.7 * needed(experiment, 5, copies))
+    with pytest.raises(ConfigError) as refusal:
+        memory.check(experiment, shapes(experiment, 5), copies, free)
+    remedies = re.search(r"replay.capacity to (\d+) or population.num_seeds to (\d+)$", refusal.value.faults[0])
+    capacity, members = map(int, remedies.groups())
+    more = capacity + experiment.training.num_envs
+    assert needed(tiny(replay={"capacity": capacity}), 5, copies) <= free
+    assert needed(tiny(replay={"capacity": more}), 5, copies) > free
+    assert needed(experiment, members, copies) <= free < needed(experiment, members + 1, copies)
+
+
+def test_too_much_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "large.yaml").write_text("replay: {capacity: 2_000_000_000}\npopulation: {num_seeds: 100}\n")
+    said = call("train", tmp_path / "large.yaml", "--quiet", "--run-dir", tmp_path / "run")
+    assert refused(said, "this experiment needs ", " are free; lower replay.capacity to ") == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_free_memory_is_less_than_there_is():
+    with open("/proc/meminfo") as file:
+        total = int(file.readline().split()[1]) * 1024
+    assert 0 < memory.free() < total
+    memory.check(tiny(), shapes(tiny(), 1), 2, None)  # where nobody knows, nothing is refused
