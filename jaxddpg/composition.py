@@ -105,6 +105,8 @@ def check_environment(section: settings.Environment) -> None:
     ]
     if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
         faults.append(f"environment {section.name} returns from step a state of other shapes or types than from reset")
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(before)):
+        faults.append(f"environment {section.name} keeps a random key in its state; use the one that step is given")
     if environment.episode_length < 1:
         faults.append(
             f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"

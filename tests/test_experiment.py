@@ -350,6 +350,24 @@ def test_an_environment_that_breaks_the_contract_is_refused(change, fragment, mo
     assert fragment in str(error.value)
 
 
+def test_an_environment_that_keeps_a_key_is_refused(monkeypatch):
+    """Keys follow from the seed and the clock; a checkpoint holds none."""
+    world = probes.echo()
+
+    def reset(key):
+        state, observation = world.reset(key)
+        return (key, state), observation
+
+    def step(_, state, action):
+        key, use = jax.random.split(state[0])
+        inner, time_step = world.step(use, state[1], action)
+        return (key, inner), time_step
+
+    monkeypatch.setattr(probes, "keeper", lambda: world._replace(reset=reset, step=step), raising=False)
+    with pytest.raises(ConfigError, match="keeps a random key in its state; use the one that step is given"):
+        run(config.parse({}, {"environment.name": "probes:keeper"}))
+
+
 def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
     monkeypatch.setattr(probes, "branching", lambda push: probes.echo(3 if push > 2 else 4), raising=False)
     with pytest.raises(ConfigError, match="probes:branching cannot be"):

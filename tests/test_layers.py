@@ -17,7 +17,7 @@ LAYERS = [
         *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering"},
-    {"composition", "check"},
+    {"composition", "check", "memory"},
     {"experiment"},
     {"cli"},
     {"__main__"},
