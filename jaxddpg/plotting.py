@@ -49,8 +49,12 @@ def plot(runs: list[Curves], path: Path) -> None:
     returns, values = figure.subplots(1, 2)
     for number, run in enumerate(runs):
         colour = f"C{number % 10}"
-        members = run.metrics["eval/return_mean"].shape[1]
-        _band(returns, run, "eval/return_mean", colour, f"{run.label}, IQM of {members}")
+        curves = run.metrics["eval/return_mean"]
+        _band(returns, run, "eval/return_mean", colour, f"{run.label}, IQM of {curves.shape[1]}")
+        for count, curve in enumerate(lost := curves.T[~np.isfinite(curves[-1])]):
+            last = np.flatnonzero(np.isfinite(curve))[-1:]
+            label = None if count else f"{len(lost)} diverged"
+            returns.plot(run.env_steps[last], curve[last], "x", color=colour, label=label)
         # One run can show its two curves in two colours; several need theirs to tell the runs apart.
         prefix, outcome_colour = ("", "C1") if len(runs) == 1 else (f"{run.label}: ", colour)
         _band(values, run, "eval/q_start_mean", colour, f"{prefix}promised, Q(s0, mu(s0))")
@@ -74,9 +78,6 @@ def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bo
     middle = interquartile_mean(curves)
     finite = np.isfinite(middle)
     axes.plot(run.env_steps, curves, color=colour, alpha=0.25, linewidth=0.6, linestyle=style)
-    for curve in curves.T[~np.isfinite(curves[-1])]:
-        last = np.flatnonzero(np.isfinite(curve))[-1:]
-        axes.plot(run.env_steps[last], curve[last], "x", color=colour)  # where a member diverged
     axes.plot(run.env_steps[finite], middle[finite], color=colour, linewidth=1.8, linestyle=style, label=label)
     if curves.shape[1] > 1:
         low, high = confidence_interval(curves)

@@ -109,3 +109,15 @@ def test_drawing_leaves_the_users_backend_alone(tmp_path):
     script = "import matplotlib; matplotlib.use('svg'); import jaxddpg; jaxddpg.plot; print(matplotlib.get_backend())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "svg"
+
+
+def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    run = curves(members=3)
+    for values in run.metrics.values():
+        values[2:, 1] = np.nan
+    plotting.plot([run], tmp_path / "picture.png")
+    (cross,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "x"]
+    assert cross.get_label() == "1 diverged"
+    assert cross.get_xydata().tolist() == [[run.env_steps[1], run.metrics["eval/return_mean"][1, 1]]]
