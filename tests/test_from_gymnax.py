@@ -264,6 +264,19 @@ def test_the_pendulum_is_gymnasiums():
     np.testing.assert_allclose(time_step.reward, reward, rtol=1e-5, atol=1e-5)
 
 
+def test_the_wall_of_the_mountain_car_is_not_gymnasiums():
+    """There the velocity becomes 0 at the left wall; gymnax lets the car go on pushing. Fails once gymnax mends it."""
+    environment = from_gymnax("MountainCarContinuous-v0", {"min_position": -0.61})
+    state, _ = environment.reset(KEY)
+    _, steps = jax.lax.scan(
+        lambda state, key: environment.step(key, state, -jnp.ones(1)), state, jax.random.split(KEY, 60)
+    )
+    position, velocity = np.asarray(steps.final_observation).T
+    at_the_wall = position == np.float32(-0.61)
+    assert at_the_wall.any()
+    assert (velocity[at_the_wall] < 0).any()
+
+
 def test_parameters_replace_the_defaults():
     environment = from_gymnax("Pendulum-v1", {"max_torque": 5.0, "max_steps_in_episode": 7})
     assert (float(environment.action_low[0]), float(environment.action_high[0])) == (-5.0, 5.0)
