@@ -110,12 +110,14 @@ def landscape() -> tuple[np.ndarray, np.ndarray]:
 
 def sentence(result: dict) -> str:
     """The outcome in figures."""
-    final = np.array(result["returns"][-1], float)
+    returns = np.array(result["returns"], float)
+    final, best = returns[-1], np.nanmax(returns, axis=0)
     lower, median, upper = np.quantile(final, [0.25, 0.5, 0.75])
     return (
         f"{len(final)} seeds after {result['env_steps'][-1]:,.0f} env steps: median {median:.5f}, "
         f"quartiles {lower:.5f} and {upper:.5f}, worst {final.min():.5f}, best {final.max():.5f}; "
-        f"{np.sum(~(final > 0))} collapsed to the time limit. Full thrust {constant(1.0):.5f}, "
+        f"{np.sum(~(final > 0))} collapsed to the time limit. Best epoch of each seed: median {np.median(best):.5f}, "
+        f"quartiles {np.quantile(best, 0.25):.5f} and {np.quantile(best, 0.75):.5f}. Full thrust {constant(1.0):.5f}, "
         f"best known {result['best_known']:.5f}. Constant thrusts a thousandth apart differ by up to "
         f"{np.abs(np.diff(np.log(landscape()[1]))).max():.1%}"
     )
