@@ -24,7 +24,7 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 2, seed: int = 0):
     act, update, add, disturb = map(jax.jit, (agent.act, agent.update, replay.add, noise.sample))
     sample = jax.jit(replay.sample, static_argnums=3)
 
-    init_key, interaction_key, learning_key, _ = streams(jax.random.key(seed))
+    init_key, interaction_key, learning_key, *_ = streams(jax.random.key(seed))
     agent_key, reset_key, noise_key = jax.random.split(init_key, 3)
     learner = agent.init(agent_key)
     world, observation = reset(jax.random.split(reset_key, num_envs))

@@ -50,14 +50,10 @@ def trained(parameters, placement, changes=None, epochs=EPOCHS):
     return states, text
 
 
-@pytest.fixture(scope="module", params=[1, MEMBERS], ids=["apart", "vmapped"])
-def placement(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def clean(placement):
-    return trained({}, placement)
+def clean():
+    """By placement."""
+    return {placement: trained({}, placement) for placement in (1, MEMBERS)}
 
 
 def of(state, members):
@@ -68,22 +64,28 @@ OTHERS = [member for member in range(MEMBERS) if member != SPOILED]
 
 
 @pytest.mark.parametrize(
-    ("cause", "reason"), [("nan_at_step", "reward"), ("inf_at_step", "reward"), ("lost_at_step", "observation")]
+    ("cause", "reason", "placement"),
+    [
+        ("nan_at_step", "reward", 1),
+        ("nan_at_step", "reward", MEMBERS),
+        ("inf_at_step", "reward", 1),
+        ("lost_at_step", "observation", MEMBERS),
+    ],
 )
 def test_a_member_that_diverges_is_as_before_the_chunk_and_the_others_never_know(cause, reason, placement, clean):
     """The fault is a traced number, so it is the same program; the other seven are equal to the bit."""
     at = WARMUP + 2 * CHUNK + 17
-    spoiled, program = trained({cause: float(at)}, placement)
-    assert program == clean[1]
-    for state, expected in zip(spoiled, clean[0], strict=True):
+    (spoiled, program), (whole, same) = trained({cause: float(at)}, placement), clean[placement]
+    assert program == same
+    for state, expected in zip(spoiled, whole, strict=True):
         jax.tree.map(np.testing.assert_array_equal, of(state, OTHERS), of(expected, OTHERS))
-    assert not clean[0][-1].health.diverged.any()
+    assert not whole[-1].health.diverged.any()
     assert Health.REASONS[spoiled[-1].health.reason[SPOILED]] == reason
     assert spoiled[-1].health.step[SPOILED] == at
     # The third chunk is spoiled, so the member stays as the second has left it.
     for epoch, expected in enumerate((0, 1, 2, 2, 2)):
         jax.tree.map(
-            np.testing.assert_array_equal, of(spoiled[epoch].agent, SPOILED), of(clean[0][expected].agent, SPOILED)
+            np.testing.assert_array_equal, of(spoiled[epoch].agent, SPOILED), of(whole[expected].agent, SPOILED)
         )
 
 

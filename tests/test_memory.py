@@ -13,7 +13,7 @@ from jaxddpg.population import make_population
 
 def shapes(experiment, members):
     init = composition.build(experiment.member()).init
-    return jax.vmap(init)(jax.random.split(jax.random.key(0), members))
+    return jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), members))
 
 
 def needed(experiment, members, copies=1):
