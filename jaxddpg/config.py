@@ -215,7 +215,8 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
     choice = content.get(tag, default) if isinstance(content, Mapping) else default
     if choice not in [*alternatives]:
         choices = ", ".join(alternatives)
-        faults[path + tag] = f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
+        # A fault of the whole section: no rule can be applied to settings of an unknown kind.
+        faults[path.removesuffix(".")] = f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
         return alternatives[default]()
     if isinstance(content, Mapping):
         own = {field.name for field in dataclasses.fields(alternatives[choice])}

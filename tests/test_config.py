@@ -153,6 +153,12 @@ def test_a_section_is_read_as_the_alternative_that_it_names(agent, sentence):
     assert sentence in fault
 
 
+def test_an_unknown_algorithm_is_the_only_fault_of_its_section():
+    """The default of another algorithm is not the user's: one that breaks a rule beside his settings is no fault."""
+    content = {"agent": {"algorithm": "foo", "batch_size": 1}, "replay": {"capacity": 1}, "training": {"num_envs": 0}}
+    assert [fault.split(" is ")[0] for fault in faults(content)] == ["agent.algorithm", "training.num_envs"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
