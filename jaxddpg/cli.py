@@ -3,8 +3,10 @@
 import argparse
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import os
+import platform
 import secrets
 import signal
 import sys
@@ -13,6 +15,8 @@ import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import platformdirs
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
@@ -30,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A factory named in a config is looked for beside the user's own code.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    _keep_compiled_programs()
     try:
         tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(tokens)
@@ -42,6 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _keep_compiled_programs() -> None:
+    """Has JAX, not yet imported, keep what it compiles in the user's cache directory, so that a program is compiled
+    once on a machine. JAX's own variables say otherwise: JAX_ENABLE_COMPILATION_CACHE=false compiles anew."""
+    # A program for one processor may not run on another, which may share the directory.
+    description = Path("/proc/cpuinfo")
+    lines = description.read_text().splitlines() if description.exists() else []
+    processor = [
+        platform.machine(),
+        platform.processor(),
+        *(line for line in lines if line.startswith(("model name", "flags"))),
+    ]
+    name = hashlib.sha256("".join(sorted(set(processor))).encode()).hexdigest()[:8]
+    path = platformdirs.user_cache_path("jaxddpg") / f"jax-{importlib.metadata.version('jax')}-{name}"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(path))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -216,7 +216,9 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
     if choice not in [*alternatives]:
         choices = ", ".join(alternatives)
         # A fault of the whole section: no rule can be applied to settings of an unknown kind.
-        faults[path.removesuffix(".")] = f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
+        faults[path.removesuffix(".")] = (
+            f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
+        )
         return alternatives[default]()
     if isinstance(content, Mapping):
         own = {field.name for field in dataclasses.fields(alternatives[choice])}

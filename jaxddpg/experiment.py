@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import resource
@@ -172,9 +173,11 @@ def _train_and_tell(
             rows, state = _recall(directory, experiment, display.note)
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, rows)]
             writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep))
-        population = _population(experiment)
+        population, start = _population(experiment), time.perf_counter()
+        population.compile(clock_at(experiment.training, 0))
+        compile_seconds = time.perf_counter() - start
         rows, agents = _train(experiment, population, rows, state, reporters, writer, stopping)
-        summary = _summary(experiment, rows, population)
+        summary = _summary(experiment, rows, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
             _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
@@ -338,60 +341,80 @@ def _train(
 ) -> tuple[list[reporting.Row], State]:
     """The epochs after those of `history`, which led to `state`, one after the other: all rows and the final agents."""
     training, count = experiment.training, experiment.population.num_seeds
-    programs = population.programs.values()
-    first, earlier = (history[-1]["epoch"] + 1, history[-1]["wall_seconds"]) if history else (0, 0.0)
+    reached, earlier = (history[-1]["epoch"], history[-1]["wall_seconds"]) if history else (-1, 0.0)
     start = saved = time.perf_counter()
     groups = population.init() if state is None else population.scatter(state)
-    over = bool(history) and halted(experiment, history[-count:])
-    for epoch in () if over else range(first, training.num_epochs + 1):
-        epoch_start, compiled = time.perf_counter(), sum(program.compile_seconds for program in programs)
-        clock = clock_at(training, epoch)
+
+    def begin(epoch: int) -> Callable[[], list[reporting.Row]]:
+        """Starts an epoch and returns at once, with what waits for its rows."""
+        nonlocal groups
+        begun, clock = time.perf_counter(), clock_at(training, epoch)
         training_metrics: Callable[[], dict] = dict
         if epoch:
             groups, training_metrics = population.epoch(clock, groups)
         evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
-        health: Health = population.gather([group.health for group in groups])
-        metrics: dict[str, Any] = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
-        metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
-        # What a diverged member would have done is not measured.
-        metrics = {name: np.where(health.diverged, np.nan, values) for name, values in metrics.items()}
-        seconds = time.perf_counter() - epoch_start
-        seconds -= sum(program.compile_seconds for program in programs) - compiled
-        # Counted on the host in Python's integers, which do not wrap.
-        vector_steps = training.warmup_steps + epoch * training.steps_per_epoch
-        updates_per_epoch = int(training.steps_per_epoch * training.updates_per_step)
-        if epoch:
-            metrics |= {
-                "perf/env_steps_per_second": [count * training.steps_per_epoch * training.num_envs / seconds] * count,
-                "perf/updates_per_second": [count * updates_per_epoch / seconds] * count,
-            }
-        rows = [
-            {
-                "epoch": epoch,
-                "member": member,
-                "seed": experiment.population.seed + member,
-                "env_steps": vector_steps * training.num_envs,
-                "updates": epoch * updates_per_epoch,
-                "wall_seconds": earlier + time.perf_counter() - start,
-                "diverged_by": Health.REASONS[health.reason[member]],
-                "diverged_at": (int(health.step[member]) + 1) * training.num_envs if health.diverged[member] else None,
-            }
-            | {name: float(values[member]) for name, values in metrics.items()}
-            for member in range(count)
-        ]
+        health = [group.health for group in groups]
+
+        def finish() -> list[reporting.Row]:
+            metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
+            metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
+            now = time.perf_counter()
+            return _rows(experiment, epoch, population.gather(health), metrics, now - begun, earlier + now - start)
+
+        return finish
+
+    over = reached == training.num_epochs or (bool(history) and halted(experiment, history[-count:]))
+    finish = None if over else begin(reached + 1)
+    while finish:
+        rows = finish()
+        epoch = rows[0]["epoch"]
+        last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
+        due = last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
+        kept = population.gather(groups) if writer and due else None
+        # While these rows are told and kept, the next epoch computes.
+        finish = None if last else begin(epoch + 1)
         history = history + rows
         for reporter in reporters:
             reporter.epoch(rows)
-        last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
-        if writer and (last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds):
-            score = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
-            writer.save(epoch, population.gather(groups), score)
+        if writer and due:
+            writer.save(epoch, kept, float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows]))))
             saved = time.perf_counter()
-        if last:
-            break
     if writer:
         writer.wait()
     return history, population.gather([group.agent for group in groups])
+
+
+def _rows(
+    experiment: Experiment,
+    epoch: int,
+    health: Health,
+    metrics: dict[str, np.ndarray],
+    seconds: float,
+    wall_seconds: float,
+) -> list[reporting.Row]:
+    """The rows of an epoch that took so many seconds, one per member, from its metrics [M]."""
+    training, count = experiment.training, experiment.population.num_seeds
+    # Counted on the host in Python's integers, which do not wrap.
+    env_steps = training.steps_per_epoch * training.num_envs
+    updates = int(training.steps_per_epoch * training.updates_per_step)
+    counts: dict[str, Any] = {
+        "env_steps": training.warmup_steps * training.num_envs + epoch * env_steps,
+        "updates": epoch * updates,
+        "wall_seconds": wall_seconds,
+    }
+    rates = {"env_steps": count * env_steps / seconds, "updates": count * updates / seconds} if epoch else {}
+    return [
+        {"epoch": epoch, "member": member, "seed": experiment.population.seed + member}
+        | counts
+        | {
+            "diverged_by": Health.REASONS[health.reason[member]],
+            "diverged_at": (int(health.step[member]) + 1) * training.num_envs if health.diverged[member] else None,
+        }
+        # What a diverged member would have done is not measured.
+        | {name: math.nan if health.diverged[member] else float(values[member]) for name, values in metrics.items()}
+        | {f"perf/{name}_per_second": rate for name, rate in rates.items()}
+        for member in range(count)
+    ]
 
 
 def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:
@@ -541,7 +564,6 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
         "env_steps_total": last["env_steps"] * count,
         "updates_total": last["updates"] * count,
         "wall_seconds": last["wall_seconds"],
-        "compile_seconds": sum(program.compile_seconds for program in population.programs.values()),
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": peak or _peak_rss(),

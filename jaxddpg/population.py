@@ -6,8 +6,8 @@ device per core, is faster than a vmap; on an accelerator one block holds all. G
 without waiting.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -15,34 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxddpg.types import Clock, Metrics, State, Trainer
+from jaxddpg.types import Clock, State, Trainer
 
 Groups = list[State]
+HostMetrics = dict[str, np.ndarray]
 
 
 class Program:
-    """A jitted function that compiles at its first call, apart from running, and says how long that took."""
+    """A jitted function that is compiled once, at its first call or before."""
 
     def __init__(self, function: Callable, donate_argnums: tuple[int, ...] = ()) -> None:
         self._jitted = jax.jit(function, donate_argnums=donate_argnums)
         self.compiled: jax.stages.Compiled | None = None
-        self.compile_seconds = 0.0
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Traces it for arguments, or for their shapes, types and shardings."""
+        return self._jitted.lower(*args)
 
     def __call__(self, *args: Any) -> Any:
         if self.compiled is None:
-            start = time.perf_counter()
-            self.compiled = self._jitted.lower(*args).compile()
-            self.compile_seconds = time.perf_counter() - start
+            self.compiled = self.lower(*args).compile()
         return self.compiled(*args)
 
 
 class Population(NamedTuple):
     """Many members as one. A state is a list of groups, each leaf [group size, ...]; metrics are [M], on the host."""
 
+    compile: Callable[[Clock], None]
+    """`compile(clock)`: compiles all programs side by side; without it each compiles at its first call"""
     init: Callable[[], Groups]
-    epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], Metrics]]]
+    epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], HostMetrics]]]
     """`epoch(clock, groups) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers"""
-    evaluate: Callable[[Clock, Groups], Callable[[], Metrics]]
+    evaluate: Callable[[Clock, Groups], Callable[[], HostMetrics]]
     """`evaluate(clock, agents) -> metrics`, likewise, of groups of agent states"""
     gather: Callable[[Groups], State]
     """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
@@ -115,10 +119,23 @@ def make_population(
     numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
     keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
 
+    def compile(clock: Clock) -> None:
+        first = numbers[0], keys[0]
+        sharding = NamedSharding(mesh, by_member)
+        lowered = programs["init"].lower(*first)
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), lowered.out_info)
+        with ThreadPoolExecutor() as threads:
+            # Tracing holds Python's lock, compiling does not.
+            running = {"init": threads.submit(lowered.compile)}
+            for name, argument in (("epoch", state), ("evaluate", state.agent)):
+                running[name] = threads.submit(programs[name].lower(*first, clock, argument).compile)
+            for name, compiling in running.items():
+                programs[name].compiled = compiling.result()
+
     def init() -> Groups:
         return [programs["init"](*group) for group in zip(numbers, keys, strict=True)]
 
-    def epoch(clock: Clock, groups: Groups) -> tuple[Groups, Callable[[], Metrics]]:
+    def epoch(clock: Clock, groups: Groups) -> tuple[Groups, Callable[[], HostMetrics]]:
         states, metrics = [], []
         for number, key, state in zip(numbers, keys, groups, strict=True):
             state, output = programs["epoch"](number, key, clock, state)
@@ -126,11 +143,11 @@ def make_population(
             metrics.append(output)
         return states, lambda: gather(metrics)
 
-    def evaluate(clock: Clock, groups: Groups) -> Callable[[], Metrics]:
+    def evaluate(clock: Clock, groups: Groups) -> Callable[[], HostMetrics]:
         metrics = [
             programs["evaluate"](number, key, clock, state)
             for number, key, state in zip(numbers, keys, groups, strict=True)
         ]
         return lambda: gather(metrics)
 
-    return Population(init, epoch, evaluate, gather, scatter, programs)
+    return Population(compile, init, epoch, evaluate, gather, scatter, programs)

@@ -94,10 +94,28 @@ class DDPG:
     final_critic_learning_rate: Scalar = setting(0.0, "reached linearly after learning_rate_decay_steps", at_least=0)
     learning_rate_decay_steps: Scalar = setting(inf, "env steps; inf keeps the rates for ever", above=0)
     batch_size: int = setting(256, "transitions per update", at_least=1)
+    microbatch_size: int = setting(
+        0, "rows of a batch whose gradient is taken at once; 0 picks: on a CPU at most 512, else all", at_least=0
+    )
     reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
     max_grad_norm: Scalar = setting(inf, "bound on the global norm of each gradient", above=0)
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
+
+    def rules(self) -> list[Rule]:
+        whole = self.microbatch_size in (0, self.batch_size)
+        return [
+            Rule(
+                whole or self.batch_size % self.microbatch_size == 0,
+                ("microbatch_size", "batch_size"),
+                f"but must divide batch_size, {self.batch_size}; use 0 to have it chosen",
+            ),
+            Rule(
+                whole or "batch" not in (self.actor.normalization, self.critic.normalization),
+                ("microbatch_size", "actor.normalization", "critic.normalization"),
+                "but batch normalisation needs the statistics of the whole batch; use 0",
+            ),
+        ]
 
 
 @dataclass(frozen=True)

@@ -137,17 +137,35 @@ def test_the_actors_gradient_is_the_chain_rule_through_the_new_critic():
 
     rows = jax.vmap(row)(data.observation)
     expected = jax.tree.map(lambda g: -g.mean(0), rows)
-    got = jax.tree.map(lambda m: m / 0.1, new.actor_optimizer[1].mu)
+    got = jax.tree.map(lambda m: m / 0.1, new.actor_optimizer[-1].mu)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, expected)
 
 
 def test_the_batch_gradient_is_the_mean_of_the_rows_gradients():
     agent, state = start()
     data = batch(rows=6)
-    whole = update(agent, state, data)[0].critic_optimizer[1].mu
+    whole = update(agent, state, data)[0].critic_optimizer[-1].mu
     rows = [update(agent, state, jax.tree.map(lambda x, i=i: x[i : i + 1], data))[0] for i in range(6)]
-    mean = jax.tree.map(lambda *g: sum(g) / 6, *(row.critic_optimizer[1].mu for row in rows))
+    mean = jax.tree.map(lambda *g: sum(g) / 6, *(row.critic_optimizer[-1].mu for row in rows))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, mean)
+
+
+@pytest.mark.parametrize(("rows", "microbatch_size"), [(24, 8), (1024, 0), (1025, 0)])
+def test_microbatches_change_nothing_but_the_rounding(rows, microbatch_size):
+    """Also where the size is chosen: 1024 rows are cut, 1025 cannot be cut into 256 to 512."""
+    data, states = batch(rows=rows), []
+    for size in (rows, microbatch_size):
+        config = dataclasses.replace(CONFIG, batch_size=rows, microbatch_size=size, max_grad_norm=0.1)
+        agent, state = start(dataclasses.replace(config, critic=dataclasses.replace(CONFIG.critic, weight_decay=0.1)))
+        cut = "scan[" in str(jax.make_jaxpr(agent.update)(jax.random.key(0), CLOCK, state, data))
+        assert cut == (size != rows and rows != 1025)
+        states.append(update(agent, state, data))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6), *states)
+
+
+def test_a_batch_normalised_batch_is_never_cut():
+    agent, state = start(dataclasses.replace(BATCH_NORM, batch_size=1024))
+    assert "scan[" not in str(jax.make_jaxpr(agent.update)(jax.random.key(0), CLOCK, state, batch(rows=1024)))
 
 
 def test_one_update_is_one_step_of_each_optimiser_and_one_soft_update():
@@ -155,7 +173,7 @@ def test_one_update_is_one_step_of_each_optimiser_and_one_soft_update():
     for count in (1, 2, 3):
         before = state
         state, _ = update(agent, state, batch(count))
-        assert state.actor_optimizer[1].count == state.critic_optimizer[1].count == count
+        assert state.actor_optimizer[-1].count == state.critic_optimizer[-1].count == count
         for target, online in (("target_actor", "actor"), ("target_critic", "critic")):
             expected = jax.tree.map(lambda t, o: 0.95 * t + 0.05 * o, getattr(before, target), getattr(state, online))
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), getattr(state, target), expected)
@@ -169,7 +187,7 @@ def test_a_neutral_bound_changes_nothing_and_a_tight_one_holds():
     bound = 1e-3
     tight = update(ddpg(WORLD, dataclasses.replace(CONFIG, max_grad_norm=bound)), state, batch())[0]
     for optimizer in (tight.actor_optimizer, tight.critic_optimizer):
-        norm = np.sqrt(sum(np.sum((np.asarray(m) / 0.1) ** 2) for m in jax.tree.leaves(optimizer[1].mu)))
+        norm = np.sqrt(sum(np.sum((np.asarray(m) / 0.1) ** 2) for m in jax.tree.leaves(optimizer[-1].mu)))
         assert norm == pytest.approx(bound, rel=1e-3)
 
 

@@ -103,14 +103,14 @@ def test_warmup_acts_uniformly_and_learns_nothing():
     assert action.max() > 0.99
     assert action.mean() == pytest.approx(0, abs=0.03)
     assert action.var() == pytest.approx(1 / 3, rel=0.05)
-    assert state.agent.actor_optimizer[1].count == 0
+    assert state.agent.actor_optimizer[-1].count == 0
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [("1", 24), ("3", 72), ("1/2", 12), ("1/24", 1)])
 def test_updates_per_step(ratio, expected):
     config = Training(4, Fraction(ratio), warmup_steps=4, steps_per_epoch=24, num_epochs=1)
     state, _ = run(make(probes.echo(), config), config)
-    assert state.agent.critic_optimizer[1].count == expected
+    assert state.agent.critic_optimizer[-1].count == expected
     assert jnp.count_nonzero(remembered(state).reward) == (4 + 24) * 4  # every vector step acted and was remembered
 
 

@@ -1,7 +1,8 @@
 """Deep deterministic policy gradient: Lillicrap et al. 2015, arXiv 1509.02971, algorithm 1."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,16 @@ class DDPGState(PyTreeNode):
     critic_optimizer: optax.OptState
 
 
+class Improvement(NamedTuple):
+    """What one step of an optimiser makes."""
+
+    variables: Params
+    optimizer: optax.OptState
+    loss: jax.Array
+    q_mean: jax.Array
+    gradient_norm: jax.Array
+
+
 def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> Agent:
     """The agent for an environment's sizes; `config` holds numbers, traced or not, and shapes.
 
@@ -41,8 +52,11 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         config.critic.normalization,
         config.critic.final_bound,
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
+    bound, adam = optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam()
+    decay = optax.add_decayed_weights(config.critic.weight_decay, lambda params: jax.tree.map(_is_kernel, params))
+    actor_optimizer, critic_optimizer = optax.chain(bound, adam), optax.chain(decay, bound, adam)
     follow = partial(equations.soft_update, tau=config.tau)
+    normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
 
     def init(key: Key) -> DDPGState:
         actor_key, critic_key = jax.random.split(key)
@@ -55,8 +69,8 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             # Copies: a donated state may not hold one buffer twice.
             target_actor=jax.tree.map(jnp.copy, actor_variables),
             target_critic=jax.tree.map(jnp.copy, critic_variables),
-            actor_optimizer=optimizer.init(actor_variables["params"]),
-            critic_optimizer=optimizer.init(critic_variables["params"]),
+            actor_optimizer=actor_optimizer.init(actor_variables["params"]),
+            critic_optimizer=critic_optimizer.init(critic_variables["params"]),
         )
 
     def act(state: DDPGState, observation: jax.Array) -> jax.Array:
@@ -67,55 +81,64 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
 
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing
-        next_action, _ = _learn(actor, state.target_actor, batch.next_observation)
-        next_q, _ = _learn(critic, state.target_critic, batch.next_observation, next_action)
-        target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_q)
 
-        def critic_loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
-            q, statistics = _learn(critic, {**state.critic, "params": params}, batch.observation, batch.action)
-            return equations.critic_loss(q, target), (q, statistics)
+        anneal = partial(clock.anneal, decay_steps=config.learning_rate_decay_steps)
 
-        (loss_of_critic, (q, statistics)), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.critic["params"]
-        )
-        gradient = jax.tree.map(
-            lambda g, p: g + config.critic.weight_decay * p if p.ndim > 1 else g, gradient, state.critic["params"]
-        )
-        critic_gradient_norm = optax.tree.norm(gradient)
-        rate = clock.anneal(
-            config.critic_learning_rate, config.final_critic_learning_rate, config.learning_rate_decay_steps
-        )
-        params, critic_optimizer = _descend(rate, gradient, state.critic_optimizer, state.critic["params"])
-        new_critic = {**state.critic, **statistics, "params": params}
+        def critic_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
+            next_action, _ = _learn(actor, state.target_actor, batch.next_observation)
+            next_q, _ = _learn(critic, state.target_critic, batch.next_observation, next_action)
+            target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_q)
+            q, statistics = _learn(critic, variables, batch.observation, batch.action)
+            return equations.critic_loss(q, target), (jnp.mean(q), statistics)
 
-        def actor_loss(params: Params) -> tuple[jax.Array, Params]:
-            action, statistics = _learn(actor, {**state.actor, "params": params}, batch.observation)
-            q, _ = _learn(critic, new_critic, batch.observation, action)
-            return equations.actor_loss(q), statistics
+        rate = anneal(config.critic_learning_rate, config.final_critic_learning_rate)
+        learned_critic = improve(critic_loss, critic_optimizer, rate, state.critic, state.critic_optimizer, batch)
 
-        (loss_of_actor, statistics), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor["params"])
-        rate = clock.anneal(
-            config.actor_learning_rate, config.final_actor_learning_rate, config.learning_rate_decay_steps
-        )
-        params, actor_optimizer = _descend(rate, gradient, state.actor_optimizer, state.actor["params"])
-        new_actor = {**state.actor, **statistics, "params": params}
+        def actor_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
+            action, statistics = _learn(actor, variables, batch.observation)
+            q, _ = _learn(critic, learned_critic.variables, batch.observation, action)
+            return equations.actor_loss(q), (jnp.mean(q), statistics)
+
+        rate = anneal(config.actor_learning_rate, config.final_actor_learning_rate)
+        learned_actor = improve(actor_loss, actor_optimizer, rate, state.actor, state.actor_optimizer, batch)
 
         state = DDPGState(
-            actor=new_actor,
-            critic=new_critic,
-            target_actor=follow(state.target_actor, new_actor),
-            target_critic=follow(state.target_critic, new_critic),
-            actor_optimizer=actor_optimizer,
-            critic_optimizer=critic_optimizer,
+            actor=learned_actor.variables,
+            critic=learned_critic.variables,
+            target_actor=follow(state.target_actor, learned_actor.variables),
+            target_critic=follow(state.target_critic, learned_critic.variables),
+            actor_optimizer=learned_actor.optimizer,
+            critic_optimizer=learned_critic.optimizer,
         )
         metrics = {
-            "critic_loss": loss_of_critic,
-            "actor_loss": loss_of_actor,
-            "q_mean": jnp.mean(q) / config.reward_scale,
-            "critic_gradient_norm": critic_gradient_norm,
-            "actor_gradient_norm": optax.tree.norm(gradient),
+            "critic_loss": learned_critic.loss,
+            "actor_loss": learned_actor.loss,
+            "q_mean": learned_critic.q_mean / config.reward_scale,
+            "critic_gradient_norm": learned_critic.gradient_norm,
+            "actor_gradient_norm": learned_actor.gradient_norm,
         }
         return state, metrics
+
+    def improve(
+        loss: Callable,
+        optimizer: optax.GradientTransformation,
+        rate: Scalar,
+        variables: Params,
+        optimizer_state: optax.OptState,
+        batch: Transition,
+    ) -> Improvement:
+        """One step down a `loss(variables, batch) -> loss, (mean of Q, statistics to store)`."""
+
+        def of_params(params: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
+            return loss({**variables, "params": params}, batch)
+
+        params, rows = variables["params"], len(batch.reward)
+        microbatch_size = config.microbatch_size or (rows if normalizing else _fitting_the_cache(rows))
+        (value, (q_mean, statistics)), gradient = _mean_gradient(of_params, params, batch, microbatch_size)
+        direction, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+        variables = {**variables, **statistics, "params": params}
+        return Improvement(variables, optimizer_state, value, q_mean, optax.tree.norm(gradient))
 
     def gauges(state: DDPGState, batch: Transition) -> Metrics:
         action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
@@ -126,13 +149,33 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             "critic_dead_units": _dead(critic_units),
         }
 
-    def _descend(
-        rate: Scalar, gradient: Params, optimizer_state: optax.OptState, params: Params
-    ) -> tuple[Params, optax.OptState]:
-        direction, optimizer_state = optimizer.update(gradient, optimizer_state)
-        return jax.tree.map(lambda p, d: p - rate * d, params, direction), optimizer_state
-
     return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
+
+
+def _fitting_the_cache(batch_size: int) -> int:
+    """The rows of a microbatch whose activations a CPU core keeps at hand, 256 to 512; elsewhere the whole batch."""
+    on_cpu = jax.default_backend() == "cpu"
+    return max((rows for rows in range(256, 513) if on_cpu and batch_size % rows == 0), default=batch_size)
+
+
+def _mean_gradient(loss: Callable, params: Params, batch: Transition, microbatch_size: int) -> Any:
+    """`value_and_grad` of a `loss(params, batch)` that, as all that it returns, is a mean over rows, microbatch by
+    microbatch."""
+    differentiate = partial(jax.value_and_grad(loss, has_aux=True), params)
+    if microbatch_size == len(batch.reward):
+        return differentiate(batch)
+    microbatches = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), batch)
+
+    def add(total: Any, microbatch: Transition) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, differentiate(microbatch)), None
+
+    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], microbatches))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), microbatches)
+    return jax.tree.map(lambda x: x / len(microbatches.reward), total)
+
+
+def _is_kernel(parameter: jax.Array) -> bool:
+    return parameter.ndim > 1
 
 
 def _dead(hidden: Params) -> jax.Array:
