@@ -18,8 +18,7 @@ from pathlib import Path
 import jax
 
 from jaxddpg import checkpoint, composition, config
-from jaxddpg.experiment import use_all_cores
-from jaxddpg.population import make_population
+from jaxddpg.population import make_population, use_all_cores
 from jaxddpg.settings import Checkpoint
 from jaxddpg.training import clock_at
 

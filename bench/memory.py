@@ -25,8 +25,8 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
     """Runs `rounds` epochs; bytes are those of this process or, from the compiler, of one member's program."""
     import jax
 
-    from jaxddpg import composition, config, experiment
-    from jaxddpg.population import make_population
+    from jaxddpg import composition, config
+    from jaxddpg.population import make_population, use_all_cores
     from jaxddpg.training import clock_at
 
     settings = config.parse(
@@ -36,7 +36,7 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
             "training": {"num_envs": 4, "warmup_steps": 100, "steps_per_epoch": 500},
         }
     )
-    experiment.use_all_cores()
+    use_all_cores()
     population = make_population(composition.build, [settings.member()] * members, range(members))
     groups, seconds = population.init(), []
     replay_bytes = sum(leaf.nbytes for group in groups for leaf in jax.tree.leaves(group.replay))

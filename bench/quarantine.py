@@ -16,8 +16,7 @@ from pathlib import Path
 import jax
 
 from jaxddpg import composition, config, training
-from jaxddpg.experiment import use_all_cores
-from jaxddpg.population import Population, make_population
+from jaxddpg.population import Population, make_population, use_all_cores
 from jaxddpg.training import clock_at
 
 RESULTS = Path(__file__).parent / "results" / "quarantine.json"

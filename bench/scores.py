@@ -45,7 +45,9 @@ def measure(name: str) -> list[dict[str, str]]:
         with open(f"{run}/metrics.jsonl") as file:
             env_steps = json.loads(file.readlines()[-1])["env_steps"]
         with open(f"{run}/evaluation.csv", newline="") as file:
-            return [{"experiment": name, "env_steps": env_steps} | row for row in csv.DictReader(file)]
+            rows = [{"experiment": name, "env_steps": env_steps} | row for row in csv.DictReader(file)]
+    circumstances = {"epoch", "num_episodes", "episode_seed"}  # the same for all rows
+    return [{key: value for key, value in row.items() if key not in circumstances} for row in rows]
 
 
 def table(rows: list[dict[str, str]]) -> str:

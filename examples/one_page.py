@@ -4,6 +4,8 @@
 the same keys, so that both give the same numbers.
 """
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,8 +69,8 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 2, seed: int = 0):
 
 
 if __name__ == "__main__":
-    environment, agent, learner = train(num_steps=5_000)
-    metrics = jd.evaluate(
+    environment, agent, learner = train(num_steps=int(sys.argv[1]) if sys.argv[1:] else 5_000)
+    metrics = jd.evaluation.evaluate(
         jax.random.key(1),
         environment,
         lambda observation: agent.act(learner, observation),

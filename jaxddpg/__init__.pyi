@@ -12,12 +12,13 @@ from . import (
 )
 from .agents.copdac import COPDACState, copdac
 from .agents.ddpg import DDPGState, ddpg
+from .analysis import evaluate, load_policy, plot, render
 from .composition import build, make_agent, make_environment, make_features
 from .config import ConfigError
 from .envs.episodic import episodic
 from .envs.from_gymnax import from_gymnax
 from .equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
-from .experiment import Result, RunError, evaluate, load, load_policy, plot, render, resume, run
+from .experiment import Result, RunError, load, resume, run
 from .networks import Actor, Critic, FeatureNetwork
 from .population import Population, make_population
 from .settings import Experiment, Member

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +38,9 @@ class Written(NamedTuple):
     seconds: float
 
 
-def save(run: Path, epoch: int, state: State, score: float = 0.0) -> Written:
-    """Writes the state after an epoch; `score` is what tells the best checkpoint from others.
+def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Mapping[str, Any] | None = None) -> Written:
+    """Writes the state after an epoch; `score` tells the best checkpoint from others, `origin` the settings that led
+    to it.
 
     Raises:
         OSError: the disk is full or cannot be written; older checkpoints are as they were.
@@ -50,7 +51,13 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0) -> Written:
         _check_room(run, state)
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(path, args=ocp.args.PyTreeSave(state), force=True)
-        content = {"epoch": epoch, "score": score if np.isfinite(score) else None, "files": _checksums(path)}
+        files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        content = {
+            "epoch": epoch,
+            "score": score if np.isfinite(score) else None,
+            "origin": origin or {},
+            "files": {name: _checksum(path / name) for name in files},
+        }
         partial = path.with_suffix(".json.partial")
         partial.write_text(json.dumps(content) + "\n")
         partial.rename(_manifest(path))
@@ -58,39 +65,57 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0) -> Written:
         shutil.rmtree(path, ignore_errors=True)
         full = "No space left" in str(error)
         reason = "the disk is full" if full else str(error).strip().split("\n")[0][:200]
-        raise OSError(f"the checkpoint of epoch {epoch} cannot be written: {reason}") from error
+        kind = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+        raise OSError(kind, f"the checkpoint of epoch {epoch} cannot be written: {reason}") from error
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Written(size, time.perf_counter() - start)
 
 
 def epochs(run: Path) -> list[int]:
     """The epochs of which there is a checkpoint, the newest first; what an interrupted save left does not count."""
-    found = [_read(path) for path in (run / DIRECTORY).glob("*.json")]
-    return sorted((content["epoch"] for content in found if content), reverse=True)
+    found = (path.stem for path in (run / DIRECTORY).glob("*.json"))
+    return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
 
-def restore(run: Path, epoch: int, like: Any) -> State:
-    """The state after an epoch on the host, with the structure, shapes and types of `like`, which may be a part of it.
+def best(run: Path) -> int | None:
+    """The epoch of the checkpoint with the highest score; None where there is no checkpoint."""
+    return max(epochs(run), key=lambda epoch: _score(run, epoch), default=None)
 
-    Args:
-        like: arrays or `jax.ShapeDtypeStruct`s; a part is a dict of some of the state's fields.
+
+def origin(run: Path, epoch: int) -> dict[str, Any]:
+    """The settings that a checkpoint comes from, once every file of it is seen to be what was written.
 
     Raises:
-        DamagedError: a file is missing or is not what was written.
-        ValueError: the checkpoint has another structure, other shapes or types.
+        DamagedError: one is not, or is missing.
     """
     path = _path(run, epoch)
     content = _read(_manifest(path))
     try:
-        sound = content is not None and content["files"] == _checksums(path)
+        sound = content is not None and all(_checksum(path / name) == sum for name, sum in content["files"].items())
     except OSError:
         sound = False
-    if not sound:
+    if content is None or not sound:
         raise DamagedError(f"the checkpoint of epoch {epoch} is damaged")
+    return content["origin"]
+
+
+def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
+    """The state after an epoch on the host, with the structure, shapes and types of `like`.
+
+    Args:
+        like: arrays or `jax.ShapeDtypeStruct`s.
+        partial: `like` is a dict of some of the state's fields.
+
+    Raises:
+        DamagedError: as `origin`.
+        ValueError: the checkpoint has another structure, other shapes or types.
+    """
+    origin(run, epoch)
     arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         state = checkpointer.restore(
-            path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=isinstance(like, dict))
+            _path(run, epoch),
+            args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=partial),
         )
     # Orbax itself restores other shapes than those asked for.
     for (place, wanted), found in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(state), strict=True):
@@ -108,8 +133,8 @@ class Writer:
     Used as a context manager: leaving it waits for the last one.
     """
 
-    def __init__(self, run: Path, keep: int) -> None:
-        self._run, self._keep = run, keep
+    def __init__(self, run: Path, keep: int, origin: Mapping[str, Any] | None = None) -> None:
+        self._run, self._keep, self._origin = run, keep, origin
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[Written] | None = None
         self.waited_seconds = 0.0
@@ -158,16 +183,13 @@ class Writer:
         }
 
     def _save(self, epoch: int, state: State, score: float) -> Written:
-        written = save(self._run, epoch, state, score)
-        kept = epochs(self._run)
-        best = max(kept, key=self._score)
-        for old in set(kept[self._keep :]) - {best}:
+        written = save(self._run, epoch, state, score, self._origin)
+        # What lies ahead was passed over when the run went on from an older one, and comes again.
+        for passed in (other for other in epochs(self._run) if other > epoch):
+            remove(self._run, passed)
+        for old in {*epochs(self._run)[self._keep :]} - {best(self._run)}:
             remove(self._run, old)
         return written
-
-    def _score(self, epoch: int) -> float:
-        content = _read(_manifest(_path(self._run, epoch)))
-        return -np.inf if content is None or content["score"] is None else content["score"]
 
 
 def remove(run: Path, epoch: int) -> None:
@@ -183,6 +205,11 @@ def _check_room(run: Path, state: State) -> None:
         raise OSError(errno.ENOSPC, f"No space left: {needed:,} bytes are needed, {free:,} are free")
 
 
+def _score(run: Path, epoch: int) -> float:
+    content = _read(_manifest(_path(run, epoch)))
+    return -np.inf if content is None or content["score"] is None else content["score"]
+
+
 def _path(run: Path, epoch: int) -> Path:
     return (run / DIRECTORY / str(epoch)).absolute()
 
@@ -192,18 +219,14 @@ def _manifest(path: Path) -> Path:
 
 
 def _read(manifest: Path) -> dict[str, Any] | None:
-    """What a manifest says; None where it is missing or damaged."""
+    """What a manifest says; None where it is missing or is not what was written."""
     try:
         content = json.loads(manifest.read_text())
-        return content if {"epoch", "score", "files"} <= content.keys() else None
-    except (OSError, ValueError, AttributeError):
+        score, files, epoch = content["score"], content["files"], content["epoch"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    """The checksum of every file below a directory by its relative name."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): _checksum(file) for file in files}
+    sound = isinstance(score, float | None) and isinstance(files, dict) and isinstance(content.get("origin"), dict)
+    return content if sound and str(epoch) == manifest.stem else None
 
 
 def _checksum(file: Path) -> str:

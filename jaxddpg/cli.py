@@ -9,9 +9,12 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import sys
+import threading
 import time
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,18 +38,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     _keep_compiled_programs()
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
-        options = _parser().parse_args(tokens)
+        options, unknown = _parser().parse_known_args(tokens)
+        if unknown:
+            raise ConfigError([f"{' '.join(unknown)} is nothing that this command knows; see jaxddpg COMMAND --help"])
         if overrides and options.command not in (_train, _resume):
-            raise ConfigError([f"--{path} is a setting of `jaxddpg train`" for path in overrides])
+            raise ConfigError([f"--{path} is a setting of `jaxddpg train` and `jaxddpg resume`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except OSError as error:
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:  # JAX's, which may not be imported
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("error: there is not enough memory for this; ask for less", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _keep_compiled_programs() -> None:
@@ -92,6 +107,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     with _Signals() as signals:
         import jax
+        import numpy as np
 
         from jaxddpg import experiment as room
         from jaxddpg import reporting
@@ -101,17 +117,15 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
             jax.config.update("jax_debug_key_reuse", True)
         try:
             result = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
-        except room.RunError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (room.RunError, FloatingPointError) as error:
+            print(f"error: {config.first_line(error)}", file=sys.stderr)
             return 1
     summary = result.summary
-    low, high = summary["final_return_interval_95"]
-    number = reporting.number
     rows = [
         {
             "seed": member["seed"],
             "final return": member["final_return"],
-            "best return": member["best_return"],
+            "best of all epochs": member["best_return"],
             "in epoch": member["best_epoch"],
         }
         for member in summary["members"]
@@ -120,8 +134,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     reporting.print_table(
         f"{summary['environment']}: {episodes} noiseless episodes per seed",
         rows,
-        f"IQM of the final returns {number(summary['final_return_iqm'])} "
-        f"(95 % interval {number(low)} to {number(high)})\n"
+        f"IQM of the final returns {reporting.mean_return(np.array([row['final return'] for row in rows]))}\n"
         f"{summary['env_steps_total']:,} env steps and {summary['updates_total']:,} updates in "
         f"{summary['wall_seconds']:.0f} s, of which compiling {summary['compile_seconds']:.1f} s\n"
         f"run directory: {directory}",
@@ -144,32 +157,31 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
 
 
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
+    config.of_run(options.run)  # a fault of the input does not wait for JAX
     import numpy as np
 
     from jaxddpg import reporting
-    from jaxddpg.experiment import evaluate
-    from jaxddpg.statistics import confidence_interval, interquartile_mean
+    from jaxddpg.analysis import evaluate
 
-    rows = evaluate(options.run, options.num_episodes, options.seed)
-    with (options.run / "evaluation.csv").open("w", newline="") as file:
+    rows = evaluate(options.run, options.num_episodes, options.seed, options.epoch)
+    returns = np.array([row["return_mean"] for row in rows])
+    worst = float(np.nan_to_num(returns, nan=-np.inf).min())
+    reporting.print_table(
+        f"{options.run}, epoch {rows[0]['epoch']}: {options.num_episodes} noiseless episodes per seed",
+        [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
+        f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}",
+    )
+    with (options.output or options.run / "evaluation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    number = reporting.number
-    returns = np.array([row["return_mean"] for row in rows])
-    low, high = map(float, confidence_interval(returns))
-    worst = float(np.nan_to_num(returns, nan=-np.inf).min())
-    reporting.print_table(
-        f"{options.run}: {options.num_episodes} noiseless episodes per seed",
-        [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
-        f"IQM {number(float(interquartile_mean(returns)))} (95 % interval {number(low)} to {number(high)}), "
-        f"worst {number(worst)}",
-    )
     return 0
 
 
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
-    from jaxddpg.experiment import plot
+    for run in options.run:
+        config.of_run(run)
+    from jaxddpg.analysis import plot
 
     if options.output is None and len(options.run) > 1:
         raise ConfigError(["several runs make a new picture; name it with --output PICTURE.png"])
@@ -209,10 +221,11 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _render(options: argparse.Namespace, _: dict[str, str]) -> int:
-    from jaxddpg.experiment import render
+    config.of_run(options.run)  # a fault of the input does not wait for JAX
+    from jaxddpg.analysis import render
 
     path = options.output or options.run / "rollout.gif"
-    render(options.run, path, options.member, options.seed)
+    render(options.run, path, options.member, options.seed, options.epoch)
     print(path)
     return 0
 
@@ -243,6 +256,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     train.set_defaults(command=_train)
 
+    whose: Any = {
+        "metavar": "E",
+        "type": lambda text: int(text) if text.isdecimal() else text,
+        "default": "newest",
+        "help": "whose checkpoint: newest (default), best or a number",
+    }
     resume = commands.add_parser(
         "resume",
         help="go on with a run that was interrupted, or with more epochs",
@@ -255,19 +274,22 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     resume.set_defaults(command=_resume)
 
-    evaluate = commands.add_parser("evaluate", help="measure the final policies of a run", allow_abbrev=False)
+    evaluate = commands.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    evaluate.add_argument("--epoch", **whose)
     evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
     evaluate.add_argument("--seed", metavar="S", type=int, default=0, help="of the episodes (default 0)")
+    evaluate.add_argument("--output", metavar="TABLE", type=Path, help="default: evaluation.csv in the run")
     evaluate.set_defaults(command=_evaluate)
 
     plot = commands.add_parser("plot", help="draw the learning curves of runs", allow_abbrev=False)
     plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
-    plot.add_argument("--output", metavar="PICTURE", type=Path, help="default: learning_curve.png in the run")
+    plot.add_argument("--output", metavar="PICTURE", type=Path, help="of one run: by default its learning_curve.png")
     plot.set_defaults(command=_plot)
 
     render = commands.add_parser("render", help="draw an episode of a final policy as a GIF", allow_abbrev=False)
     render.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    render.add_argument("--epoch", **whose)
     render.add_argument("--member", metavar="K", type=int, default=0, help="whose policy, from 0 (default 0)")
     render.add_argument("--seed", metavar="S", type=int, default=0, help="of the episode (default 0)")
     render.add_argument("--output", metavar="PICTURE", type=Path, help="default: rollout.gif in the run")
@@ -316,24 +338,38 @@ def _new_directory(name: str) -> Path:
 
 
 class _Signals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; a second one ends the program at once."""
+    """Turns the first SIGINT or SIGTERM into a wish to stop; a second one ends the program at once.
+
+    They are watched for by a thread: Python's own handlers wait for as long as the main thread waits for JAX.
+    """
 
     def __init__(self) -> None:
         self.received = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._previous_writer = signal.set_wakeup_fd(self._writer.fileno())
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._receive)
+            self._previous[number] = signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_writer)
+        self._writer.close()
 
-    def _receive(self, number: int, _: object) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = number
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping after this epoch; once more to stop at once\n")
+    def _watch(self) -> None:
+        while byte := self._reader.recv(1):
+            (number,) = byte
+            if number not in self._previous:
+                continue
+            if self.received:
+                os._exit(128 + number)
+            self.received = number
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this epoch; once more to stop at once\n")
+        self._reader.close()

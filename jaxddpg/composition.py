@@ -1,4 +1,4 @@
-"""From settings to records of functions: the environment, the agent, the trainer of one member."""
+"""From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
 import dataclasses
 import importlib
@@ -15,7 +15,8 @@ from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.settings import Member
+from jaxddpg.population import Population, make_population
+from jaxddpg.settings import Experiment, Member
 from jaxddpg.training import make_trainer
 from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer
 
@@ -178,6 +179,14 @@ def build(member: Member) -> Trainer:
         REPLAYS[member.replay.sampling](member.replay.capacity),
         member.training,
         member.evaluation,
+    )
+
+
+def populate(experiment: Experiment) -> Population:
+    """The population of an experiment: its member's settings with each of its seeds."""
+    count, first = experiment.population.num_seeds, experiment.population.seed
+    return make_population(
+        build, [experiment.member()] * count, range(first, first + count), experiment.population.placement
     )
 
 

@@ -31,6 +31,11 @@ class ConfigError(ValueError):
         self.faults = faults
 
 
+def first_line(error: Exception) -> str:
+    """What another library says is wrong, as part of a sentence."""
+    return str(error).split("\n")[0][:200]
+
+
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, of which the standard loader silently keeps the last."""
 
@@ -62,7 +67,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
         raise ConfigError([f"there is no file {path}{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(content, dict | types.NoneType):
         raise ConfigError([f"{path} must hold sections such as `agent:`, not {content!r}"])
@@ -97,16 +102,27 @@ def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment,
     Raises:
         ConfigError: a change is faulty, or would alter what has been learned.
     """
-    before, after = dict(_flat(of_run(directory))), of_run(directory, overrides)
-    changes = {path: [before.get(path), value] for path, value in _flat(after) if before.get(path) != value}
+    before, after = of_run(directory), of_run(directory, overrides)
+    check_unaltered(learning(before), after)
+    old = dict(_flat(before))
+    return after, {path: [old.get(path), value] for path, value in _flat(after) if old.get(path) != value}
+
+
+def learning(experiment: Experiment) -> dict[str, Any]:
+    """The settings that alter what is learned, by dotted path, as they stand in YAML."""
+    return {path: value for path, value in _flat(experiment) if not path.startswith(HARMLESS)}
+
+
+def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
+    """ConfigError where an experiment is not the one that `learning` told `before`."""
+    after = learning(experiment)
     faults = [
-        f"{path} is {text(new)}, but {text(old)} in this run, which cannot change; train a new one"
-        for path, (old, new) in changes.items()
-        if not path.startswith(HARMLESS)
+        f"{path} is {text(after.get(path))}, but {text(old)} in this run, which cannot change; train a new one"
+        for path, old in before.items()
+        if after.get(path) != old
     ]
     if faults:
         raise ConfigError(faults)
-    return after, changes
 
 
 def checked(experiment: Experiment) -> Experiment:
@@ -266,7 +282,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
         return value
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple) or not (value or field.default == ()):
-            raise ValueError(f"a list of {'' if field.default == () else 'at least one of '}numbers, such as [64, 64]")
+            raise ValueError(f"a list of {'' if field.default == () else 'one or more '}numbers, such as [64, 64]")
         return tuple(_value(typing.get_args(kind)[0], entry, field) for entry in value)
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
@@ -281,8 +297,6 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
             raise ValueError("a text")
         return value
     number = _number(kind, value)
-    if abs(number) == inf and number != field.default:
-        raise ValueError("a finite number")
     holds = {
         "at least": lambda bound: number >= bound,
         "greater than": lambda bound: number > bound,
@@ -291,6 +305,8 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
     rule = field.metadata["rule"]
     if not all(holds[words](bound) for words, bound in rule.items()):
         raise ValueError(" and ".join(f"{words} {bound}" for words, bound in rule.items()))
+    if abs(number) == inf and number != field.default:
+        raise ValueError("a finite number")
     return number
 
 
@@ -307,7 +323,9 @@ def _number(kind: type, value: Any) -> Any:
         if kind is float:
             number: Any = float(value)
         else:
-            number = Fraction(str(value))
+            # 1e9 is a number, but 1e999999999 must not be written out.
+            huge = "e" in str(value).lower() and abs(float(value)) >= 2**31
+            number = Fraction(2**31 if huge else str(value))
             if kind is int:
                 number = int(number) if number.denominator == 1 else None
             elif 1 not in (number.numerator, number.denominator):

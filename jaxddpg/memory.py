@@ -60,7 +60,10 @@ def free() -> int | None:
         found.append(int(entries["MemAvailable"].split()[0]) * 1024)
     control_group = Path("/sys/fs/cgroup")  # of a container that may use less than the machine has
     if (limit := control_group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
-        found.append(int(text) - int((control_group / "memory.current").read_text()))
+        used = int((control_group / "memory.current").read_text())
+        # Of which what only caches files is given back when needed.
+        entries = dict(line.split() for line in (control_group / "memory.stat").read_text().splitlines())
+        found.append(int(text) - used + int(entries.get("inactive_file", 0)))
     return min(found, default=None)
 
 

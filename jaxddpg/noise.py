@@ -6,6 +6,7 @@ autocorrelation over k steps smoothing^k.
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ def ornstein_uhlenbeck(
     smoothing: Scalar = 0.85,
     scale: Scalar = 0.2,
     *,
-    scale_of: str = "innovation",
+    scale_of: Literal["innovation", "stationary"] = "innovation",
     final_scale: Scalar = 0.0,
     decay_steps: Scalar = math.inf,
 ) -> Noise:

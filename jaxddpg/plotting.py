@@ -1,6 +1,6 @@
 """Learning curves from the metrics of runs."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +22,16 @@ class Curves(NamedTuple):
     """Returns to compare with, by name."""
 
 
-def read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The env steps [epochs] and the metrics [epochs, M] of a `metrics.jsonl`; null is not a number.
+def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The env steps [epochs] and the metrics [epochs, M] of a run's rows; an epoch that is not complete is left out.
 
     Raises:
-        ValueError: the file holds no complete epoch.
+        ValueError: there is no complete epoch.
     """
-    # Whole lines only: a killed run may leave half of one.
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     members = 1 + max((row["member"] for row in rows), default=0)
     epochs = len(rows) // members
     if not epochs:
-        raise ValueError(f"{path} holds no complete epoch yet")
+        raise ValueError("there is no complete epoch yet")
     rows = rows[: epochs * members]
 
     def column(name: str) -> np.ndarray:

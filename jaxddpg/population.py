@@ -1,4 +1,4 @@
-"""The members of a population over the devices: the only room that knows the member axis.
+"""The members of a population over the devices; below the edge, no other room knows the member axis.
 
 Members are held in groups of devices x block. Each function is one compiled program, spread over the local devices by
 `shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual
@@ -6,8 +6,10 @@ device per core, is faster than a vmap; on an accelerator one block holds all. G
 without waiting.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxddpg.types import Clock, State, Trainer
+from jaxddpg.types import Clock, Key, State, Trainer
 
 Groups = list[State]
 HostMetrics = dict[str, np.ndarray]
+
+
+def use_all_cores() -> None:
+    """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
+    configured = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
+    if not configured and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with suppress(RuntimeError):  # the backend runs already
+            jax.config.update("jax_num_cpu_devices", cores)
 
 
 class Program:
@@ -33,16 +44,25 @@ class Program:
         return self._jitted.lower(*args)
 
     def __call__(self, *args: Any) -> Any:
+        if jax.config.jax_debug_nans or jax.config.jax_debug_key_reuse:  # type: ignore[attr-defined]
+            # Both look into what was traced. That each program splits a member's key by purpose is no reuse.
+            return self._jitted(*jax.tree.map(_unused, args))
         if self.compiled is None:
             self.compiled = self.lower(*args).compile()
         return self.compiled(*args)
 
 
+def _unused(leaf: Any) -> Any:
+    """A key as if it was never used."""
+    return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
 class Population(NamedTuple):
     """Many members as one. A state is a list of groups, each leaf [group size, ...]; metrics are [M], on the host."""
 
-    compile: Callable[[Clock], None]
-    """`compile(clock)`: compiles all programs side by side; without it each compiles at its first call"""
+    compile: Callable[[Clock, bool], None]
+    """`compile(clock, resumed)`: compiles side by side what a run needs, `init` only where it is not resumed; without
+    it each program compiles at its first call"""
     init: Callable[[], Groups]
     epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], HostMetrics]]]
     """`epoch(clock, groups) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers"""
@@ -119,14 +139,14 @@ def make_population(
     numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
     keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
 
-    def compile(clock: Clock) -> None:
+    def compile(clock: Clock, resumed: bool) -> None:
         first = numbers[0], keys[0]
         sharding = NamedSharding(mesh, by_member)
         lowered = programs["init"].lower(*first)
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), lowered.out_info)
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
-            running = {"init": threads.submit(lowered.compile)}
+            running = {} if resumed else {"init": threads.submit(lowered.compile)}
             for name, argument in (("epoch", state), ("evaluate", state.agent)):
                 running[name] = threads.submit(programs[name].lower(*first, clock, argument).compile)
             for name, compiling in running.items():
@@ -151,3 +171,11 @@ def make_population(
         return lambda: gather(metrics)
 
     return Population(compile, init, epoch, evaluate, gather, scatter, programs)
+
+
+def like(init: Callable[[Key], State], members: int) -> State:
+    """The shapes and types of what `init` makes for so many members, each leaf [M, ...]."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
+        jax.eval_shape(init, jax.random.key(0)),
+    )

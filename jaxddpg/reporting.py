@@ -3,9 +3,10 @@
 A row is one member after one epoch, a flat dict. Everything here runs between epochs, on the host.
 """
 
-import hashlib
 import json
 import math
+import os
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from jaxddpg.statistics import interquartile_mean
+from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 Row = dict[str, Any]
 
@@ -48,6 +49,14 @@ def number(value: float) -> str:
     return f"{value + 0.0:.5g}" if math.isfinite(value) else "diverged"
 
 
+def mean_return(returns: np.ndarray) -> str:
+    """The interquartile mean of members [M], with its interval where there is one, as part of a sentence."""
+    low, high = map(float, confidence_interval(returns))
+    known = len(returns) > 1 and math.isfinite(low)
+    interval = f" (95 % interval {number(low)} to {number(high)})" if known else ""
+    return f"{number(float(interquartile_mean(returns)))}{interval}"
+
+
 def divergence(row: Row) -> str:
     """What became of a diverged member, as part of a sentence."""
     return (
@@ -62,11 +71,12 @@ def _console(file: TextIO, quiet: bool) -> Console:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl` up to its first line that is not whole; none where there is no file."""
+    """The rows of a `metrics.jsonl` up to the first line that is none; none where there is no file."""
     rows: list[Row] = []
-    with suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        for line in path.read_bytes().splitlines():
             row = json.loads(line)
+            int(row["epoch"] + row["member"] + row["env_steps"])
             rows.append({name: math.nan if "/" in name and value is None else value for name, value in row.items()})
     return rows
 
@@ -88,8 +98,12 @@ class MetricsFile:
         self._file.close()
 
     def epoch(self, rows: Sequence[Row]) -> None:
-        self._file.writelines(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
-        self._file.flush()
+        try:
+            self._file.writelines(json.dumps(plain_json(row), allow_nan=False) + "\n" for row in rows)
+            self._file.flush()
+            os.fsync(self._file.fileno())  # a checkpoint is of use only with the metrics up to it
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 class TensorBoard:
@@ -129,15 +143,17 @@ class WeightsAndBiases:
             "project": project,
             "config": config,
             "name": directory.name,
-            # A run that goes on is the same one there.
-            "id": hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16],
             "resume": "allow",
         }
+        self._identity = directory / "wandb_id.txt"
 
     def __enter__(self) -> Self:
         import wandb
 
-        self._run = wandb.init(**self._arguments)
+        # A run that goes on is the same one there.
+        if not self._identity.exists():
+            self._identity.write_text(secrets.token_hex(8))
+        self._run = wandb.init(**self._arguments, id=self._identity.read_text())
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -159,11 +175,13 @@ class Display:
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
         self._console = _console(sys.stderr, quiet)
         self._title, self._num_epochs = title, num_epochs
-        self._start = self._last_line = time.perf_counter()
+        self._first: tuple[int, float] | None = None
+        """The first epoch seen, and when: nothing is compiled after it."""
+        self._last_line = time.perf_counter()
         self._diverged: set[int] = set()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
-        self._status = Text()
+        self._status = Text(overflow="ellipsis", no_wrap=True)
         self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
 
     def __enter__(self) -> Self:
@@ -182,21 +200,21 @@ class Display:
 
     def epoch(self, rows: Sequence[Row]) -> None:
         row, now = rows[0], time.perf_counter()
+        first_epoch, start = self._first = self._first or (row["epoch"], now)
         for other in rows:
             if other["diverged_by"] and other["member"] not in self._diverged:
                 self._diverged.add(other["member"])
                 self.note(f"{divergence(other)}; it is frozen as it was before")
-        if row["epoch"] == 0:
-            self._start = now
-        remaining = (now - self._start) * (self._num_epochs / row["epoch"] - 1) if row["epoch"] else math.nan
         iqm = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
         parts = [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
         if row["epoch"]:
             parts += [
                 f"{row['perf/env_steps_per_second']:,.0f} env-steps/s",
                 f"{row['perf/updates_per_second']:,.0f} updates/s",
-                f"{remaining:.0f} s left",
             ]
+        if row["epoch"] > first_epoch:
+            seconds = (now - start) / (row["epoch"] - first_epoch)
+            parts.append(f"{seconds * (self._num_epochs - row['epoch']):.0f} s left")
         status = " | ".join(parts)
         self._bar.update(self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}")
         self._status.plain = status

@@ -16,6 +16,8 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 def confidence_interval(values: np.ndarray, resamples: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile bootstrap interval of the interquartile mean over the last axis, members [..., M]."""
     index = np.random.default_rng(0).integers(values.shape[-1], size=(resamples, values.shape[-1]))
-    means = interquartile_mean(values[..., index])
+    # Row by row: all resamples of all rows at once would take gigabytes for a long run.
+    rows = values.reshape(-1, values.shape[-1])
+    means = np.stack([interquartile_mean(row[index]) for row in rows]).reshape(*values.shape[:-1], resamples)
     low, high = np.quantile(means, [0.025, 0.975], axis=-1, method="nearest")
     return low, high

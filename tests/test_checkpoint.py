@@ -49,7 +49,7 @@ class Whole(PyTreeNode):
 def test_a_part_can_be_read_alone(tmp_path):
     saved = Whole(agent=learners(), world=(np.arange(6).reshape(3, 2), np.ones(3)))
     checkpoint.save(tmp_path, 1, saved)
-    same(checkpoint.restore(tmp_path, 1, {"agent": shapes(saved.agent)}), {"agent": saved.agent})
+    same(checkpoint.restore(tmp_path, 1, {"agent": shapes(saved.agent)}, partial=True), {"agent": saved.agent})
     same(checkpoint.restore(tmp_path, 1, shapes(saved)), saved)
 
 
@@ -121,13 +121,32 @@ def test_damage_is_seen(harm, tmp_path):
         checkpoint.restore(tmp_path, 1, shapes(saved))
 
 
-@pytest.mark.parametrize("manifest", [None, "", '{"epoch": 2, "fil', "[]"])
-def test_without_a_whole_manifest_there_is_no_checkpoint(manifest, tmp_path):
+def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
     for epoch in (1, 2):
         checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
-    path = folder(tmp_path) / "2.json"
-    path.unlink() if manifest is None else path.write_text(manifest)
+    (folder(tmp_path) / "2.json").unlink()
     assert checkpoint.epochs(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("edit", [None, {"epoch": 3}, {"epoch": None}, {"score": "x"}, {"files": []}, {"origin": 1}])
+def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
+    """It was there once: nothing beside it may be taken for the remains of an interrupted save."""
+    for epoch in (1, 2):
+        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)}, score=float(epoch))
+    path = folder(tmp_path) / "2.json"
+    path.write_text("" if edit is None else json.dumps(json.loads(path.read_text()) | edit))
+    assert checkpoint.epochs(tmp_path) == [2, 1]
+    assert checkpoint.best(tmp_path) == 1
+    with pytest.raises(DamagedError, match="epoch 2 is damaged"):
+        checkpoint.restore(tmp_path, 2, {"leaf": np.ones(1)})
+    with checkpoint.Writer(tmp_path, keep=1):
+        assert (folder(tmp_path) / "2").is_dir()
+
+
+def test_a_file_that_others_left_is_no_damage(tmp_path):
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
+    (folder(tmp_path) / "1" / ".DS_Store").touch()
+    assert checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})["leaf"] == 1
 
 
 def test_a_writer_removes_what_interrupted_saves_left(tmp_path):
@@ -148,6 +167,20 @@ def test_a_writer_keeps_the_newest_and_the_best(tmp_path):
     assert writer.cost()["written"] == 5
     for epoch in (4, 3, 1):
         assert checkpoint.restore(tmp_path, epoch, {"epoch": np.zeros(1, int)})["epoch"] == epoch
+
+
+def test_a_writer_that_went_back_keeps_what_it_writes(tmp_path):
+    """Newer checkpoints, which a run passed over, give way to the first that is written again."""
+    for epoch in (30, 48, 50):
+        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)}, score=float(epoch == 30))
+    with checkpoint.Writer(tmp_path, keep=2) as writer:
+        writer.save(31, {"leaf": np.ones(1)}, 0.5)
+        writer.wait()
+        assert checkpoint.epochs(tmp_path) == [31, 30]
+        writer.save(32, {"leaf": np.ones(1)}, 0.5)
+        writer.save(33, {"leaf": np.ones(1)}, 0.5)
+    assert checkpoint.epochs(tmp_path) == [33, 32, 30]
+    assert checkpoint.best(tmp_path) == 30
 
 
 def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):

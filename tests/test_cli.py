@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxddpg import config, load_policy, plotting
+from jaxddpg import config, load_policy, plotting, reporting
 from jaxddpg.cli import main
 
 HERE = Path(__file__).parent
@@ -428,11 +428,28 @@ def test_a_signal_ends_a_run_with_its_exit_code(number, code, stopped):
     assert "Traceback" not in err
 
 
+def test_a_second_signal_ends_a_long_epoch_at_once(tmp_path):
+    """While the main thread waits for JAX, where no handler of Python runs."""
+    text = TINY.replace("{parameters: {max_steps_in_episode: 10}}", "{name: 'probes:endless_reward'}")
+    (tmp_path / "endless.yaml").write_text(re.sub(r"steps_per_epoch: \w+", "steps_per_epoch: 200_000_000", text))
+    command = [sys.executable, "-m", "jaxddpg", "train", tmp_path / "endless.yaml", "--run-dir", tmp_path / "run"]
+    with subprocess.Popen(command, cwd=HERE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stderr:
+                if line.startswith("epoch 0/"):
+                    process.send_signal(signal.SIGTERM)
+                if line.startswith("stopping after this epoch"):
+                    process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 143
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_stopped_run_is_complete_up_to_its_last_epoch(number, stopped, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     run = stopped[number][0]
-    env_steps, _ = plotting.read_metrics(run / "metrics.jsonl")
+    env_steps, _ = plotting.by_epoch(reporting.read_rows(run / "metrics.jsonl"))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs"] == len(env_steps) - 1
     assert summary["env_steps_total"] == env_steps[-1]

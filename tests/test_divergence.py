@@ -10,7 +10,8 @@ from test_cli import call
 from test_experiment import lines, tiny
 
 from jaxddpg import composition, config
-from jaxddpg.experiment import load_policy, resume, run
+from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.experiment import resume, run
 from jaxddpg.population import make_population
 from jaxddpg.training import Health, clock_at
 
@@ -123,6 +124,7 @@ def test_a_run_whose_members_all_diverge_ends_there_and_says_so(tmp_path):
     assert np.isfinite(result.rows[-3]["eval/return_mean"])
     assert lines(tmp_path / "run")[-1]["diverged_by"] == "reward"
     assert np.isfinite(load_policy(tmp_path / "run")([0.0])).all()  # as it was before
+    assert np.isnan([row["return_mean"] for row in evaluate(tmp_path / "run", num_episodes=1)]).all()
     again = resume(tmp_path / "run")
     assert len(again.rows) == len(result.rows)
 

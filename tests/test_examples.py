@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def test_one_page_gives_the_trainers_numbers(num_envs, updates):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), learner, state.agent)
 
 
+def test_one_page_runs_as_a_script(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["one_page.py", "2"])
+    runpy.run_path(str(ROOT / "examples" / "one_page.py"), run_name="__main__")
+    assert "return_mean" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_readmes_python_runs(block, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -79,8 +86,9 @@ def test_every_link_of_a_page_leads_somewhere(page):
         assert (page.parent / path).exists(), path
 
 
-def test_every_test_named_in_the_docs_exists():
-    text = (ROOT / "docs" / "equations.md").read_text()
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_every_test_named_in_the_docs_exists(page):
+    text = page.read_text()
     module = None
     for named, test in re.findall(r"`(test_\w+)?(?:::(\w+))?`", text):
         module = named or module

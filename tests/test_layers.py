@@ -18,6 +18,7 @@ LAYERS = [
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering"},
     {"composition", "check", "memory"},
+    {"analysis"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxddpg import plotting
+from jaxddpg import plotting, reporting
 
 NAMES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
 
@@ -22,6 +22,10 @@ def written(tmp_path, lines):
     return path
 
 
+def read(path):
+    return plotting.by_epoch(reporting.read_rows(path))
+
+
 def curves(label="a", epochs=3, members=4, references=None, seed=0):
     rng = np.random.default_rng(seed)
     metrics = {name: rng.normal(size=(epochs, members)) for name in NAMES}
@@ -30,31 +34,31 @@ def curves(label="a", epochs=3, members=4, references=None, seed=0):
 
 def test_metrics_are_read_by_epoch_and_member(tmp_path):
     path = written(tmp_path, [line(epoch, member) for epoch in range(3) for member in range(2)])
-    env_steps, metrics = plotting.read_metrics(path)
+    env_steps, metrics = read(path)
     np.testing.assert_array_equal(env_steps, [8, 108, 208])
     np.testing.assert_array_equal(metrics["eval/return_mean"], [[0, 1], [10, 11], [20, 21]])
 
 
 def test_only_metrics_are_metrics(tmp_path):
-    _, metrics = plotting.read_metrics(written(tmp_path, [line(0, 0)]))
+    _, metrics = read(written(tmp_path, [line(0, 0)]))
     assert set(metrics) == set(NAMES)
 
 
 def test_null_is_read_as_not_a_number(tmp_path):
     lines = [line(0, 0), line(0, 1, **{"eval/return_mean": None})]
-    _, metrics = plotting.read_metrics(written(tmp_path, lines))
+    _, metrics = read(written(tmp_path, lines))
     np.testing.assert_array_equal(metrics["eval/return_mean"], [[0, np.nan]])
 
 
 def test_a_metric_that_began_later_is_not_a_number_before(tmp_path):
     lines = [line(0, 0), line(1, 0, **{"train/critic_loss": 0.5})]
-    _, metrics = plotting.read_metrics(written(tmp_path, lines))
+    _, metrics = read(written(tmp_path, lines))
     np.testing.assert_array_equal(metrics["train/critic_loss"], [[np.nan], [0.5]])
 
 
 def test_an_unfinished_epoch_is_left_out(tmp_path):
     lines = [line(epoch, member) for epoch in range(3) for member in range(3)][:-1]
-    env_steps, metrics = plotting.read_metrics(written(tmp_path, lines))
+    env_steps, metrics = read(written(tmp_path, lines))
     np.testing.assert_array_equal(env_steps, [8, 108])
     assert metrics["eval/return_mean"].shape == (2, 3)
 
@@ -63,13 +67,13 @@ def test_a_half_written_line_is_left_out(tmp_path):
     """A run may be killed at any moment."""
     path = written(tmp_path, [line(epoch, member) for epoch in range(2) for member in range(2)])
     path.write_text(path.read_text()[:-20])
-    env_steps, _ = plotting.read_metrics(path)
+    env_steps, _ = read(path)
     np.testing.assert_array_equal(env_steps, [8])
 
 
 def test_a_file_without_an_epoch_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"metrics\.jsonl holds no complete epoch"):
-        plotting.read_metrics(written(tmp_path, []))
+    with pytest.raises(ValueError, match="there is no complete epoch yet"):
+        read(written(tmp_path, []))
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from matplotlib.artist import Artist
 from PIL import Image
 
 from jaxddpg import config, rendering, settings
+from jaxddpg.analysis import load_policy, render
 from jaxddpg.cli import main
 from jaxddpg.composition import make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.experiment import load_policy, render, run
+from jaxddpg.experiment import run
 from jaxddpg.rendering import Rollout
 from jaxddpg.types import Environment, TimeStep, rescale
 

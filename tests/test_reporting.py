@@ -135,6 +135,18 @@ def test_a_slow_run_shows_a_line_now_and_then(monkeypatch):
     assert "epoch 2/4" in displayed(4, range(5))
 
 
+@pytest.mark.parametrize("first", [0, 90])
+def test_the_time_left_counts_the_epochs_seen(first, monkeypatch):
+    """Ten epochs at 2 s each are left at the 90th of 100, whether the run began there or not."""
+    moments = iter(range(0, 1000, 2))
+    monkeypatch.setattr(reporting.Display, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(reporting.time, "perf_counter", lambda: next(moments))
+    shown = displayed(100, range(first, 96)).splitlines()
+    assert shown[-1].startswith("epoch 95/100")
+    assert shown[-1].endswith("| 10 s left")
+    assert "left" not in next(line for line in shown if line.startswith(f"epoch {first}/"))
+
+
 def test_quiet_is_silent():
     assert displayed(2, range(3), quiet=True) == ""
 

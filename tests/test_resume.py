@@ -4,6 +4,8 @@ import json
 import operator
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +20,9 @@ from test_cli import call, refused
 from test_experiment import lines, tiny
 
 from jaxddpg import checkpoint, config
+from jaxddpg.analysis import load_policy
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import RunError, load_policy, resume, run
+from jaxddpg.experiment import RunError, resume, run
 
 EPOCHS = 6
 HERE = Path(__file__).parent
@@ -129,6 +132,21 @@ def test_another_placement_goes_on_with_the_same_states(whole, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), result.agents, whole[1].agents)
 
 
+def test_a_run_interrupted_again_after_going_back_goes_on_from_there(whole, tmp_path):
+    """The newest checkpoint was passed over; what is written after it is what counts."""
+    run(small(), tmp_path / "run", stopping=after(5))
+    assert checkpoint.epochs(tmp_path / "run")[:3] == [4, 3, 2]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: 3 * 3]))  # up to epoch 2
+    resume(tmp_path / "run", stopping=after(1))
+    assert max(checkpoint.epochs(tmp_path / "run")) == 3
+    result = resume(tmp_path / "run")
+    told = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines()]
+    assert told == [2, 3]
+    equal(result, whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
 @pytest.mark.parametrize("harm", [flip_a_byte, cut_a_file, empty_it], ids=lambda harm: harm.__name__)
 def test_an_older_checkpoint_serves_where_the_newest_is_damaged(harm, whole, tmp_path, capfd):
     run(small(), tmp_path / "run", stopping=after(4))
@@ -146,10 +164,14 @@ def cut(path, characters):
 
 @pytest.mark.parametrize("share", [0.99, 0.8, 0.4, 0.0])
 def test_metrics_cut_in_the_middle_of_a_line_are_told_again(share, whole, tmp_path):
-    """At the worst nothing can be used and the run starts anew; the end is the same."""
+    """At the worst all checkpoints lie beyond them, and have to be given up by hand; the end is the same."""
     run(small(), tmp_path / "run", stopping=after(4))
     metrics = tmp_path / "run" / "metrics.jsonl"
     cut(metrics, int(share * len(metrics.read_text())))
+    if share < 0.5:
+        with pytest.raises(ConfigError, match="the metrics end before the checkpoint"):
+            resume(tmp_path / "run")
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
     equal(resume(tmp_path / "run"), whole[1])
     assert comparable(tmp_path / "run") == comparable(whole[0])
 
@@ -260,6 +282,58 @@ def test_a_killed_process_is_gone_on_with_in_a_new_one(how, whole, tmp_path):
         assert process.returncode in (-signal.SIGKILL, 128 + signal.SIGTERM)
         command = [*program, "resume", directory, "--quiet"]
     assert comparable(directory) == comparable(whole[0])
-    state = checkpoint.restore(directory, EPOCHS, {"agent": jax.eval_shape(lambda: whole[1].agents)})
+    state = checkpoint.restore(directory, EPOCHS, {"agent": jax.eval_shape(lambda: whole[1].agents)}, partial=True)
     jax.tree.map(np.testing.assert_array_equal, state["agent"], whole[1].agents)
     assert np.isfinite(load_policy(directory)(np.zeros(2))).all()
+
+
+@pytest.mark.parametrize("lost", ["metrics", "checkpoints"])
+def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_path):
+    """All that a run has done is either gone on from or kept."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    if lost == "metrics":
+        (tmp_path / "run" / "metrics.jsonl").write_text("[1, 2]\n")
+    for epoch in checkpoint.epochs(tmp_path / "run"):
+        if lost == "checkpoints":
+            flip_a_byte(tmp_path / "run" / "checkpoints" / str(epoch))
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"cannot go on.*to start anew") as error:
+        resume(tmp_path / "run")
+    assert all(("metrics end" if lost == "metrics" else "is damaged") in fault for fault in error.value.faults)
+    assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", 0.5), ("warmup_steps", 6), ("seed", 9), ("num_seeds", 2)])
+def test_a_config_edited_by_hand_is_refused(name, value, whole, tmp_path):
+    """A checkpoint knows the settings that led to it."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(re.sub(rf"^(  {name}): \S+", rf"\1: {value}", path.read_text(), flags=re.MULTILINE))
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=rf"{name} is {value}, but .* in this run, which cannot change"):
+        resume(tmp_path / "run", {"training.num_epochs": EPOCHS + 1})
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_config_that_was_emptied_is_refused(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match="which cannot change"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe", b"5\n", b"{}\n", b'{"epoch": "3", "member": 0}\n', b'{"epoch": 3}\n'])
+def test_garbage_after_the_metrics_costs_nothing(garbage, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(garbage)
+    equal(resume(tmp_path / "run"), whole[1])
+    assert comparable(tmp_path / "run") == comparable(whole[0])
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "learning_curve.png").unlink()
+    (tmp_path / "run" / "learning_curve.png").mkdir()
+    with pytest.warns(UserWarning, match="jaxddpg plot .* draws it"):
+        equal(resume(tmp_path / "run"), whole[1])

@@ -1,0 +1,193 @@
+"""What can be made of a run afterwards: measures, policies, pictures."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxddpg import checkpoint, config, plotting, rendering, reporting, settings
+from jaxddpg.composition import build, make_agent, make_environment, populate
+from jaxddpg.config import ConfigError
+from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.population import like, use_all_cores
+from jaxddpg.settings import Experiment
+from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
+
+NEWEST, BEST = "newest", "best"
+
+
+def evaluate(
+    directory: str | Path, num_episodes: int = 100, seed: int = 0, epoch: int | str = NEWEST
+) -> list[reporting.Row]:
+    """Evaluates the policies of a run without noise, on episodes that training never saw; a row per member.
+
+    A diverged member has no return.
+
+    Args:
+        epoch: whose checkpoint: "newest", "best" or a number.
+
+    Raises:
+        ConfigError: the directory holds no such checkpoint, or no episode is asked for.
+    """
+    if num_episodes < 1:
+        raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
+    _check_seed(seed)
+    use_all_cores()
+    experiment, epoch, agents, diverged = _policies(Path(directory), epoch)
+    experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
+    population = populate(experiment)
+    # Training's epochs count up from 0; these count down from the last there is.
+    clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
+    metrics = population.evaluate(clock, population.scatter(agents))()
+    return [
+        {
+            "epoch": epoch,
+            "member": member,
+            "seed": experiment.population.seed + member,
+            "num_episodes": num_episodes,
+            "episode_seed": seed,
+        }
+        | {name: np.nan if diverged[member] else float(values[member]) for name, values in metrics.items()}
+        for member in range(experiment.population.num_seeds)
+    ]
+
+
+def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWEST) -> Callable[[Any], np.ndarray]:
+    """The noiseless policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
+    environment. `epoch` as for `evaluate`; of a diverged member the policy before it diverged."""
+    _, environment, agent, state = _policy(Path(directory), member, epoch)
+    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
+
+    @jax.jit
+    def act(observation: jax.Array) -> jax.Array:
+        return rescale(agent.act(state, observation), low, high)
+
+    return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
+
+
+def plot(directories: Sequence[str | Path], path: str | Path) -> None:
+    """Draws the learning curves of one or several runs into one picture.
+
+    Raises:
+        ConfigError: a directory holds no run with a complete epoch.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
+    runs = []
+    for directory in map(Path, directories):
+        experiment = config.of_run(directory)
+        try:
+            env_steps, metrics = plotting.by_epoch(reporting.read_rows(directory / "metrics.jsonl"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"the metrics of {directory} cannot be drawn: {error}"]) from error
+        known = CONTINUOUS.get(experiment.environment.name)
+        changed = bool(experiment.environment.parameters)
+        references = known.references() if known and not changed else {}
+        label = experiment.environment.name if len(directories) == 1 else directory.name
+        runs.append(plotting.Curves(label, env_steps, metrics, references))
+    try:
+        plotting.plot(runs, path)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
+
+
+def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0, epoch: int | str = NEWEST) -> None:
+    """Draws one noiseless episode of the policy of one member as an animated GIF. `epoch` as for `evaluate`.
+
+    Raises:
+        ConfigError: the directory holds no such checkpoint or member, or the picture cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() != ".gif":
+        raise ConfigError([f"--output {path} is no name of a GIF; name one such as rollout.gif"])
+    _check_seed(seed)
+    experiment, environment, agent, state = _policy(Path(directory), member, epoch)
+    observations, actions, rewards = _play(jax.random.key(seed), environment, agent, state)
+    name, parameters = experiment.environment.name, experiment.environment.parameters
+    try:
+        rendering.draw(rendering.Rollout(name, observations, actions, rewards, parameters), path)
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
+
+
+def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One noiseless episode of T steps: observations [T + 1, O], actions [T, A] in the environment's own units and
+    rewards [T]."""
+    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
+
+    def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
+        world, observation = carry
+        action = jnp.clip(agent.act(state, observation), -1.0, 1.0)
+        world, time_step = environment.step(key, world, action)
+        return (world, time_step.observation), (rescale(action, low, high), time_step)
+
+    @jax.jit
+    def play(key: Key) -> tuple[jax.Array, tuple[jax.Array, TimeStep]]:
+        reset_key, step_key = jax.random.split(key)
+        world, start = environment.reset(reset_key)
+        keys = jax.random.split(step_key, environment.episode_length)
+        return start, jax.lax.scan(step, (world, start), keys)[1]
+
+    start, (actions, time_steps) = jax.device_get(play(key))
+    over = time_steps.terminated | time_steps.truncated
+    length = int(over.argmax()) + 1 if over.any() else len(over)
+    observations = np.concatenate([start[None], time_steps.final_observation[:length]])
+    return observations, actions[:length], time_steps.reward[:length]
+
+
+class Policies(NamedTuple):
+    """What a checkpoint says of the policies of a run."""
+
+    experiment: Experiment
+    epoch: int
+    agents: State
+    """each leaf [M, ...]"""
+    diverged: np.ndarray
+    """bool [M]"""
+
+
+def _policies(directory: Path, epoch: int | str) -> Policies:
+    """The policies of a checkpoint; where the newest is damaged, those of an older one, with a warning."""
+    experiment = config.of_run(directory)
+    found = checkpoint.epochs(directory)
+    if not found:
+        raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
+    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(directory)]}
+    chosen = named.get(epoch, [epoch])
+    if not {*chosen} <= {*found}:
+        raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
+    state = like(build(experiment.member()).init, experiment.population.num_seeds)
+    wanted, reason = {"agent": state.agent, "health": state.health}, ""
+    for candidate in chosen:
+        if reason:
+            warnings.warn(f"{reason}; the policies are those of epoch {candidate}", stacklevel=3)
+        try:
+            state = checkpoint.restore(directory, candidate, wanted, partial=True)
+            return Policies(experiment, candidate, state["agent"], np.asarray(state["health"].diverged))
+        except checkpoint.DamagedError as error:
+            reason = str(error)
+        except ValueError as error:
+            reason = config.first_line(error)
+            break
+    raise ConfigError([f"the policies of {directory} cannot be read: {reason}"])
+
+
+def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:
+    """The experiment of a run, its environment and agent, and the agent state of one member."""
+    experiment, _, agents, _ = _policies(directory, epoch)
+    if not 0 <= member < experiment.population.num_seeds:
+        raise ConfigError([f"member is {member}, but must be at least 0 and below {experiment.population.num_seeds}"])
+    environment = make_environment(experiment.environment)
+    agent = make_agent(environment, experiment.agent)
+    return experiment, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise ConfigError([f"--seed is {seed}, but must be at least 0 and below 2^31"])
