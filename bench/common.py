@@ -1,0 +1,67 @@
+"""What the benchmarks share: what a machine is, where results go, experiments of a given shape."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def facts() -> dict[str, Any]:
+    """Device, versions and date, as they stand beside every figure."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "gymnax")}
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": versions,
+        "date": f"{datetime.date.today()}",
+    }
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Leaves a result as JSON."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of rows with the same keys."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(f"{value}" for value in row.values()) + " |" for row in rows])
+
+
+def shape(
+    *,
+    num_envs: int = 1,
+    updates_per_step: int = 1,
+    hidden: int = 256,
+    batch_size: int = 256,
+    capacity: int = 100_000,
+    steps_per_epoch: int,
+    members: int = 1,
+    placement: int = 0,
+) -> dict[str, Any]:
+    """The sections of an experiment on Pendulum with two hidden layers and the settings that all trainers share."""
+    network = {"hidden_sizes": [hidden, hidden]}
+    capacity = -(-capacity // num_envs) * num_envs
+    return {
+        "environment": {"name": "Pendulum-v1"},
+        "agent": {"batch_size": batch_size, "actor": network, "critic": network},
+        "replay": {"capacity": capacity},
+        "training": {
+            "num_envs": num_envs,
+            "updates_per_step": updates_per_step,
+            "warmup_steps": -(-max(1_000, batch_size) // num_envs),
+            "steps_per_epoch": steps_per_epoch,
+            "num_epochs": 1_000,
+        },
+        "population": {"num_seeds": members, "placement": placement},
+    }

@@ -1,0 +1,212 @@
+"""All that is measured on an accelerator, in one command, since its time is scarce.
+
+    python bench/gpu.py                    # on a machine with one: about 8 minutes, writes bench/results/gpu.json
+    python bench/gpu.py --ahead-of-time    # without one, with the extra cuda12: kernels, compiled for an H100
+
+Members from 1 to 4096 at two sizes; matrix products in TF32 (the default there) and in full float32, with what is
+learned by each; command buffers as XLA chooses them, off, and around whole loops; rejax's headline workload on Pendulum
+(128 environments, an update for each environment step, batch 512, a million rows, up to 300 members).
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import common
+from profile_update import kernels
+
+COMMAND_BUFFERS = {
+    "as XLA chooses": "",
+    "off": "--xla_gpu_enable_command_buffer=",
+    "loops too": "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL",
+}
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } runtime_version { major: 12 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""What XLA has to know of the device to compile for it."""
+
+
+def rate(shape: dict[str, Any], epochs: int, learn: bool = False) -> dict[str, Any]:
+    """Updates per second of all members of one shape, in this process, and how many kernels an epoch's program has."""
+    import jax
+    import numpy as np
+    import optax
+
+    from jaxddpg import composition, config
+    from jaxddpg.training import clock_at
+
+    experiment = config.parse(common.shape(**shape))
+    population, training = composition.populate(experiment), experiment.training
+    start = time.perf_counter()
+    population.compile(clock_at(training, 0), False)
+    compile_seconds = time.perf_counter() - start
+    groups, seconds = population.init(), []
+    for epoch in range(1, epochs + 2):
+        start = time.perf_counter()
+        groups, metrics = population.epoch(clock_at(training, epoch), groups)
+        metrics()
+        seconds.append(time.perf_counter() - start)
+    per_epoch = training.steps_per_epoch * shape.get("updates_per_step", 1)
+    counts = np.asarray(optax.tree.get(groups[0].agent.critic_optimizer, "count"))
+    assert set(counts.ravel().tolist()) == {(epochs + 1) * per_epoch}
+    compiled = population.programs["epoch"].compiled
+    assert compiled is not None
+    told = {
+        "updates_per_second": shape.get("members", 1) * per_epoch / statistics.median(seconds[1:]),
+        "compile_seconds": compile_seconds,
+        "fusions": len(re.findall(r" fusion\(", compiled.as_text())),
+        "device": jax.devices()[0].device_kind,
+    }
+    if learn:
+        clock = clock_at(training, epochs + 1)
+        told["returns"] = population.evaluate(clock, [group.agent for group in groups])()["return_mean"].tolist()
+    return told
+
+
+def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """By section: (what is asked of `rate` and of its process)."""
+    steps = 5 if smoke else 250
+    shape: dict[str, Any] = {"steps_per_epoch": steps}
+    small = {**shape, "hidden": 16, "batch_size": 32, "capacity": 2_000} if smoke else shape
+    counts = (1, 2) if smoke else (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096)
+    hiddens = (16,) if smoke else (64, 256)
+    headline = {"num_envs": 128, "updates_per_step": 128, "batch_size": 512, "capacity": 1_000_000}
+    headline |= {"batch_size": 32, "capacity": 2_048, "hidden": 16} if smoke else {}
+    learning = {**small, "members": 2 if smoke else 64, "steps_per_epoch": steps if smoke else 5_000}
+    return {
+        # A replay of 100 000 rows for each of 4096 members would be 15 GB: so many members have shorter ones.
+        "members": [
+            ({**small, "members": m, "hidden": h, "capacity": 100_000 if m < 2048 else 20_000}, {})
+            for h in hiddens
+            for m in counts
+        ],
+        "command buffers": [
+            ({**small, "members": m}, {"XLA_FLAGS": flags}) for flags in COMMAND_BUFFERS.values() for m in counts[:3:2]
+        ],
+        "precision": [
+            ({**learning, "learn": True}, {"JAX_DEFAULT_MATMUL_PRECISION": precision})
+            for precision in ("default", "highest")
+        ],
+        "rejax's headline": [
+            ({**headline, "members": m, "steps_per_epoch": 2 if smoke else 10}, {})
+            for m in ((1,) if smoke else (1, 50, 300))
+        ],
+    }
+
+
+def compiled_for_h100() -> dict[str, Any]:
+    """Kernels of one update and of one vector step with its update, compiled for an H100 without having one."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+
+    from jaxddpg import composition, config
+    from jaxddpg.training import _transition, clock_at
+
+    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+    sharding = SingleDeviceSharding(topology.devices[0])
+
+    def shaped(tree: Any, members: int) -> Any:
+        lead = (members,) if members > 1 else ()
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*lead, *jnp.shape(x)), jnp.asarray(x).dtype, sharding=sharding), tree
+        )
+
+    found = {}
+    for members in (1, 16):
+        experiment = config.parse(common.shape(steps_per_epoch=100))
+        environment = composition.make_environment(experiment.environment)
+        agent = composition.make_agent(environment, experiment.agent)
+        trainer, clock, key = (
+            composition.build(experiment.member()),
+            clock_at(experiment.training, 1),
+            jax.random.key(0),
+        )
+        state = jax.eval_shape(trainer.init, key)
+        state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+        replay = composition.REPLAYS["uniform"](experiment.replay.capacity)
+        batch = _transition(replay.sample(key, clock, state.replay, 256), 0.99)
+        data = jax.random.key_data(key)
+
+        def update(learner: Any, batch: Any, data: Any) -> Any:
+            return agent.update(jax.random.wrap_key_data(data), clock, learner, batch)  # noqa: B023
+
+        def epoch(data: Any, state: Any) -> Any:
+            return trainer.epoch(jax.random.wrap_key_data(data), clock, state)  # noqa: B023
+
+        over = (lambda function: function) if members == 1 else jax.vmap
+        text = (
+            jax.jit(over(update))
+            .trace(*(shaped(tree, members) for tree in (state.agent, batch, data)))
+            .lower(lowering_platforms=("cuda",))
+            .compile()
+            .as_text()
+        )
+        counted = kernels(text)
+        text = (
+            jax.jit(over(epoch))
+            .trace(shaped(data, members), shaped(state, members))
+            .lower(lowering_platforms=("cuda",))
+            .compile()
+            .as_text()
+        )
+        found[f"{members} members"] = {
+            "kernels_per_update": sum(counted.values()),
+            "by_kind": dict(counted.most_common()),
+            "fusions_in_the_epoch": len(re.findall(r" fusion\(", text)),
+            "copies_of_the_replay": len(re.findall(r"\[(?:16,)?100000,9\][^ ]* copy\(", text)),
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes on any device, writes nothing")
+    parser.add_argument("--ahead-of-time", action="store_true", help="count kernels for an H100 without having one")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        asked = json.loads(options.one)
+        print(json.dumps(rate(asked["shape"], asked["epochs"], asked["learn"])))
+        return
+    if options.ahead_of_time:
+        found = compiled_for_h100()
+        print(json.dumps(found, indent=2))
+        common.write("gpu_kernels", found | common.facts())
+        return
+    result: dict[str, Any] = common.facts()
+    for section, planned in plans(options.smoke).items():
+        result[section] = []
+        for shape, environment in planned:
+            learn = shape.pop("learn", False)
+            asked = json.dumps({"shape": shape, "epochs": 1 if options.smoke else 3, "learn": learn})
+            # In a process of its own: flags are read once, and what does not fit must not end the rest.
+            done = subprocess.run(
+                [sys.executable, __file__, "--one", asked], capture_output=True, text=True, env=os.environ | environment
+            )
+            told = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip().split("\n")[-1]}
+            result[section].append({"shape": shape, "environment": environment} | told)
+            print(section, result[section][-1], flush=True)
+            if options.smoke:
+                assert done.returncode == 0, done.stderr
+            else:
+                common.write("gpu", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Side by side with its peers: the same work, interleaved in one run, and the time until Pendulum is swung up.
+
+    python bench/peers.py                    # all workloads: some 15 minutes on two quiet cores
+    python bench/peers.py --learn            # time to -200, ten seeds each: some 30 minutes
+    python bench/peers.py --table            # the tables, from bench/results/peers.json
+
+Each trainer lives in an environment of its own, made below runs/peers/ on first use (several GB). A round is the same
+number of updates for every trainer, checked against its optimiser's own counter; rounds take turns, in rotating order.
+One member is pinned to one core and measured in CPU time, several have all cores and are measured in wall time.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import common
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENTS = {
+    "jax-0.10.2": ("3.11", ["-e", str(ROOT), "jax==0.10.2", "flashbax==0.1.3"]),
+    "jax-0.11.2": ("3.12", ["-e", str(ROOT), "jax==0.11.2", "flashbax==0.1.3"]),
+    "rejax-0.1.3": ("3.11", ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "six"]),
+    "rejax-0.1.2": ("3.11", ["rejax==0.1.2", "gymnax==0.0.9", "six"]),
+    "sbx": ("3.11", ["torch==2.13.0", "sbx-rl==0.28.0"]),
+    "sb3": ("3.11", ["torch==2.13.0", "stable-baselines3==2.9.2"]),
+}
+TRAINERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "products alone": ("jax-0.10.2", "floor.py", {}),
+    "jaxddpg": ("jax-0.10.2", "ours.py", {}),
+    "the loop": ("jax-0.10.2", "loop.py", {}),
+    "jaxddpg, jax 0.11.2": ("jax-0.11.2", "ours.py", {}),
+    "the loop, jax 0.11.2": ("jax-0.11.2", "loop.py", {}),
+    "rejax 0.1.3 TD3": ("rejax-0.1.3", "rejax_td3.py", {}),
+    "rejax 0.1.2 TD3": ("rejax-0.1.2", "rejax_td3.py", {}),
+    "SBX DDPG": ("sbx", "sb3.py", {"package": "sbx"}),
+    "SB3 DDPG": ("sb3", "sb3.py", {"package": "stable_baselines3"}),
+}
+POPULATIONS = [name for name, (_, script, _) in TRAINERS.items() if script != "sb3.py"]
+ONE = {"members": 1, "hidden": 256, "batch_size": 256, "capacity": 100_000, "updates": 600, "pinned": True}
+WORKLOADS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "16 members, 2x256, batch 256": (ONE | {"members": 16, "updates": 80, "pinned": False}, POPULATIONS),
+    "16 members, 2x64, batch 256": (ONE | {"members": 16, "hidden": 64, "updates": 800, "pinned": False}, POPULATIONS),
+    "1 member, 2x256, batch 256": (ONE, [*TRAINERS]),
+    "1 member, 2x256, batch 8192": (ONE | {"batch_size": 8192, "updates": 20}, POPULATIONS),
+    "1 member, 2x256, batch 256, 1M rows": (ONE | {"capacity": 1_000_000}, POPULATIONS),
+}
+"""What all do, and who can."""
+HOST_LOOP = {"learning_starts": 1_000, "learning_rate": 1e-3, "gamma": 0.98}
+REJAX = {"fill_buffer": 1_000, "learning_rate": 1e-3}
+SMALL = {"mode": "learn", "members": 1, "hidden": 64, "batch_size": 256, "capacity": 100_000}
+LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "jaxddpg, 10 seeds at once": (
+        "jaxddpg",
+        {
+            "experiment": {
+                "agent": {
+                    "tau": 0.02,
+                    "reward_scale": 0.1,
+                    "actor_learning_rate": 1e-3,
+                    "critic_learning_rate": 3e-3,
+                    "batch_size": 128,
+                    "actor": {"hidden_sizes": [64, 64]},
+                    "critic": {"hidden_sizes": [64, 64]},
+                },
+                "replay": {"capacity": 100_000},
+                "training": {"num_envs": 4, "warmup_steps": 250, "steps_per_epoch": 250, "num_epochs": 200},
+                "population": {"num_seeds": 10},
+            }
+        },
+    ),
+    "the loop, 10 seeds at once": ("the loop", SMALL | {"members": 10}),
+    "rejax 0.1.3 TD3": ("rejax 0.1.3 TD3", SMALL | {"policy_delay": 1, "settings": REJAX}),
+    "SBX DDPG": ("SBX DDPG", SMALL | {"settings": HOST_LOOP}),
+    "SB3 DDPG": ("SB3 DDPG", SMALL | {"settings": HOST_LOOP}),
+}
+
+
+def command(trainer: str, spec: dict[str, Any]) -> list[str]:
+    environment, script, own = TRAINERS[trainer]
+    return [str(interpreter(environment)), str(ROOT / "bench" / "peers" / script), json.dumps(spec | own)]
+
+
+def interpreter(name: str) -> Path:
+    """The Python of an environment, which is made where it is missing."""
+    place = ROOT / "runs" / "peers" / name
+    version, packages = ENVIRONMENTS[name]
+    if not (place / "complete").exists():
+        python = shutil.which(f"python{version}") or sys.exit(f"peers.py needs python{version} on the path for {name}")
+        print(f"making {place} ...", file=sys.stderr, flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", place], check=True)
+        subprocess.run([place / "bin" / "pip", "install", "--quiet", *packages], check=True)
+        (place / "complete").touch()
+    return place / "bin" / "python"
+
+
+def compare(spec: dict[str, Any], trainers: list[str], rounds: int) -> dict[str, Any]:
+    """Updates per second of each trainer in each round."""
+    clock = "cpu" if spec["pinned"] else "wall"
+    rates: dict[str, list[float]] = {trainer: [] for trainer in trainers}
+    ready = {}
+    with ExitStack() as stack:
+        processes = {}
+        for trainer in trainers:
+            pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+            process = stack.enter_context(subprocess.Popen(command(trainer, {"mode": "speed"} | spec), **pipe))
+            processes[trainer] = process
+            # One after the other, so that none is timed while another compiles.
+            ready[trainer] = json.loads(process.stdout.readline())["ready"]
+        for number in range(rounds):
+            for turn in range(len(trainers)):
+                trainer = trainers[(number + turn) % len(trainers)]
+                process = processes[trainer]
+                process.stdin.write("\n")
+                process.stdin.flush()
+                told = json.loads(process.stdout.readline())
+                rates[trainer].append(told["updates"] / told[clock])
+    return {"clock": clock, "spec": spec, "updates_per_second": rates, "seconds_to_ready": ready}
+
+
+def time_to_learn(learner: str, seed: int) -> dict[str, Any]:
+    """Seconds from the start of a process until two evaluations in a row are at least -200."""
+    trainer, spec = LEARNERS[learner]
+    experiment = spec.get("experiment")
+    if experiment:
+        spec = spec | {"experiment": experiment | {"population": {"num_seeds": 10, "seed": 10 * seed}}}
+    done = subprocess.run(
+        command(trainer, {"mode": "learn", "seed": seed} | spec), check=True, capture_output=True, text=True
+    )
+    *_, last = map(json.loads, done.stdout.splitlines())
+    return last
+
+
+def tables(result: dict[str, Any]) -> str:
+    texts = []
+    for workload, entry in result.get("workloads", {}).items():
+        rates = entry["updates_per_second"]
+        rows = []
+        for trainer, own in rates.items():
+            row = {"trainer": trainer, "updates/s (median)": f"{statistics.median(own):,.0f}"}
+            for heading, other in (("of the products", "products alone"), ("jaxddpg is", trainer)):
+                pairs = zip(own if heading.startswith("of") else rates["jaxddpg"], rates[other], strict=True)
+                row[heading] = f"{statistics.median(a / b for a, b in pairs):.2f}"
+            row["jaxddpg is"] += " times"
+            rows.append(row)
+        per = "CPU second of one core" if entry["clock"] == "cpu" else "second of all cores"
+        texts.append(f"**{workload}**, per {per}\n\n{common.table(rows)}")
+    rows = [
+        {
+            "trainer": learner,
+            "runs": len(runs),
+            "held -200": sum(run["held"] for run in runs),
+            "seconds (median)": f"{statistics.median(run['seconds'] for run in runs):.0f}",
+            "fastest and slowest": f"{min(r['seconds'] for r in runs):.0f} to {max(r['seconds'] for r in runs):.0f}",
+            "env steps (median)": f"{statistics.median(run['env_steps'] for run in runs):,.0f}",
+        }
+        for learner, runs in result.get("learning", {}).items()
+    ]
+    return "\n\n".join([*texts, *([common.table(rows)] if rows else [])])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--learn", action="store_true", help="time to -200 instead of updates per second")
+    parser.add_argument("--seeds", type=int, default=10, help="of each trainer with --learn")
+    parser.add_argument("--only", default="", help="workloads, or with --learn trainers, whose name has this")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the tables")
+    options = parser.parse_args()
+    path = common.RESULTS / "peers.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    if not options.table:
+        pins = {name: [pin for pin in pins if "==" in pin] for name, (_, pins) in ENVIRONMENTS.items()}
+        result |= common.facts() | {"packages": pins}
+        for name in ENVIRONMENTS:
+            interpreter(name)
+    if options.learn and not options.table:
+        for learner in LEARNERS:
+            if options.only in learner:
+                runs = result.setdefault("learning", {})[learner] = []
+                for seed in range(options.seeds):
+                    runs.append(time_to_learn(learner, seed))
+                    print(learner, runs[-1], flush=True)
+                    common.write("peers", result)
+    elif not options.table:
+        for workload, (spec, trainers) in WORKLOADS.items():
+            if options.only in workload:
+                result.setdefault("workloads", {})[workload] = compare(spec, trainers, options.rounds)
+                common.write("peers", result)
+                print(tables({"workloads": {workload: result["workloads"][workload]}}), flush=True)
+    if options.table:
+        print(tables(result))
+
+
+if __name__ == "__main__":
+    main()

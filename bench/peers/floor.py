@@ -1,0 +1,30 @@
+"""The matrix products of an update alone in `bench/peers.py`: on one core where pinned, else on all at once."""
+
+import serve  # noqa: I001, first, for it starts the clock
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+
+def main() -> None:
+    import ceiling
+
+    spec = json.loads(sys.argv[1])
+    if spec["pinned"]:
+        ceiling.alone(0)
+        ceiling.floor_seconds(spec["hidden"], spec["batch_size"], 1)
+    serve.tell({"ready": time.perf_counter() - serve.STARTED})
+    for _ in sys.stdin:
+        if spec["pinned"]:
+            seconds = ceiling.floor_seconds(spec["hidden"], spec["batch_size"], 3)
+        else:
+            seconds = 1 / ceiling.all_cores(1.0, spec["hidden"], spec["batch_size"])
+        serve.tell({"updates": 1, "wall": seconds, "cpu": seconds})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""jaxddpg in `bench/peers.py`."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import serve
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+
+def prepare(spec: dict[str, Any]) -> Callable[[], int]:
+    import common
+    import jax
+    import numpy as np
+    import optax
+
+    from jaxddpg import composition, config
+    from jaxddpg.population import use_all_cores
+    from jaxddpg.training import clock_at
+
+    use_all_cores()
+    names = ("hidden", "batch_size", "capacity", "members")
+    sections = common.shape(**{name: spec[name] for name in names}, steps_per_epoch=spec["updates"])
+    experiment = config.parse(sections)
+    population = composition.populate(experiment)
+    groups, epoch = population.init(), 0
+    jax.block_until_ready(groups)
+
+    def play() -> int:
+        nonlocal groups, epoch
+        epoch += 1
+        groups, metrics = population.epoch(clock_at(experiment.training, epoch), groups)
+        metrics()
+        counts = [np.asarray(optax.tree.get(group.agent.critic_optimizer, "count")).ravel() for group in groups]
+        return int(np.concatenate(counts)[: spec["members"]].sum())
+
+    return play
+
+
+def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
+    from jaxddpg import composition, config
+    from jaxddpg.population import use_all_cores
+    from jaxddpg.training import clock_at
+
+    use_all_cores()
+    experiment = config.parse(spec["experiment"])
+    population, training = composition.populate(experiment), experiment.training
+    population.compile(clock_at(training, 0), False)
+    groups = population.init()
+    for epoch in range(1, training.num_epochs + 1):
+        clock = clock_at(training, epoch)
+        groups, _ = population.epoch(clock, groups)
+        metrics = population.evaluate(clock, [group.agent for group in groups])()
+        env_steps = (training.warmup_steps + epoch * training.steps_per_epoch) * training.num_envs
+        yield env_steps, float(metrics["return_mean"].min())
+
+
+if __name__ == "__main__":
+    serve.main(prepare, learn)
