@@ -60,7 +60,8 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
     if path.is_dir():
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        with path.open() as file:  # whose name YAML's errors then tell
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
@@ -68,7 +69,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
     if not isinstance(content, dict | types.NoneType):
         raise ConfigError([f"{path} must hold sections such as `agent:`, not {content!r}"])
     return parse(content or {}, overrides)

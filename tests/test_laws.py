@@ -159,3 +159,36 @@ def test_no_key_is_used_twice(trainer):
 
 def test_no_state_holds_a_key(state):
     assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state))
+
+
+FUSIONS = {("0.10", "ddpg"): 579, ("0.10", "copdac"): 171, ("0.11", "ddpg"): 574, ("0.11", "copdac"): 167}
+"""Counted in the compiled epoch of one member, by minor release of JAX: what is launched one by one."""
+
+
+@pytest.mark.parametrize("algorithm", ["ddpg", "copdac"])
+def test_the_program_does_not_fall_to_pieces(algorithm):
+    """A tenth more fusions than there were is a loss of speed that no timing on a busy machine would show."""
+    recorded = FUSIONS.get((jax.__version__.rpartition(".")[0], algorithm))
+    if jax.default_backend() != "cpu" or recorded is None:
+        pytest.skip("no count was recorded for this backend and release")
+    online = {"agent": {"algorithm": "copdac", "batch_size": 1}, "replay": {"sampling": "latest"}}
+    sections = {"training": {"steps_per_epoch": 100}} | (online if algorithm == "copdac" else {})
+    population = composition.populate(config.parse(sections))
+    population.epoch(clock_at(config.parse(sections).training, 1), population.init())
+    counted = len(re.findall(r" fusion\(", population.programs["epoch"].compiled.as_text()))
+    assert 0 < counted <= 1.1 * recorded
+
+
+def test_many_members_are_compiled_at_once():
+    """However many there are, and however they are placed: one program for each of the three functions."""
+    built = []
+
+    def build(member):
+        built.append(member)
+        return composition.build(member)
+
+    population = make_population(build, [BASE.member()] * 7, range(7), placement=2)
+    population.compile(clock_at(BASE.training, 0), False)
+    groups, _ = population.epoch(clock_at(BASE.training, 1), population.init())
+    population.evaluate(clock_at(BASE.training, 1), [group.agent for group in groups])()
+    assert len(built) == 3
