@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
-        return 1
+        return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE) else 2
     except RuntimeError as error:  # JAX's, which may not be imported
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
