@@ -295,7 +295,7 @@ def _train(
             snapshot = population.gather(groups)
         # While these rows are told and kept, the next epoch computes.
         finish = None if last else begin(epoch + 1)
-        history = history + rows
+        history += rows
         for reporter in reporters:
             reporter.epoch(rows)
         if writer and due:
@@ -402,10 +402,11 @@ def _claimed(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
         yield
-    except BlockingIOError:
-        raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
     finally:
         os.close(descriptor)
 

@@ -159,5 +159,28 @@ def test_the_table_of_silver2014_is_that_of_the_committed_results():
     assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
 
 
+@pytest.mark.parametrize("script", ["ceiling", "throughput", "profile_update", "startup", "gpu"])
+def test_a_benchmark_runs(script):
+    assert bench(f"{script}.py --smoke").strip()
+
+
+def test_peers_are_compared_by_the_updates_that_their_optimisers_count(monkeypatch):
+    """The straightforward loop needs only what the tests need; the other peers bring environments of their own."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    peers = importlib.import_module("peers")
+    monkeypatch.setattr(peers, "interpreter", lambda environment: sys.executable)
+    spec = {"members": 2, "hidden": 8, "batch_size": 16, "capacity": 2_000, "updates": 3, "pinned": False}
+    compared = peers.compare(spec, ["jaxddpg", "the loop"], rounds=2)
+    assert [len(rates) for rates in compared["updates_per_second"].values()] == [2, 2]
+    assert "| the loop |" in peers.tables(
+        {
+            "workloads": {
+                "tiny": compared
+                | {"updates_per_second": {"products alone": [1.0, 1.0], **compared["updates_per_second"]}}
+            }
+        }
+    )
+
+
 def test_the_memory_benchmark_runs():
     assert json.loads(bench("memory.py --smoke"))["aliased_in_replays"] > 1
