@@ -91,7 +91,8 @@ def origin(run: Path, epoch: int) -> dict[str, Any]:
     path = _path(run, epoch)
     content = _read(_manifest(path))
     try:
-        sound = content is not None and all(_checksum(path / name) == sum for name, sum in content["files"].items())
+        files = content["files"] if content else {}
+        sound = all(_checksum(path / name) == checksum for name, checksum in files.items())
     except OSError:
         sound = False
     if content is None or not sound:
