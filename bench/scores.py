@@ -21,6 +21,7 @@ import numpy as np
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 RESULTS = Path(__file__).parent / "results" / "scores.csv"
+COLUMNS = ("member", "seed", "return_mean", "return_std")
 EPISODES = 100
 EXPERIMENTS = {
     "pendulum": "configs/pendulum.yaml",
@@ -45,9 +46,10 @@ def measure(name: str) -> list[dict[str, str]]:
         with open(f"{run}/metrics.jsonl") as file:
             env_steps = json.loads(file.readlines()[-1])["env_steps"]
         with open(f"{run}/evaluation.csv", newline="") as file:
-            rows = [{"experiment": name, "env_steps": env_steps} | row for row in csv.DictReader(file)]
-    circumstances = {"epoch", "num_episodes", "episode_seed"}  # the same for all rows
-    return [{key: value for key, value in row.items() if key not in circumstances} for row in rows]
+            return [
+                {"experiment": name, "env_steps": env_steps} | {column: row[column] for column in COLUMNS}
+                for row in csv.DictReader(file)
+            ]
 
 
 def table(rows: list[dict[str, str]]) -> str:
