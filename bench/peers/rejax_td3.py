@@ -36,9 +36,16 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     def steps(state: Any, count: int) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, state: algorithm.train_iteration(state), state)
 
-    state = jax.jit(jax.vmap(algorithm.init_state))(keys)
-    # rejax begins to learn once more than `fill_buffer` steps are made.
-    state = jax.jit(jax.vmap(lambda state: steps(state, max(1_000, spec["batch_size"]) + 1)))(state)
+    def fill(_: Any, state: Any) -> Any:
+        """A step of its warm-up without the updates, which under vmap it makes and drops."""
+        state, transitions = algorithm.collect_transitions(state, uniform=True)
+        return state.replace(replay_buffer=state.replay_buffer.extend(transitions))
+
+    def init(key: Any) -> Any:
+        # rejax begins to learn once more than `fill_buffer` steps are made.
+        return jax.lax.fori_loop(0, algorithm.fill_buffer + 1, fill, algorithm.init_state(key))
+
+    state = jax.jit(jax.vmap(init))(keys)
     chunk = jax.jit(jax.vmap(lambda state: steps(state, spec["updates"])), donate_argnums=0)
 
     def play() -> int:

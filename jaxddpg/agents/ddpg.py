@@ -52,9 +52,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         config.critic.normalization,
         config.critic.final_bound,
     )
-    bound, adam = optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam()
-    decay = optax.add_decayed_weights(config.critic.weight_decay, lambda params: jax.tree.map(_is_kernel, params))
-    actor_optimizer, critic_optimizer = optax.chain(bound, adam), optax.chain(decay, bound, adam)
+    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
     follow = partial(equations.soft_update, tau=config.tau)
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
 
@@ -69,8 +67,8 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             # Copies: a donated state may not hold one buffer twice.
             target_actor=jax.tree.map(jnp.copy, actor_variables),
             target_critic=jax.tree.map(jnp.copy, critic_variables),
-            actor_optimizer=actor_optimizer.init(actor_variables["params"]),
-            critic_optimizer=critic_optimizer.init(critic_variables["params"]),
+            actor_optimizer=optimizer.init(actor_variables["params"]),
+            critic_optimizer=optimizer.init(critic_variables["params"]),
         )
 
     def act(state: DDPGState, observation: jax.Array) -> jax.Array:
@@ -92,7 +90,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             return equations.critic_loss(q, target), (jnp.mean(q), statistics)
 
         rate = anneal(config.critic_learning_rate, config.final_critic_learning_rate)
-        learned_critic = improve(critic_loss, critic_optimizer, rate, state.critic, state.critic_optimizer, batch)
+        learned_critic = improve(critic_loss, decay, rate, state.critic, state.critic_optimizer, batch)
 
         def actor_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             action, statistics = _learn(actor, variables, batch.observation)
@@ -100,7 +98,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             return equations.actor_loss(q), (jnp.mean(q), statistics)
 
         rate = anneal(config.actor_learning_rate, config.final_actor_learning_rate)
-        learned_actor = improve(actor_loss, actor_optimizer, rate, state.actor, state.actor_optimizer, batch)
+        learned_actor = improve(actor_loss, None, rate, state.actor, state.actor_optimizer, batch)
 
         state = DDPGState(
             actor=learned_actor.variables,
@@ -121,13 +119,14 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
 
     def improve(
         loss: Callable,
-        optimizer: optax.GradientTransformation,
+        decay: Callable[[jax.Array, jax.Array], jax.Array] | None,
         rate: Scalar,
         variables: Params,
         optimizer_state: optax.OptState,
         batch: Transition,
     ) -> Improvement:
-        """One step down a `loss(variables, batch) -> loss, (mean of Q, statistics to store)`."""
+        """One step down a `loss(variables, batch) -> loss, (mean of Q, statistics to store)`, its gradient with
+        `decay(gradient, parameter)` for each parameter."""
 
         def of_params(params: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             return loss({**variables, "params": params}, batch)
@@ -135,10 +134,15 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         params, rows = variables["params"], len(batch.reward)
         microbatch_size = config.microbatch_size or (rows if normalizing else _fitting_the_cache(rows))
         (value, (q_mean, statistics)), gradient = _mean_gradient(of_params, params, batch, microbatch_size)
-        direction, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        if decay:
+            gradient = jax.tree.map(decay, gradient, params)
+        direction, optimizer_state = optimizer.update(gradient, optimizer_state)
         params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
         variables = {**variables, **statistics, "params": params}
         return Improvement(variables, optimizer_state, value, q_mean, optax.tree.norm(gradient))
+
+    def decay(gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+        return gradient + config.critic.weight_decay * parameter if parameter.ndim > 1 else gradient
 
     def gauges(state: DDPGState, batch: Transition) -> Metrics:
         action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
@@ -172,10 +176,6 @@ def _mean_gradient(loss: Callable, params: Params, batch: Transition, microbatch
     shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], microbatches))
     total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), microbatches)
     return jax.tree.map(lambda x: x / len(microbatches.reward), total)
-
-
-def _is_kernel(parameter: jax.Array) -> bool:
-    return parameter.ndim > 1
 
 
 def _dead(hidden: Params) -> jax.Array:
