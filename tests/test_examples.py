@@ -155,6 +155,10 @@ def test_readmes_table_is_that_of_the_committed_scores():
     assert bench("scores.py --table").strip() in README
 
 
+def test_the_tables_of_peers_are_those_of_the_committed_results():
+    assert bench("peers.py --table").strip() in (ROOT / "bench" / "README.md").read_text()
+
+
 def test_the_table_of_silver2014_is_that_of_the_committed_results():
     assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
 
