@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--epoch", **whose)
     evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
     evaluate.add_argument("--seed", metavar="S", type=int, default=0, help="of the episodes (default 0)")
-    evaluate.add_argument("--output", metavar="TABLE", type=Path, help="default: evaluation.csv in the run")
+    evaluate.add_argument("--output", metavar="CSV", type=Path, help="default: evaluation.csv in the run")
     evaluate.set_defaults(command=_evaluate)
 
     plot = commands.add_parser("plot", help="draw the learning curves of runs", allow_abbrev=False)
