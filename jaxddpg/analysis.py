@@ -162,20 +162,24 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     chosen = named.get(epoch, [epoch])
     if not {*chosen} <= {*found}:
         raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
-    state = like(build(experiment.member()).init, experiment.population.num_seeds)
-    wanted, reason = {"agent": state.agent, "health": state.health}, ""
+    shapes = like(build(experiment.member()).init, experiment.population.num_seeds)
+    wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
     for candidate in chosen:
-        if reason:
-            warnings.warn(f"{reason}; the policies are those of epoch {candidate}", stacklevel=3)
         try:
-            state = checkpoint.restore(directory, candidate, wanted, partial=True)
-            return Policies(experiment, candidate, state["agent"], np.asarray(state["health"].diverged))
+            config.check_unaltered(checkpoint.origin(directory, candidate), experiment)
+            restored = checkpoint.restore(directory, candidate, wanted, partial=True)
         except checkpoint.DamagedError as error:
-            reason = str(error)
+            reasons.append(str(error))
+            continue
+        except ConfigError:
+            raise
         except ValueError as error:
-            reason = config.first_line(error)
+            reasons.append(config.first_line(error))
             break
-    raise ConfigError([f"the policies of {directory} cannot be read: {reason}"])
+        if reasons:
+            warnings.warn(f"{reasons[0]}; the policies are those of epoch {candidate}", stacklevel=3)
+        return Policies(experiment, candidate, restored["agent"], np.asarray(restored["health"].diverged))
+    raise ConfigError([f"the policies of {directory} cannot be read: {reasons[0]}"])
 
 
 def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:

@@ -226,7 +226,8 @@ def _read(manifest: Path) -> dict[str, Any] | None:
         score, files, epoch = content["score"], content["files"], content["epoch"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = isinstance(score, float | None) and isinstance(files, dict) and isinstance(content.get("origin"), dict)
+    sound = isinstance(score, float | int | None) and isinstance(files, dict)
+    sound = sound and isinstance(content.setdefault("origin", {}), dict)
     return content if sound and str(epoch) == manifest.stem else None
 
 

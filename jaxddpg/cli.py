@@ -74,7 +74,7 @@ def _keep_compiled_programs() -> None:
     processor = [
         platform.machine(),
         platform.processor(),
-        *(line for line in lines if line.startswith(("model name", "flags"))),
+        *(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))),
     ]
     name = hashlib.sha256("".join(sorted(set(processor))).encode()).hexdigest()[:8]
     path = platformdirs.user_cache_path("jaxddpg") / f"jax-{importlib.metadata.version('jax')}-{name}"
@@ -141,13 +141,14 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         f"run directory: {directory}",
         options.quiet,
     )
-    if signals.received and summary["epochs"] < experiment.training.num_epochs:
+    halted = room.halted(experiment, summary["members"])
+    if signals.received and not halted and summary["epochs"] < experiment.training.num_epochs:
         print(f"stopped after epoch {summary['epochs']}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received
     diverged = [member for member in summary["members"] if member["diverged_by"]]
     for member in diverged:
         print(reporting.divergence(member), file=sys.stderr)
-    if room.halted(experiment, summary["members"]):
+    if halted:
         print(
             f"error: {len(diverged)} of {len(rows)} members diverged; lower the learning rates, bound max_grad_norm, "
             "or look into the environment",

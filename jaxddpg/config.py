@@ -325,8 +325,8 @@ def _number(kind: type, value: Any) -> Any:
             number: Any = float(value)
         else:
             # 1e9 is a number, but 1e999999999 must not be written out.
-            huge = "e" in str(value).lower() and abs(float(value)) >= 2**31
-            number = Fraction(2**31 if huge else str(value))
+            exponent = "e" in str(value).lower()
+            number = Fraction(min(float(value), 2.0**31) if exponent else str(value))
             if kind is int:
                 number = int(number) if number.denominator == 1 else None
             elif 1 not in (number.numerator, number.denominator):

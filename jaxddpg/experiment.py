@@ -197,7 +197,8 @@ def _run(
             origin = config.learning(experiment)
             writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin))
         population, start = populate(experiment), time.perf_counter()
-        population.compile(clock_at(experiment.training, 0), bool(history.rows))
+        if not _over(experiment, history.rows):
+            population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
         # Never given a name: where it is held, the memory of what was read from disk is not given back.
         groups = population.scatter(_saved(directory, experiment, history.epoch)) if history.rows else population.init()
@@ -261,7 +262,7 @@ def _train(
     stopping: Callable[[], bool],
 ) -> tuple[list[reporting.Row], State]:
     """The epochs after those of `history`, which led to `groups`: all rows and the final agents."""
-    training, count = experiment.training, experiment.population.num_seeds
+    training = experiment.training
     reached, earlier = (history[-1]["epoch"], history[-1]["wall_seconds"]) if history else (-1, 0.0)
     start = saved = time.perf_counter()
 
@@ -283,8 +284,7 @@ def _train(
 
         return finish
 
-    over = reached == training.num_epochs or (bool(history) and halted(experiment, history[-count:]))
-    finish = None if over else begin(reached + 1)
+    finish = None if _over(experiment, history) else begin(reached + 1)
     while finish:
         rows = finish()
         epoch = rows[0]["epoch"]
@@ -293,15 +293,18 @@ def _train(
         if writer and due:
             writer.wait()  # two copies of all states are what memory was counted for
             snapshot = population.gather(groups)
-        # While these rows are told and kept, the next epoch computes.
-        finish = None if last else begin(epoch + 1)
-        history += rows
-        for reporter in reporters:
-            reporter.epoch(rows)
-        if writer and due:
-            writer.save(epoch, snapshot, float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows]))))
-            saved = time.perf_counter()
-            del snapshot
+        try:
+            # While these rows are told and kept, the next epoch computes.
+            finish = None if last else begin(epoch + 1)
+        finally:
+            history += rows
+            for reporter in reporters:
+                reporter.epoch(rows)
+            if writer and due:
+                score = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
+                writer.save(epoch, snapshot, score)
+                saved = time.perf_counter()
+                del snapshot
     if writer:
         writer.wait()
     return history, population.gather([group.agent for group in groups])
@@ -338,6 +341,14 @@ def _rows(
         | {f"perf/{name}_per_second": rate for name, rate in rates.items()}
         for member in range(count)
     ]
+
+
+def _over(experiment: Experiment, history: Sequence[reporting.Row]) -> bool:
+    """Whether there is nothing left to be done after the rows of a run."""
+    if not history:
+        return False
+    ended = history[-1]["epoch"] == experiment.training.num_epochs
+    return ended or halted(experiment, history[-experiment.population.num_seeds :])
 
 
 def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:

@@ -44,12 +44,16 @@ class Program:
         return self._jitted.lower(*args)
 
     def __call__(self, *args: Any) -> Any:
-        if jax.config.jax_debug_nans or jax.config.jax_debug_key_reuse:  # type: ignore[attr-defined]
-            # Both look into what was traced. That each program splits a member's key by purpose is no reuse.
+        if _debugging():
+            # Both checks look into what was traced. That each program splits a member's key by purpose is no reuse.
             return self._jitted(*jax.tree.map(_unused, args))
         if self.compiled is None:
             self.compiled = self.lower(*args).compile()
         return self.compiled(*args)
+
+
+def _debugging() -> bool:
+    return jax.config.jax_debug_nans or jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
 
 
 def _unused(leaf: Any) -> Any:
@@ -105,7 +109,15 @@ def make_population(
         return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), sharding) for i in index]
 
     def gather(groups: Groups) -> State:
-        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(x) for x in leaves])[:count], *groups)
+        def join(*leaves: jax.Array) -> np.ndarray:
+            host = np.empty((len(leaves), *leaves[0].shape), leaves[0].dtype)
+            for place, leaf in zip(host, leaves, strict=True):
+                # Shard by shard: of a whole array JAX would make, and keep, another copy.
+                for shard in leaf.addressable_shards:
+                    place[shard.index] = np.asarray(shard.data)
+            return host.reshape(-1, *leaves[0].shape[1:])[:count]
+
+        return jax.tree.map(join, *groups)
 
     def over_members(function: Callable, *specs: PartitionSpec, donate_argnums: tuple[int, ...] = ()) -> Program:
         """One member's function of arguments that are its own (`by_member`) or shared (`everywhere`)."""
@@ -140,6 +152,8 @@ def make_population(
     keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
 
     def compile(clock: Clock, resumed: bool) -> None:
+        if _debugging():
+            return  # it traces again at every call
         first = numbers[0], keys[0]
         sharding = NamedSharding(mesh, by_member)
         lowered = programs["init"].lower(*first)

@@ -1,6 +1,6 @@
 """Where results go: a live display, files in the run directory, TensorBoard, Weights & Biases.
 
-A row is one member after one epoch, a flat dict. Everything here runs between epochs, on the host.
+A row is one member after one epoch, a flat dict. Everything here runs on the host, while the next epoch computes.
 """
 
 import json

@@ -95,7 +95,9 @@ class DDPG:
     learning_rate_decay_steps: Scalar = setting(inf, "env steps; inf keeps the rates for ever", above=0)
     batch_size: int = setting(256, "transitions per update", at_least=1)
     microbatch_size: int = setting(
-        0, "rows of a batch whose gradient is taken at once; 0 picks: on a CPU at most 512, else all", at_least=0
+        0,
+        "rows of a batch whose gradient is taken at once; 0 picks: on a CPU a divisor from 256 to 512, else all",
+        at_least=0,
     )
     reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
     max_grad_norm: Scalar = setting(inf, "bound on the global norm of each gradient", above=0)

@@ -388,8 +388,8 @@ def test_networks_that_do_not_fit_the_config_are_refused(trained, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").symlink_to(trained[0] / "checkpoints")
-    (run / "config.yaml").write_text((trained[0] / "config.yaml").read_text().replace("[8]", "[16]"))
-    assert refused(call("evaluate", run), f"the policies of {run} cannot be read") == []
+    (run / "config.yaml").write_text((trained[0] / "config.yaml").read_text().replace("[8]", "[16]", 1))
+    assert refused(call("evaluate", run), "hidden_sizes is [16], but [8] in this run") == []
 
 
 @pytest.fixture(scope="session")

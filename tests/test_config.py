@@ -360,6 +360,10 @@ def test_infinity_is_refused_where_it_is_not_the_neutral_value(path):
     assert config.parse({}, {"agent.max_grad_norm": ".inf"})
 
 
+def test_a_text_that_spells_a_tiny_number_is_read_at_once():
+    assert "at least 1" in faults({}, {"training.num_epochs": "1e-999999999"})[0]
+
+
 def test_a_count_that_no_machine_holds_is_refused():
     (fault,) = faults({}, {"training.num_epochs": "1e400"})
     assert "must be a whole number below 2^31" in fault

@@ -19,8 +19,8 @@ from test_checkpoint import cut_a_file, empty_it, flip_a_byte
 from test_cli import call, refused
 from test_experiment import lines, tiny
 
-from jaxddpg import checkpoint, config
-from jaxddpg.analysis import load_policy
+from jaxddpg import checkpoint, composition, config
+from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import RunError, resume, run
 
@@ -313,6 +313,40 @@ def test_a_config_edited_by_hand_is_refused(name, value, whole, tmp_path):
     with pytest.raises(ConfigError, match=rf"{name} is {value}, but .* in this run, which cannot change"):
         resume(tmp_path / "run", {"training.num_epochs": EPOCHS + 1})
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_policies_are_those_of_the_config(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("max_action: 2.0", "max_action: 1.0"))
+    with pytest.raises(ConfigError, match=r"max_action: 1.0.* in this run, which cannot change"):
+        evaluate(tmp_path / "run", num_episodes=1)
+
+
+def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    flip_a_byte(tmp_path / "run" / "checkpoints" / str(EPOCHS))
+    with pytest.warns(UserWarning, match=f"epoch {EPOCHS} is damaged; the policies are those of epoch {EPOCHS - 1}"):
+        rows = evaluate(tmp_path / "run", num_episodes=1)
+    assert {row["epoch"] for row in rows} == {EPOCHS - 1}
+
+
+def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_path, monkeypatch):
+    def fails_in_the_third_epoch(experiment):
+        population = composition.populate(experiment)
+
+        def epoch(clock, groups):
+            if clock.epoch == 3:
+                raise FloatingPointError("invalid value (nan)")
+            return population.epoch(clock, groups)
+
+        return population._replace(epoch=epoch)
+
+    monkeypatch.setattr("jaxddpg.experiment.populate", fails_in_the_third_epoch)
+    with pytest.raises(FloatingPointError):
+        run(small(), tmp_path / "run")
+    assert lines(tmp_path / "run")[-1]["epoch"] == 2
+    assert checkpoint.epochs(tmp_path / "run")[0] == 2
 
 
 def test_a_config_that_was_emptied_is_refused(whole, tmp_path):

@@ -132,7 +132,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
             return loss({**variables, "params": params}, batch)
 
         params, rows = variables["params"], len(batch.reward)
-        microbatch_size = config.microbatch_size or (rows if normalizing else _fitting_the_cache(rows))
+        microbatch_size = config.microbatch_size or (rows if normalizing else _default_microbatch_size(rows))
         (value, (q_mean, statistics)), gradient = _mean_gradient(of_params, params, batch, microbatch_size)
         if decay:
             gradient = jax.tree.map(decay, gradient, params)
@@ -156,7 +156,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
     return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
 
 
-def _fitting_the_cache(batch_size: int) -> int:
+def _default_microbatch_size(batch_size: int) -> int:
     """The rows of a microbatch whose activations a CPU core keeps at hand, 256 to 512; elsewhere the whole batch."""
     on_cpu = jax.default_backend() == "cpu"
     return max((rows for rows in range(256, 513) if on_cpu and batch_size % rows == 0), default=batch_size)
