@@ -12,10 +12,8 @@ import argparse
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 import common
@@ -41,39 +39,22 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def rate(shape: dict[str, Any], epochs: int, learn: bool = False) -> dict[str, Any]:
-    """Updates per second of all members of one shape, in this process, and how many kernels an epoch's program has."""
+    """What one shape reaches in this process, how many fusions its epoch has, and with `learn` what was learned."""
     import jax
     import numpy as np
-    import optax
 
-    from jaxddpg import composition, config
-    from jaxddpg.training import clock_at
+    from jaxddpg.types import Clock
 
-    experiment = config.parse(common.shape(**shape))
-    population, training = composition.populate(experiment), experiment.training
-    start = time.perf_counter()
-    population.compile(clock_at(training, 0), False)
-    compile_seconds = time.perf_counter() - start
-    groups, seconds = population.init(), []
-    for epoch in range(1, epochs + 2):
-        start = time.perf_counter()
-        groups, metrics = population.epoch(clock_at(training, epoch), groups)
-        metrics()
-        seconds.append(time.perf_counter() - start)
-    per_epoch = training.steps_per_epoch * shape.get("updates_per_step", 1)
-    counts = np.asarray(optax.tree.get(groups[0].agent.critic_optimizer, "count"))
-    assert set(counts.ravel().tolist()) == {(epochs + 1) * per_epoch}
-    compiled = population.programs["epoch"].compiled
-    assert compiled is not None
-    told = {
-        "updates_per_second": shape.get("members", 1) * per_epoch / statistics.median(seconds[1:]),
-        "compile_seconds": compile_seconds,
-        "fusions": len(re.findall(r" fusion\(", compiled.as_text())),
+    measured, population, groups = common.measure(shape, epochs)
+    told = measured | {
+        "fusions": len(re.findall(r" fusion\(", population.programs["epoch"].compiled.as_text())),
         "device": jax.devices()[0].device_kind,
     }
     if learn:
-        clock = clock_at(training, epochs + 1)
-        told["returns"] = population.evaluate(clock, [group.agent for group in groups])()["return_mean"].tolist()
+        agents = [group.agent for group in groups]
+        told["returns"] = population.evaluate(Clock(np.uint32(epochs + 1), np.uint32(0), 1), agents)()[
+            "return_mean"
+        ].tolist()
     return told
 
 

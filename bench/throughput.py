@@ -13,10 +13,8 @@ import itertools
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import common
@@ -32,39 +30,14 @@ GRID = [
 
 def one(cell: dict[str, int], seconds: float, epochs: int) -> dict[str, float]:
     """Runs epochs of about so many seconds of one shape in this process."""
-    import jax
-    import numpy as np
-    import optax
-
-    from jaxddpg import composition, config
-    from jaxddpg.population import use_all_cores
-    from jaxddpg.training import clock_at
-
-    use_all_cores()
     # At some 200 GFLOP/s a core, and what else an update and a step take.
     update = 20 * cell["batch_size"] * cell["hidden"] ** 2 / 2e11 + 1e-4
-    cores = min(cell["members"], jax.local_device_count())
+    cores = min(cell["members"], len(os.sched_getaffinity(0)))
     step = (cell["updates_per_step"] * update + cell["num_envs"] * 1e-6) * cell["members"] / cores
-    experiment = config.parse(common.shape(**cell, steps_per_epoch=max(1, round(seconds / step))))
-    population, training = composition.populate(experiment), experiment.training
-    start = time.perf_counter()
-    population.compile(clock_at(training, 0), False)
-    compile_seconds = time.perf_counter() - start
-    groups, rates = population.init(), []
-    per_epoch = training.steps_per_epoch * cell["updates_per_step"]
-    for epoch in range(1, epochs + 2):
-        start = time.perf_counter()
-        groups, metrics = population.epoch(clock_at(training, epoch), groups)
-        metrics()
-        rates.append(cell["members"] * per_epoch / (time.perf_counter() - start))
-    counts = [np.asarray(optax.tree.get(group.agent.critic_optimizer, "count")) for group in groups]
-    assert {int(count) for group in counts for count in group} == {(epochs + 1) * per_epoch}
-    rate = statistics.median(rates[1:])
-    return {
-        "updates_per_second": rate,
-        "env_steps_per_second": rate * cell["num_envs"] / cell["updates_per_step"],
-        "sampled_transitions_per_second": rate * cell["batch_size"],
-        "compile_seconds": compile_seconds,
+    measured, _, _ = common.measure(cell | {"steps_per_epoch": max(1, round(seconds / step))}, epochs)
+    return measured | {
+        "env_steps_per_second": measured["updates_per_second"] * cell["num_envs"] / cell["updates_per_step"],
+        "sampled_transitions_per_second": measured["updates_per_second"] * cell["batch_size"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

@@ -163,7 +163,15 @@ def test_the_table_of_silver2014_is_that_of_the_committed_results():
     assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
 
 
-@pytest.mark.parametrize("script", ["ceiling", "throughput", "profile_update", "startup", "gpu"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "ceiling",
+        "throughput",
+        "profile_update",
+        *(pytest.param(script, marks=pytest.mark.slow) for script in ("startup", "gpu")),
+    ],
+)
 def test_a_benchmark_runs(script):
     assert bench(f"{script}.py --smoke").strip()
 

@@ -3,7 +3,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import shutil
 import subprocess
 import sys
 
@@ -353,7 +352,8 @@ def lift(end=3.0):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The directories of two runs of one policy: their episodes end early, and never."""
+    """The directories of two runs that are stopped before they learn, so of one policy: their episodes end early, and
+    never."""
     directories = {name: tmp_path_factory.mktemp("rendering") / name for name in ("never", "ends")}
     experiment = config.parse(
         {
@@ -366,9 +366,8 @@ def finished(tmp_path_factory):
         }
     )
     run(experiment, directories["never"], stopping=lambda: True)
-    shutil.copytree(directories["never"], directories["ends"])
     changed = dataclasses.replace(experiment.environment, parameters={"end": 20.0})
-    (directories["ends"] / "config.yaml").write_text(config.dump(dataclasses.replace(experiment, environment=changed)))
+    run(dataclasses.replace(experiment, environment=changed), directories["ends"], stopping=lambda: True)
     return directories
 
 
