@@ -8,21 +8,17 @@ bench/results/checkpoints.json.
 """
 
 import argparse
-import datetime
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import jax
+import common
 
 from jaxddpg import checkpoint, composition, config
 from jaxddpg.population import make_population, use_all_cores
 from jaxddpg.settings import Checkpoint
 from jaxddpg.training import clock_at
-
-RESULTS = Path(__file__).parent / "results" / "checkpoints.json"
 
 
 def main() -> None:
@@ -58,10 +54,8 @@ def main() -> None:
         "seconds_lost_by_training": lost,
         "share_at_default_cadence": share,
         "epoch_seconds": {"writing": seconds[True], "not writing": seconds[False]},
-        "jax": jax.__version__,
-        "date": f"{datetime.date.today()}",
     }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    common.write("checkpoints", result | common.facts())
     print(
         f"{cost['bytes_each'] / 1e6:.0f} MB, written in {cost['seconds_each']:.2f} s beside the training, which loses "
         f"{lost:.2f} s by it: {share:.1%} with one every {Checkpoint().interval_seconds:.0f} s"

@@ -7,17 +7,15 @@ Writes bench/results/memory.json.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+import common
+
 CAPACITIES = (100_000, 1_000_000)
 
 
@@ -55,7 +53,6 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
         "program_temporary_bytes": memory.temp_size_in_bytes,
         "program_replay_bytes": replay_bytes // members,
         "seconds_per_vector_step": statistics.median(seconds[1:]) / settings.training.steps_per_epoch,
-        "jax": jax.__version__,
     }
 
 
@@ -89,16 +86,10 @@ def main() -> None:
         "capacities": capacities,
         "members": members,
         "pairs": pairs,
-        "jax": large[0]["jax"],
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()} CPU",
-        "date": datetime.date.today().isoformat(),
     }
-    text = json.dumps(summary, indent=2) + "\n"
-    print(text, end="")
+    print(json.dumps(summary, indent=2))
     if not options.smoke:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(text)
+        common.write("memory", summary | common.facts())
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "experiment": {
                 "agent": {
-                    "tau": 0.02,
+                    "tau": 0.05,
                     "reward_scale": 0.1,
-                    "actor_learning_rate": 1e-3,
-                    "critic_learning_rate": 3e-3,
+                    "actor_learning_rate": 2e-3,
+                    "critic_learning_rate": 5e-3,
                     "batch_size": 128,
                     "actor": {"hidden_sizes": [64, 64]},
                     "critic": {"hidden_sizes": [64, 64]},
@@ -164,8 +164,8 @@ def tables(result: dict[str, Any]) -> str:
             "trainer": learner,
             "runs": len(runs),
             "held -200": sum(run["held"] for run in runs),
-            "seconds (median)": f"{statistics.median(run['seconds'] for run in runs):.0f}",
-            "fastest and slowest": f"{min(r['seconds'] for r in runs):.0f} to {max(r['seconds'] for r in runs):.0f}",
+            "seconds (median)": f"{statistics.median(run['seconds'] for run in runs):.1f}",
+            "fastest and slowest": f"{min(r['seconds'] for r in runs):.1f} to {max(r['seconds'] for r in runs):.1f}",
             "env steps (median)": f"{statistics.median(run['env_steps'] for run in runs):,.0f}",
         }
         for learner, runs in result.get("learning", {}).items()

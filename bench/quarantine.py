@@ -6,20 +6,15 @@ Without it, `Health.watched` looks at nothing and an epoch is one chunk. Writes 
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
 
-import jax
+import common
 
 from jaxddpg import composition, config, training
 from jaxddpg.population import Population, make_population, use_all_cores
 from jaxddpg.training import clock_at
 
-RESULTS = Path(__file__).parent / "results" / "quarantine.json"
 EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
     "DDPG, Pendulum": ("configs/pendulum.yaml", {"training.steps_per_epoch": 500}),
     "COPDAC-Q, mountain car": ("configs/silver2014/mountain_car.yaml", {}),
@@ -64,8 +59,7 @@ def main() -> None:
     result = {name: compare(name, pairs) for name in EXPERIMENTS}
     for name, entry in result.items():
         print(f"{name}: the watch costs {entry['ratio_median'] - 1:+.1%} of CPU time, median of {pairs} pairs")
-    facts = {"pairs": pairs, "jax": jax.__version__, "device": platform.machine(), "date": f"{datetime.date.today()}"}
-    RESULTS.write_text(json.dumps({"experiments": result} | facts, indent=2) + "\n")
+    common.write("quarantine", {"experiments": result, "pairs": pairs} | common.facts())
 
 
 if __name__ == "__main__":

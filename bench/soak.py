@@ -9,8 +9,6 @@ bench/results/soak.json; ends with exit code 1 where a round differs.
 """
 
 import argparse
-import datetime
-import json
 import os
 import random
 import signal
@@ -21,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import jax
 import numpy as np
 
 from jaxddpg import checkpoint, composition, config, reporting
 
-RESULTS = Path(__file__).parent / "results" / "soak.json"
 EPOCHS = 30
 CONFIG = f"""
 agent:
@@ -55,11 +53,7 @@ def outcome(run: Path) -> tuple[list[dict], list[np.ndarray]]:
     rows = reporting.read_rows(run / "metrics.jsonl")
     timed = ("wall_seconds", "perf/")
     metrics = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
-    experiment = config.of_run(run)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((experiment.population.num_seeds, *leaf.shape), leaf.dtype),
-        jax.eval_shape(composition.build(experiment.member()).init, jax.random.key(0)),
-    )
+    like = composition.state_like(config.of_run(run))
     return metrics, jax.tree.leaves(checkpoint.restore(run, checkpoint.epochs(run)[0], like))
 
 
@@ -119,10 +113,8 @@ def main() -> None:
         "rounds": rounds,
         "seconds_uninterrupted": seconds,
         "seconds": time.perf_counter() - begin,
-        "jax": jax.__version__,
-        "date": f"{datetime.date.today()}",
     }
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+    common.write("soak", facts | common.facts())
     kills = sum(entry["signal"] == "SIGKILL" for entry in every)
     early = sum(entry["checkpoint_of_epoch"] is None for entry in every)
     print(

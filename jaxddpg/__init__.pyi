@@ -12,13 +12,13 @@ from . import (
 )
 from .agents.copdac import COPDACState, copdac
 from .agents.ddpg import DDPGState, ddpg
-from .analysis import evaluate, load_policy, plot, render
+from .analysis import evaluate, load_policy, plot, render, write_report
 from .composition import build, make_agent, make_environment, make_features
 from .config import ConfigError
 from .envs.episodic import episodic
 from .envs.from_gymnax import from_gymnax
 from .equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
-from .experiment import Result, RunError, load, resume, run
+from .experiment import Result, RunError, load, resume, resume_sweep, run, sweep
 from .networks import Actor, Critic, FeatureNetwork
 from .population import Population, make_population
 from .settings import Experiment, Member
@@ -87,9 +87,12 @@ __all__ = [
     "rendering",
     "replay",
     "resume",
+    "resume_sweep",
     "run",
     "settings",
     "soft_update",
     "statistics",
+    "sweep",
     "td_target",
+    "write_report",
 ]

@@ -1,6 +1,7 @@
 """What can be made of a run afterwards: measures, policies, pictures."""
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, rendering, reporting, settings
-from jaxddpg.composition import build, make_agent, make_environment, populate
+from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, settings
+from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.population import like, use_all_cores
+from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
@@ -47,13 +48,12 @@ def evaluate(
     return [
         {
             "epoch": epoch,
-            "member": member,
-            "seed": experiment.population.seed + member,
+            **member,
             "num_episodes": num_episodes,
             "episode_seed": seed,
         }
-        | {name: np.nan if diverged[member] else float(values[member]) for name, values in metrics.items()}
-        for member in range(experiment.population.num_seeds)
+        | {name: np.nan if diverged[index] else float(values[index]) for name, values in metrics.items()}
+        for index, member in enumerate(config.identities(experiment))
     ]
 
 
@@ -79,22 +79,73 @@ def plot(directories: Sequence[str | Path], path: str | Path) -> None:
     path = Path(path)
     if path.is_dir() or not path.suffix:
         raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
-    runs = []
-    for directory in map(Path, directories):
-        experiment = config.of_run(directory)
-        try:
-            env_steps, metrics = plotting.by_epoch(reporting.read_rows(directory / "metrics.jsonl"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError([f"the metrics of {directory} cannot be drawn: {error}"]) from error
-        known = CONTINUOUS.get(experiment.environment.name)
-        changed = bool(experiment.environment.parameters)
-        references = known.references() if known and not changed else {}
-        label = experiment.environment.name if len(directories) == 1 else directory.name
-        runs.append(plotting.Curves(label, env_steps, metrics, references))
+    runs = [run for directory in directories for run in _curves(Path(directory), named=len(directories) > 1)]
     try:
         plotting.plot(runs, path)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
+
+
+def write_report(directories: Sequence[str | Path], path: str | Path, command: str = "") -> None:
+    """Writes a report on runs and sweeps into a directory: `report.md`, pictures and `returns.csv` with every seed.
+
+    Args:
+        command: what made the report, to be told in it.
+
+    Raises:
+        ConfigError: a directory holds no run with a complete epoch, or the report cannot be written.
+    """
+    path, places = Path(path), [Path(directory) for directory in directories]
+    if path.exists() and not path.is_dir():
+        raise ConfigError([f"--output {path} is a file; name a directory"])
+    runs = [run for place in places for run in _curves(place, named=True)]
+    sources = []
+    for place in places:
+        experiment = config.whole(place)
+        several = (place / config.SWEEP).exists()
+        how = "sweep" if experiment.population.sweep else "train"
+        file = place / (config.SWEEP if several else "config.yaml")
+        for name in config.programs(experiment):
+            summary = place / name / "summary.json"
+            told = json.loads(summary.read_text()) if summary.exists() else {}
+            sources.append(report.Source(f"{place / name}", f"jaxddpg {how} {file}", told))
+    try:
+        report.write(runs, sources, command, path)
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
+
+
+def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
+    """The curves of a run or a sweep, of each variant by itself; `named` says whether its directory tells it from
+    others."""
+    found = []
+    programs = config.programs(config.whole(directory))
+    for name, program in programs.items():
+        if len(programs) > 1 and not (directory / name).exists():
+            continue  # it has not begun
+        try:
+            env_steps, metrics = plotting.by_epoch(reporting.read_rows(directory / name / "metrics.jsonl"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
+        seeds = program.population.num_seeds
+        for number, (variant, values) in enumerate(zip(config.variants(program), config.swept(program), strict=True)):
+            own = slice(number * seeds, (number + 1) * seeds)
+            told = ", ".join(f"{path} {config.text(value)}" for path, value in values.items())
+            label = ": ".join(filter(None, (directory.absolute().name * named, told))) or variant.environment.name
+            known = CONTINUOUS.get(variant.environment.name)
+            references = known.references() if known and not variant.environment.parameters else {}
+            found.append(
+                plotting.Curves(
+                    label,
+                    env_steps,
+                    {name: curves[:, own] for name, curves in metrics.items()},
+                    references,
+                    values,
+                    variant.environment.name,
+                    range(program.population.seed, program.population.seed + seeds),
+                )
+            )
+    return found
 
 
 def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0, epoch: int | str = NEWEST) -> None:
@@ -162,7 +213,7 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     chosen = named.get(epoch, [epoch])
     if not {*chosen} <= {*found}:
         raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
-    shapes = like(build(experiment.member()).init, experiment.population.num_seeds)
+    shapes = state_like(experiment)
     wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
     for candidate in chosen:
         try:
@@ -183,13 +234,15 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
 
 
 def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:
-    """The experiment of a run, its environment and agent, and the agent state of one member."""
+    """The experiment of one member of a run, its environment and agent, and its agent state."""
     experiment, _, agents, _ = _policies(directory, epoch)
-    if not 0 <= member < experiment.population.num_seeds:
-        raise ConfigError([f"member is {member}, but must be at least 0 and below {experiment.population.num_seeds}"])
-    environment = make_environment(experiment.environment)
-    agent = make_agent(environment, experiment.agent)
-    return experiment, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
+    count = experiment.population.num_members
+    if not 0 <= member < count:
+        raise ConfigError([f"member is {member}, but must be at least 0 and below {count}"])
+    variant = config.variants(experiment)[member // experiment.population.num_seeds]
+    environment = make_environment(variant.environment)
+    agent = make_agent(environment, variant.agent)
+    return variant, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)
 
 
 def _check_seed(seed: int) -> None:

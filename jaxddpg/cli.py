@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             raise ConfigError([f"{' '.join(unknown)} is nothing that this command knows; see jaxddpg COMMAND --help"])
         if overrides and options.command not in (_train, _resume):
-            raise ConfigError([f"--{path} is a setting of `jaxddpg train` and `jaxddpg resume`" for path in overrides])
+            raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
         for fault in error.faults:
@@ -83,6 +84,7 @@ def _keep_compiled_programs() -> None:
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
     overrides |= {
         path: value
         for path, value in (("population.num_seeds", options.num_seeds), ("population.seed", options.seed))
@@ -92,17 +94,29 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.print_config:
         print(config.dump(experiment), end="")
         return 0
+    if experiment.population.sweep and not options.sweep:
+        raise ConfigError(["population.sweep names settings to sweep; `jaxddpg sweep` does that"])
+    if options.sweep and not experiment.population.sweep:
+        raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
-    return _learn(options, experiment, directory, lambda room, **how: room.run(experiment, directory, **how))
+    if options.sweep:
+        return _learn(options, experiment, directory, lambda room, **how: room.sweep(experiment, directory, **how))
+    return _learn(options, experiment, directory, lambda room, **how: [room.run(experiment, directory, **how)])
 
 
 def _resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, _ = config.extended(options.run, changes)
-    return _learn(options, experiment, options.run, lambda room, **how: room.resume(options.run, changes, **how))
+
+    def go(room: Any, **how: Any) -> list[Any]:
+        if (options.run / config.SWEEP).exists():
+            return room.resume_sweep(options.run, changes, **how)
+        return [room.resume(options.run, changes, **how)]
+
+    return _learn(options, experiment, options.run, go)
 
 
 def _learn(options: argparse.Namespace, experiment: config.Experiment, directory: Path, go: Callable[..., Any]) -> int:
-    """Starts a run or goes on with one, and says what came of it."""
+    """Starts a run or goes on with one, or several, and says what came of it."""
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
@@ -117,45 +131,70 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
             jax.config.update("jax_debug_nans", True)
             jax.config.update("jax_debug_key_reuse", True)
         try:
-            result = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
+            results = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
         except (room.RunError, FloatingPointError) as error:
             print(f"error: {config.first_line(error)}", file=sys.stderr)
             return 1
-    summary = result.summary
-    rows = [
+    summaries = [result.summary for result in results]
+    members = [member for summary in summaries for member in summary["members"]]
+    returns = np.array([member["final_return"] for member in members])
+    total = {
+        name: sum(summary[name] for summary in summaries)
+        for name in ("env_steps_total", "updates_total", "wall_seconds", "compile_seconds")
+    }
+    swept = bool(experiment.population.sweep)
+    reporting.print_table(
+        f"{experiment.environment.name}: {experiment.evaluation.num_episodes} noiseless episodes per seed",
+        _by_variant(summaries) if swept else _by_seed(members),
+        "\n".join(
+            [
+                # Of all variants together it would say nothing.
+                *([] if swept else [f"IQM of the final returns {reporting.mean_return(returns)}"]),
+                f"{total['env_steps_total']:,} env steps and {total['updates_total']:,} updates in "
+                f"{total['wall_seconds']:.0f} s, of which compiling {total['compile_seconds']:.1f} s",
+                f"run directory: {directory}",
+            ]
+        ),
+        options.quiet,
+    )
+    halted = room.halted(experiment, members)
+    begun, epochs = len(summaries), summaries[-1]["epochs"]
+    whole = begun == len(config.programs(experiment)) and epochs == experiment.training.num_epochs
+    if signals.received and not halted and not whole:
+        print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
+        return 128 + signals.received
+    diverged = [member for member in members if member["diverged_by"]]
+    for member in diverged:
+        print(reporting.divergence(member), file=sys.stderr)
+    if halted:
+        print(
+            f"error: {len(diverged)} of {len(members)} members diverged; lower the learning rates, bound "
+            "max_grad_norm, or look into the environment",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _by_seed(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
         {
             "seed": member["seed"],
             "final return": member["final_return"],
             "best of all epochs": member["best_return"],
             "in epoch": member["best_epoch"],
         }
-        for member in summary["members"]
+        for member in members
     ]
-    episodes = experiment.evaluation.num_episodes
-    reporting.print_table(
-        f"{summary['environment']}: {episodes} noiseless episodes per seed",
-        rows,
-        f"IQM of the final returns {reporting.mean_return(np.array([row['final return'] for row in rows]))}\n"
-        f"{summary['env_steps_total']:,} env steps and {summary['updates_total']:,} updates in "
-        f"{summary['wall_seconds']:.0f} s, of which compiling {summary['compile_seconds']:.1f} s\n"
-        f"run directory: {directory}",
-        options.quiet,
-    )
-    halted = room.halted(experiment, summary["members"])
-    if signals.received and not halted and summary["epochs"] < experiment.training.num_epochs:
-        print(f"stopped after epoch {summary['epochs']}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
-        return 128 + signals.received
-    diverged = [member for member in summary["members"] if member["diverged_by"]]
-    for member in diverged:
-        print(reporting.divergence(member), file=sys.stderr)
-    if halted:
-        print(
-            f"error: {len(diverged)} of {len(rows)} members diverged; lower the learning rates, bound max_grad_norm, "
-            "or look into the environment",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+
+
+def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for variant in (variant for summary in summaries for variant in summary["variants"]):
+        *values, iqm, (low, high) = variant.values()
+        named = {path: config.text(value) for path, value in zip(variant, values, strict=False)}
+        rows.append(named | {"IQM of the final returns": iqm, "from": low, "to (95 %)": high})
+    return rows
 
 
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
@@ -170,7 +209,11 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     worst = float(np.nan_to_num(returns, nan=-np.inf).min())
     reporting.print_table(
         f"{options.run}, epoch {rows[0]['epoch']}: {options.num_episodes} noiseless episodes per seed",
-        [{"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]} for row in rows],
+        [
+            {path: config.text(value) for path, value in reporting.swept(row).items()}
+            | {"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]}
+            for row in rows
+        ],
         f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}",
     )
     with (options.output or options.run / "evaluation.csv").open("w", newline="") as file:
@@ -182,7 +225,7 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
-        config.of_run(run)
+        config.whole(run)
     from jaxddpg.analysis import plot
 
     if options.output is None and len(options.run) > 1:
@@ -190,6 +233,18 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     path = options.output or options.run[0] / "learning_curve.png"
     plot(options.run, path)
     print(path)
+    return 0
+
+
+def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
+    for run in options.run:
+        config.whole(run)
+    from jaxddpg import report
+    from jaxddpg.analysis import write_report
+
+    command = shlex.join(["jaxddpg", "report", *map(str, options.run), "--output", str(options.output)])
+    write_report(options.run, options.output, command)
+    print(options.output / report.PAGE)
     return 0
 
 
@@ -241,22 +296,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
-    train = commands.add_parser(
-        "train",
-        help="run an experiment",
-        description="Runs the experiment of a YAML file.",
-        epilog=_settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
-    train.add_argument("--num-seeds", metavar="N", help="members, as --population.num_seeds")
-    train.add_argument("--seed", metavar="S", help="the first member's seed, as --population.seed")
-    train.add_argument("--run-dir", metavar="DIR", help="where to leave the run (default: a new one below runs/)")
-    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
-    train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
-    train.set_defaults(command=_train)
+    for name, brief, description in (
+        ("train", "run an experiment", "Runs the experiment of a YAML file."),
+        (
+            "sweep",
+            "run an experiment with many values of its settings",
+            "Runs the experiment of a YAML file with every variant of the settings that its population.sweep names, "
+            "each with all seeds: as one compiled program where the settings are numbers that it takes as input.",
+        ),
+    ):
+        train = commands.add_parser(
+            name,
+            help=brief,
+            description=description,
+            epilog=_settings_help(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
+        train.add_argument("--num-seeds", metavar="N", help="as --population.num_seeds")
+        train.add_argument("--seed", metavar="S", help="the first seed, as --population.seed")
+        train.add_argument("--run-dir", metavar="DIR", help="where to leave it (default: a new one below runs/)")
+        train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
+        train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+        train.set_defaults(command=_train, sweep=name == "sweep")
 
     whose: Any = {
         "metavar": "E",
@@ -288,6 +352,11 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
     plot.add_argument("--output", metavar="PICTURE", type=Path, help="of one run: by default its learning_curve.png")
     plot.set_defaults(command=_plot)
+
+    report = commands.add_parser("report", help="compare runs and sweeps, with tables and pictures", allow_abbrev=False)
+    report.add_argument("run", metavar="RUN", type=Path, nargs="+", help="directories of runs and sweeps")
+    report.add_argument("--output", metavar="DIR", type=Path, default=Path("report"), help="default: report")
+    report.set_defaults(command=_report)
 
     render = commands.add_parser("render", help="draw an episode of a final policy as a GIF", allow_abbrev=False)
     render.add_argument("run", metavar="RUN", type=Path, help="a run directory")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxddpg import features, noise, replay, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.config import ConfigError
+from jaxddpg.config import ConfigError, variants
 from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import Population, make_population
@@ -183,11 +183,22 @@ def build(member: Member) -> Trainer:
 
 
 def populate(experiment: Experiment) -> Population:
-    """The population of an experiment: its member's settings with each of its seeds."""
+    """The population of an experiment: every variant of its member's settings with each of its seeds."""
     count, first = experiment.population.num_seeds, experiment.population.seed
+    found = [variant.member() for variant in variants(experiment)]
     return make_population(
-        build, [experiment.member()] * count, range(first, first + count), experiment.population.placement
+        build,
+        [member for member in found for _ in range(count)],
+        [*range(first, first + count)] * len(found),
+        experiment.population.placement,
     )
+
+
+def state_like(experiment: Experiment, members: int | None = None) -> State:
+    """The shapes and types of the state of so many members, of all by default, each leaf [M, ...]."""
+    count = experiment.population.num_members if members is None else members
+    alone = jax.eval_shape(build(experiment.member()).init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), alone)
 
 
 def _register(section: type) -> None:

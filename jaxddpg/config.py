@@ -6,7 +6,9 @@ checked. All faults are found before any is reported.
 
 import dataclasses
 import difflib
+import functools
 import operator
+import re
 import sys
 import types
 import typing
@@ -18,9 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from jaxddpg import settings
+from jaxddpg import axes, settings
 from jaxddpg.envs import known
-from jaxddpg.settings import Experiment
+from jaxddpg.settings import Experiment, Member
+
+_PARAMETERS = "environment.parameters."
+_hints = functools.cache(typing.get_type_hints)
 
 
 class ConfigError(ValueError):
@@ -79,31 +84,109 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     """As `read`, from nested mappings."""
     faults: dict[str, str] = {}  # by the path of the setting
     experiment = _section(Experiment, _overlay(content, overrides or {}), "", faults)
-    experiment = dataclasses.replace(experiment, environment=_environment(experiment.environment, faults))
+    experiment = dataclasses.replace(
+        experiment,
+        environment=_environment(experiment.environment, faults),
+        population=_population(experiment.population, faults),
+    )
     sentences = [*faults.values(), *_broken_rules(experiment, "", set(faults))]
     if sentences:
         raise ConfigError(sentences)
+    if experiment.population.sweep:
+        variants(experiment)
     return experiment
 
 
+def variants(experiment: Experiment) -> list[Experiment]:
+    """An experiment without axes for each variant of the swept settings, in the order of the members.
+
+    Raises:
+        ConfigError: with the faults of all variants, each once.
+    """
+    population = experiment.population
+    if not population.sweep:
+        return [experiment]
+    content, found, faults = as_mapping(experiment), [], dict[str, None]()
+    for values in population.variants():
+        try:
+            found.append(parse(content | {"population": {}}, values))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise ConfigError([f"population.sweep: {fault}" for fault in faults])
+    return found
+
+
+def swept(experiment: Experiment) -> list[dict[str, Any]]:
+    """The values of the swept settings, by dotted path, of each variant, as they stand in YAML."""
+    paths = experiment.population.sweep
+    return [{path: _at(variant, path) for path in paths} for variant in variants(experiment)]
+
+
+def identities(experiment: Experiment) -> list[dict[str, Any]]:
+    """What tells each member from the others: its number, its seed, and what is swept."""
+    population = experiment.population
+    each = ((values, seed) for values in swept(experiment) for seed in range(population.num_seeds))
+    return [{"member": member, "seed": population.seed + seed} | values for member, (values, seed) in enumerate(each)]
+
+
+def programs(experiment: Experiment) -> dict[str, Experiment]:
+    """The experiments, of one compiled program each, into which a sweep falls: one, without a name, where all that is
+    swept are traced numbers, else one for each combination of the other values, such as "agent.batch_size=64"."""
+    scalars = {leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar}
+    shaping = [
+        path
+        for path, value in swept(experiment)[0].items()
+        if path not in scalars and not (path.startswith(_PARAMETERS) and isinstance(value, float))
+    ]
+    groups = dict[str, list[dict[str, Any]]]()
+    for values in swept(experiment):
+        groups.setdefault(_name({path: values[path] for path in shaping}), []).append(values)
+    if not shaping:
+        return {"": experiment}
+    content, found = as_mapping(experiment), {}
+    for name, group in groups.items():
+        lists = {path: [values[path] for values in group] for path in group[0]}
+        population = content["population"] | {"sweep": lists, "combine": "zip", "num_draws": 1}
+        # The program is made from the settings, which have to say what all its variants share.
+        found[name] = parse(content | {"population": population}, {path: group[0][path] for path in shaping})
+    return found if len(found) > 1 else {"": found.popitem()[1]}
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    """Values as the name of a directory."""
+    plain = {path: re.sub(r"[^a-zA-Z0-9_.+-]+", "-", text(value)).strip("-") for path, value in values.items()}
+    return ",".join(f"{path}={value}" for path, value in plain.items())
+
+
+SWEEP = "sweep.yaml"
+"""In the directory of a sweep that falls into several runs, each in a directory of its own below it."""
 HARMLESS = ("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting.")
 """Settings that do not alter what is learned up to an epoch."""
 
 
 def of_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a run directory."""
+    if (directory / SWEEP).is_file():
+        raise ConfigError([f"{directory} holds a sweep of several runs; name one of the directories in it"])
     if not (directory / "config.yaml").is_file():
         raise ConfigError([f"{directory} holds no run: there is no config.yaml in it"])
     return read(directory / "config.yaml", overrides)
 
 
+def whole(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of the directory of a run, or of a sweep that fell into several."""
+    several = directory / SWEEP
+    return read(several, overrides) if several.is_file() else of_run(directory, overrides)
+
+
 def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment, dict[str, list[Any]]]:
-    """The experiment of a run with changes, and the settings that differ with both values, as they stand in YAML.
+    """The experiment of a run or a sweep with changes, and the settings that differ with both values, as in YAML.
 
     Raises:
         ConfigError: a change is faulty, or would alter what has been learned.
     """
-    before, after = of_run(directory), of_run(directory, overrides)
+    before, after = whole(directory), whole(directory, overrides)
     check_unaltered(learning(before), after)
     old = dict(_flat(before))
     return after, {path: [old.get(path), value] for path, value in _flat(after) if old.get(path) != value}
@@ -155,6 +238,13 @@ def as_mapping(section: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(section, field.name)) for field in dataclasses.fields(section)}
 
 
+def _at(section: Any, path: str) -> Any:
+    """The value of a setting, as it stands in YAML."""
+    if path.startswith(_PARAMETERS):
+        return section.environment.parameters[path.removeprefix(_PARAMETERS)]
+    return _plain(operator.attrgetter(path)(section))
+
+
 def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of an experiment by its dotted path."""
     for field in dataclasses.fields(section):
@@ -175,7 +265,11 @@ def _plain(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """A value as it is written in YAML, on one line."""
-    return yaml.safe_dump(_plain(value), default_flow_style=True, width=1_000).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(_plain(value), default_flow_style=True, sort_keys=False, width=1_000)
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def dump(section: Any, indent: str = "") -> str:
@@ -198,7 +292,9 @@ def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
             value = yaml.load(given, _Loader) if isinstance(given, str) and kinds.get(path) is not str else given
         except yaml.YAMLError:
             value = given
-        *sections, name = path.split(".")
+        # What lies below a setting that holds names with values, such as population.sweep, is one name.
+        above = next((leaf for leaf, kind in kinds.items() if path.startswith(f"{leaf}.")), "")
+        *sections, name = [*above.split("."), path.removeprefix(f"{above}.")] if above else path.split(".")
         place = merged
         for section in sections:
             inner = place.get(section)
@@ -219,7 +315,7 @@ def _alternatives(kind: Any) -> dict[str, type]:
 
 def _tag(kind: Any) -> tuple[str, str]:
     """The setting that tells a section from its alternatives, the one with a single choice, and that choice."""
-    for name, declared in typing.get_type_hints(kind).items():
+    for name, declared in _hints(kind).items():
         if typing.get_origin(declared) is Literal and len(choices := typing.get_args(declared)) == 1:
             return name, choices[0]
     return "", ""
@@ -350,7 +446,7 @@ def _spells_number(value: Any) -> bool:
 
 def _kind(section: Any, name: str) -> Any:
     """The declared type of a field; a `Scalar` is a float here."""
-    return typing.get_type_hints(section)[name]
+    return _hints(section)[name]
 
 
 def _suggestion(name: str, path: str, here: list[str]) -> str:
@@ -377,6 +473,26 @@ def _broken_rules(section: Any, path: str, faulty: set[str]) -> Iterator[str]:
         inner = getattr(section, field.name)
         if dataclasses.is_dataclass(inner):
             yield from _broken_rules(inner, f"{path}{field.name}.", faulty)
+
+
+def _population(population: settings.Population, faults: dict[str, str]) -> settings.Population:
+    """The population with those axes that have a form and a setting to sweep; their values are looked at later."""
+    here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
+    sound = {}
+    for path, axis in population.sweep.items():
+        place = f"population.sweep.{path}"
+        if path not in here and not str(path).startswith(_PARAMETERS):
+            section, dot, name = str(path).rpartition(".")
+            below = [leaf for leaf in here if leaf.startswith(section + dot)]
+            hint = _suggestion(name, section + dot, below) if below else _suggestion(str(path), "", here)
+            faults[place] = f"{place} is no setting of a member{hint}"
+            continue
+        try:
+            axes.check(axis)
+            sound[path] = axis
+        except ValueError as error:
+            faults[place] = f"{place} is {text(axis)}, but must be {error}"
+    return dataclasses.replace(population, sweep=sound)
 
 
 def _environment(environment: settings.Environment, faults: dict[str, str]) -> settings.Environment:

@@ -25,9 +25,9 @@ import numpy as np
 
 from jaxddpg import checkpoint, config, memory, reporting, settings
 from jaxddpg.analysis import plot
-from jaxddpg.composition import build, check_member, populate
+from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
-from jaxddpg.population import Groups, Population, like, use_all_cores
+from jaxddpg.population import Groups, Population, use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 from jaxddpg.training import Health, clock_at
@@ -77,7 +77,11 @@ def run(
             not suffice, and the directory is left without results.
         RunError: the disk is full or cannot be written; the newest sound checkpoint stays, to be resumed from.
     """
-    experiment = config.checked(experiment)
+    experiment, *others = config.programs(config.checked(experiment)).values()
+    if others:
+        raise ConfigError(
+            [f"population.sweep falls into {1 + len(others)} programs, but a run is one; `jaxddpg sweep` runs them all"]
+        )
     _check_extras(experiment.reporting)
     if directory is None:
         _check_runs_here(experiment, on_disk=False)
@@ -91,6 +95,57 @@ def run(
             raise ConfigError([_IN_USE.format(directory)])
         _write(directory / "config.yaml", config.dump(experiment))
         return _run(experiment, directory, quiet, stopping)
+
+
+def sweep(
+    experiment: Experiment,
+    directory: str | Path,
+    *,
+    quiet: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[Result]:
+    """Runs every variant of the swept settings.
+
+    Where all of them are traced numbers, that is one run in `directory`. Otherwise it is one run for each combination
+    of the values that give the program its shape, one after the other, in directories of their own below it.
+
+    Raises:
+        ConfigError, RunError: as `run`; of several runs those that ended before are kept.
+    """
+    directory, programs = Path(directory), config.programs(config.checked(experiment))
+    if [*programs] == [""]:
+        return [run(experiment, directory, quiet=quiet, stopping=stopping)]
+    _check_directory(directory)
+    for program in programs.values():
+        _check_runs_here(program)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / config.SWEEP, config.dump(experiment))
+    return resume_sweep(directory, quiet=quiet, stopping=stopping)
+
+
+def resume_sweep(
+    directory: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool = True,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[Result]:
+    """Goes on with a sweep: with the run that was interrupted, and with those that have not begun.
+
+    `changes` and errors are as for `resume`.
+    """
+    directory, results = Path(directory), list[Result]()
+    experiment, _ = config.extended(directory, changes or {})
+    _write(directory / config.SWEEP, config.dump(experiment))
+    for name, program in config.programs(experiment).items():
+        if results and stopping():
+            break
+        if (directory / name / "config.yaml").exists():
+            results.append(resume(directory / name, changes, quiet=quiet, stopping=stopping))
+        else:
+            results.append(run(program, directory / name, quiet=quiet, stopping=stopping))
+    _draw(directory)
+    return results
 
 
 def resume(
@@ -168,12 +223,14 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
 def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or this machine's memory."""
     use_all_cores()
-    check_member(experiment.member())
-    count, on_cpu = experiment.population.num_seeds, jax.default_backend() == "cpu"
+    looked_at: list[settings.Environment] = []
+    for variant in config.variants(experiment):
+        if variant.environment not in looked_at:
+            check_member(variant.member())
+            looked_at.append(variant.environment)
+    count, on_cpu = experiment.population.num_members, jax.default_backend() == "cpu"
     sharing = count if on_cpu else -(-count // jax.local_device_count())
-    memory.check(
-        experiment, like(build(experiment.member()).init, sharing), 2 if on_cpu and on_disk else 1, memory.free()
-    )
+    memory.check(experiment, state_like(experiment, sharing), 2 if on_cpu and on_disk else 1, memory.free())
 
 
 def _run(
@@ -184,7 +241,7 @@ def _run(
     history: History = History(),
 ) -> Result:
     """Trains from where its history ends, in a directory that is ours."""
-    count = experiment.population.num_seeds
+    count = experiment.population.num_members
     title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
         display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
@@ -207,10 +264,7 @@ def _run(
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
             _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-            try:
-                plot([directory], directory / "learning_curve.png")
-            except ConfigError as error:
-                warnings.warn(f"{error}; `jaxddpg plot {directory}` draws it", stacklevel=2)
+            _draw(directory)
     return Result(rows, summary, agents)
 
 
@@ -220,7 +274,7 @@ def _recall(directory: Path, experiment: Experiment) -> History:
     Raises:
         ConfigError: there were checkpoints, but none can be gone on from, and starting anew would lose what is sound.
     """
-    count = experiment.population.num_seeds
+    count = experiment.population.num_members
     rows, found, notes = reporting.read_rows(directory / "metrics.jsonl"), checkpoint.epochs(directory), []
     places = ((row["epoch"], row["member"]) for row in rows)
     told = sum(1 for _ in takewhile(lambda pair: pair[1] == divmod(pair[0], count), enumerate(places)))
@@ -245,9 +299,7 @@ def _saved(directory: Path | None, experiment: Experiment, epoch: int) -> State:
     """The state of a checkpoint, which fits the config."""
     assert directory is not None
     try:
-        return checkpoint.restore(
-            directory, epoch, like(build(experiment.member()).init, experiment.population.num_seeds)
-        )
+        return checkpoint.restore(directory, epoch, state_like(experiment))
     except ValueError as error:
         raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error
 
@@ -262,7 +314,7 @@ def _train(
     stopping: Callable[[], bool],
 ) -> tuple[list[reporting.Row], State]:
     """The epochs after those of `history`, which led to `groups`: all rows and the final agents."""
-    training = experiment.training
+    training, members = experiment.training, config.identities(experiment)
     reached, earlier = (history[-1]["epoch"], history[-1]["wall_seconds"]) if history else (-1, 0.0)
     start = saved = time.perf_counter()
 
@@ -280,7 +332,8 @@ def _train(
             metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
             metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
             now = time.perf_counter()
-            return _rows(experiment, epoch, population.gather(health), metrics, now - begun, earlier + now - start)
+            seconds, so_far = now - begun, earlier + now - start
+            return _rows(experiment, members, epoch, population.gather(health), metrics, seconds, so_far)
 
         return finish
 
@@ -312,14 +365,15 @@ def _train(
 
 def _rows(
     experiment: Experiment,
+    members: Sequence[Mapping[str, Any]],
     epoch: int,
     health: Health,
     metrics: dict[str, np.ndarray],
     seconds: float,
     wall_seconds: float,
 ) -> list[reporting.Row]:
-    """The rows of an epoch that took so many seconds, one per member, from its metrics [M]."""
-    training, count = experiment.training, experiment.population.num_seeds
+    """The rows of an epoch that took so many seconds, one for each of the members, from its metrics [M]."""
+    training = experiment.training
     # Counted on the host in Python's integers, which do not wrap.
     env_steps = training.steps_per_epoch * training.num_envs
     updates = int(training.steps_per_epoch * training.updates_per_step)
@@ -328,18 +382,18 @@ def _rows(
         "updates": epoch * updates,
         "wall_seconds": wall_seconds,
     }
-    rates = {"env_steps": count * env_steps / seconds, "updates": count * updates / seconds} if epoch else {}
+    made = {"env_steps": len(members) * env_steps, "updates": len(members) * updates} if epoch else {}
     return [
-        {"epoch": epoch, "member": member, "seed": experiment.population.seed + member}
+        {"epoch": epoch, **member}
         | counts
         | {
-            "diverged_by": Health.REASONS[health.reason[member]],
-            "diverged_at": (int(health.step[member]) + 1) * training.num_envs if health.diverged[member] else None,
+            "diverged_by": Health.REASONS[health.reason[index]],
+            "diverged_at": (int(health.step[index]) + 1) * training.num_envs if health.diverged[index] else None,
         }
         # What a diverged member would have done is not measured.
-        | {name: math.nan if health.diverged[member] else float(values[member]) for name, values in metrics.items()}
-        | {f"perf/{name}_per_second": rate for name, rate in rates.items()}
-        for member in range(count)
+        | {name: math.nan if health.diverged[index] else float(values[index]) for name, values in metrics.items()}
+        | {f"perf/{name}_per_second": number / seconds for name, number in made.items()}
+        for index, member in enumerate(members)
     ]
 
 
@@ -348,7 +402,7 @@ def _over(experiment: Experiment, history: Sequence[reporting.Row]) -> bool:
     if not history:
         return False
     ended = history[-1]["epoch"] == experiment.training.num_epochs
-    return ended or halted(experiment, history[-experiment.population.num_seeds :])
+    return ended or halted(experiment, history[-experiment.population.num_members :])
 
 
 def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:
@@ -397,6 +451,8 @@ def _check_directory(directory: Path) -> None:
         )
     if (directory / "config.yaml").exists():
         raise ConfigError([_IN_USE.format(directory)])
+    if (directory / config.SWEEP).exists():
+        raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or none for a new one"])
     if (directory / "metrics.jsonl").exists() or (directory / checkpoint.DIRECTORY).exists():
         raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
@@ -422,6 +478,13 @@ def _claimed(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _draw(directory: Path) -> None:
+    try:
+        plot([directory], directory / "learning_curve.png")
+    except ConfigError as error:
+        warnings.warn(f"{error}; `jaxddpg plot {directory}` draws it", stacklevel=2)
+
+
 def _write(path: Path, text: str) -> None:
     """Writes a file in one step: whatever happens, it is the old one or the new one."""
     partial = path.with_name(f"{path.name}.partial")
@@ -430,15 +493,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def _summary(experiment: Experiment, rows: list[reporting.Row], population: Population) -> dict[str, Any]:
-    count = experiment.population.num_seeds
-    members = []
-    for member in range(count):
-        own = [row for row in rows if row["member"] == member]
+    identities = config.identities(experiment)
+    count, members = len(identities), []
+    for identity in identities:
+        own = rows[identity["member"] :: count]
         best = max(own, key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
         members.append(
             {
-                "member": member,
-                "seed": own[-1]["seed"],
+                **identity,
                 "final_return": own[-1]["eval/return_mean"],
                 "best_return": best["eval/return_mean"],
                 "best_epoch": best["epoch"],
@@ -459,6 +521,7 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
     return {
         "environment": experiment.environment.name,
         "members": members,
+        "variants": _variants(experiment, final) if experiment.population.sweep else [],
         "final_return_iqm": float(interquartile_mean(final)),
         "final_return_interval_95": [float(low), float(high)],
         "epochs": last["epoch"],
@@ -469,13 +532,29 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": peak or _peak_rss(),
-        "state_bytes": memory.parts(like(build(experiment.member()).init, count)),
+        "state_bytes": memory.parts(state_like(experiment)),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": _versions(),
         "date": datetime.date.today().isoformat(),
         "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
     }
+
+
+def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:
+    """What is swept and what came of it, variant by variant, from the final returns [M]."""
+    values = config.swept(experiment)
+    found = []
+    for variant, returns in zip(values, final.reshape(len(values), -1), strict=True):
+        low, high = confidence_interval(returns)
+        found.append(
+            variant
+            | {
+                "final_return_iqm": float(interquartile_mean(returns)),
+                "final_return_interval_95": [float(low), float(high)],
+            }
+        )
+    return found
 
 
 def _versions() -> dict[str, str]:

@@ -37,8 +37,10 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
     rows = _size(like.replay)
     room = (free - (size - rows) * copies) * capacity // (rows * copies) // num_envs * num_envs
     remedies = [f"replay.capacity to {room}"] if room >= max(experiment.agent.batch_size, num_envs) else []
-    count = experiment.population.num_seeds * (free // (size // members * copies)) // members
+    population = experiment.population
+    count = population.num_seeds * (free // (size // members * copies)) // members
     remedies += [f"population.num_seeds to {count}"] if count else []
+    remedies += ["the number of variants in population.sweep"] if population.sweep else []
     raise ConfigError(
         [
             f"this experiment needs {_readable(size * copies)}, {_readable(rows)} of it for the replays of {members} "

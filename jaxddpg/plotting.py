@@ -1,18 +1,22 @@
-"""Learning curves from the metrics of runs."""
+"""Learning curves, and how results depend on what is swept, from the metrics of runs."""
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from jaxddpg.statistics import confidence_interval, interquartile_mean
+from jaxddpg.statistics import confidence_interval, interquartile_mean, performance_profile, stratified_interval
 
 
 class Curves(NamedTuple):
-    """The metrics of one run as arrays [epochs, M]."""
+    """The metrics of one run, or of one variant of a sweep, as arrays [epochs, M]."""
 
     label: str
     env_steps: np.ndarray
@@ -20,6 +24,15 @@ class Curves(NamedTuple):
     metrics: dict[str, np.ndarray]
     references: dict[str, float]
     """Returns to compare with, by name."""
+    values: Mapping[str, Any] = MappingProxyType({})
+    """Of the swept settings, by dotted path."""
+    environment: str = ""
+    seeds: Sequence[int] = ()
+
+    @property
+    def returns(self) -> np.ndarray:
+        """[epochs, M]"""
+        return self.metrics["eval/return_mean"]
 
 
 def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -41,32 +54,168 @@ def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, n
     return column("env_steps")[:, 0], {name: column(name) for name in names}
 
 
-def plot(runs: list[Curves], path: Path) -> None:
-    """Writes two panels: the return, and what the critic promises at the start against what follows."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    returns, values = figure.subplots(1, 2)
-    for number, run in enumerate(runs):
-        colour = f"C{number % 10}"
-        curves = run.metrics["eval/return_mean"]
-        _band(returns, run, "eval/return_mean", colour, f"{run.label}, IQM of {curves.shape[1]}")
-        for count, curve in enumerate(lost := curves.T[~np.isfinite(curves[-1])]):
-            last = np.flatnonzero(np.isfinite(curve))[-1:]
-            label = None if count else f"{len(lost)} diverged"
-            returns.plot(run.env_steps[last], curve[last], "x", color=colour, label=label)
-        # One run can show its two curves in two colours; several need theirs to tell the runs apart.
-        prefix, outcome_colour = ("", "C1") if len(runs) == 1 else (f"{run.label}: ", colour)
-        _band(values, run, "eval/q_start_mean", colour, f"{prefix}promised, Q(s0, mu(s0))")
-        _band(values, run, "eval/discounted_return_mean", outcome_colour, f"{prefix}discounted return", dashed=True)
+def plot(runs: Sequence[Curves], path: Path) -> None:
+    """Writes a picture: the return, and beside it what the critic promises at the start against what follows; where
+    settings are swept, instead of that how the final return depends on each, and of two on both."""
+    swept = varied(runs)
+    figure = Figure(figsize=(11, 4.2 * (1 + len(swept) // 2)), layout="constrained")
+    first, *others = figure.subplots(1 + len(swept) // 2, 2).flat
+    _returns(first, runs)
+    if not swept:
+        _promises(others[0], runs)
+    for axes, name in zip(others, swept, strict=False):
+        _sensitivity(axes, runs, name)
+    for axes in others[len(swept) or 1 :]:
+        if len(swept) == 2:
+            _map(axes, runs, *swept)
+        else:
+            axes.remove()
+    figure.savefig(path, dpi=120)
+
+
+def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: Path) -> None:
+    """Writes the share of members above each score, by method: from strata [M], with 95 % bands."""
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    everything = np.concatenate([values for strata in scores.values() for values in strata])
+    everything = everything[np.isfinite(everything)]
+    low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 1.0
+    thresholds = np.linspace(low - margin, high + margin, 200)
+    for number, (method, strata) in enumerate(scores.items()):
+        profile = functools.partial(performance_profile, thresholds=thresholds)
+        colour = colormaps["viridis"](number / len(scores)) if len(scores) > 10 else f"C{number}"
+        axes.plot(thresholds, profile(strata), color=colour, label=method)
+        if len(scores) <= 10:
+            bounds = stratified_interval(profile, strata, resamples=500)
+            axes.fill_between(thresholds, *bounds, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel=what, ylabel="share of seeds above", ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8 if len(scores) <= 10 else 5, ncols=1 + len(scores) // 21)
+    figure.savefig(path, dpi=120)
+
+
+def varied(runs: Sequence[Curves]) -> list[str]:
+    """The swept settings that have more than one value among runs."""
+    names = dict.fromkeys(name for run in runs for name in run.values)
+    return [name for name in names if len({str(run.values.get(name)) for run in runs}) > 1]
+
+
+def _returns(axes: Any, runs: Sequence[Curves]) -> None:
+    if len(runs) > 10:
+        _crowd(axes, runs)
+    else:
+        for number, run in enumerate(runs):
+            _band(axes, run, "eval/return_mean", f"C{number}", f"{run.label}, IQM of {run.returns.shape[1]}")
+            for count, curve in enumerate(lost := run.returns.T[~np.isfinite(run.returns[-1])]):
+                last = np.flatnonzero(np.isfinite(curve))[-1:]
+                label = None if count else f"{len(lost)} diverged"
+                axes.plot(run.env_steps[last], curve[last], "x", color=f"C{number}", label=label)
     if all(run.references == runs[0].references for run in runs):
         for (name, level), style in zip(runs[0].references.items(), (":", "--"), strict=False):
-            returns.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
-    returns.set(xlabel="env steps per member", ylabel="return of the noiseless policy", title="Return")
-    values.set(xlabel="env steps per member", ylabel="discounted return from the start", title="Promise and outcome")
-    for axes in (returns, values):
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.savefig(path, dpi=120)
+            axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
+    _finish(axes, "return of the noiseless policy", "Return")
+
+
+def _crowd(axes: Any, runs: Sequence[Curves]) -> None:
+    """More runs than can be told apart: the IQM of each, coloured by how it ends."""
+    middles = [interquartile_mean(run.returns) for run in runs]
+    ranks = np.argsort(np.argsort([middle[-1] for middle in middles]))
+    for run, middle, rank in zip(runs, middles, ranks, strict=True):
+        label = {0: "worst at the end", len(runs) - 1: "best at the end"}.get(int(rank))
+        colour = colormaps["viridis"](rank / (len(runs) - 1))
+        shown = np.where(np.isfinite(middle), middle, np.nan)
+        axes.plot(run.env_steps, shown, color=colour, linewidth=1, label=label and f"{label}: {run.label}")
+
+
+def _promises(axes: Any, runs: Sequence[Curves]) -> None:
+    for number, run in enumerate(runs):
+        colour = f"C{number % 10}"
+        # One run can show its two curves in two colours; several need theirs to tell the runs apart.
+        prefix, outcome_colour = ("", "C1") if len(runs) == 1 else (f"{run.label}: ", colour)
+        _band(axes, run, "eval/q_start_mean", colour, f"{prefix}promised, Q(s0, mu(s0))")
+        _band(axes, run, "eval/discounted_return_mean", outcome_colour, f"{prefix}discounted return", dashed=True)
+    _finish(axes, "discounted return from the start", "Promise and outcome")
+
+
+def _finish(axes: Any, ylabel: str, title: str) -> None:
+    axes.set(xlabel="env steps per member", ylabel=ylabel, title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _sensitivity(axes: Any, runs: Sequence[Curves], name: str) -> None:
+    """The final return against one setting, whatever the others are: the IQM and its 95 % interval."""
+    values = _ticks(runs, name)
+    pooled = [np.concatenate([run.returns[-1] for run in runs if _same(run, name, value)]) for value in values]
+    middle = np.array([interquartile_mean(returns) for returns in pooled])
+    bounds = np.array([confidence_interval(returns) for returns in pooled]).T
+    places = _scale(axes, values)
+    for place, returns in zip(places, pooled, strict=True):
+        axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color="C0", alpha=0.3)
+    low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
+    axes.fill_between(places, low, high, color="C0", alpha=0.18, linewidth=0)
+    axes.plot(places, middle, "o-", color="C0", label=f"IQM of {min(map(len, pooled))} members or more")
+    for place, returns in zip(places, pooled, strict=True):
+        if lost := int(np.sum(~np.isfinite(returns))):
+            axes.annotate(
+                f"{lost} diverged", (place, 0.02), xycoords=("data", "axes fraction"), fontsize=7, ha="center"
+            )
+    axes.set(xlabel=name, ylabel="final return", title=f"Sensitivity to {name}")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+
+
+def _map(axes: Any, runs: Sequence[Curves], across: str, up: str) -> None:
+    """The IQM of the final return over two settings."""
+    columns, rows = _ticks(runs, across), _ticks(runs, up)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for (j, row), (i, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        found = [run.returns[-1] for run in runs if _same(run, across, column) and _same(run, up, row)]
+        if found:
+            grid[j, i] = interquartile_mean(np.concatenate(found))
+    shown = np.where(np.isfinite(grid), grid, np.nan)
+    picture = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis")
+    if grid.size <= 64:
+        middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0.0
+        for (j, i), value in np.ndenumerate(grid):
+            text = "" if np.isnan(value) else f"{value:.4g}" if np.isfinite(value) else "diverged"
+            axes.text(i, j, text, ha="center", va="center", fontsize=8, color="k" if shown[j, i] > middle else "w")
+    axes.set_xticks(range(len(columns)), map(_shown, columns))
+    axes.set_yticks(range(len(rows)), map(_shown, rows))
+    axes.set(xlabel=across, ylabel=up, title="Final return, IQM")
+    axes.figure.colorbar(picture, ax=axes)
+
+
+def _ticks(runs: Sequence[Curves], name: str) -> list[Any]:
+    """The values that a setting has among runs, numbers in their order."""
+    values = list({str(run.values.get(name)): run.values.get(name) for run in runs}.values())
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
+
+
+def _same(run: Curves, name: str, value: Any) -> bool:
+    return run.values.get(name) == value
+
+
+def _scale(axes: Any, values: Sequence[Any]) -> Sequence[float]:
+    """Where values stand from left to right: numbers by their size, or its logarithm, others side by side."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        axes.set_xticks(range(len(values)), map(_shown, values))
+        return range(len(values))
+    low, high = min(values), max(values)
+    if low > 0 and high >= 8 * low:
+        margin = (high / low) ** 0.05
+        axes.set(xscale="log", xlim=(low / margin, high * margin))
+    else:
+        margin = 0.05 * (high - low)
+        # Said, since where all members of a value diverged there is no point that would say it.
+        axes.set_xlim(low - margin, high + margin)
+    return values
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxddpg.types import Clock, Key, State, Trainer
+from jaxddpg.types import Clock, State, Trainer
 
 Groups = list[State]
 HostMetrics = dict[str, np.ndarray]
@@ -185,11 +185,3 @@ def make_population(
         return lambda: gather(metrics)
 
     return Population(compile, init, epoch, evaluate, gather, scatter, programs)
-
-
-def like(init: Callable[[Key], State], members: int) -> State:
-    """The shapes and types of what `init` makes for so many members, each leaf [M, ...]."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
-        jax.eval_shape(init, jax.random.key(0)),
-    )

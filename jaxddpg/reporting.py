@@ -27,6 +27,11 @@ from jaxddpg.statistics import confidence_interval, interquartile_mean
 Row = dict[str, Any]
 
 
+def swept(row: Row) -> Row:
+    """What a row tells of swept settings, by dotted path."""
+    return {name: value for name, value in row.items() if "." in name}
+
+
 class Reporter(Protocol):
     """A place for results. Used as a context manager, so that it is closed however the run ends."""
 
@@ -59,8 +64,9 @@ def mean_return(returns: np.ndarray) -> str:
 
 def divergence(row: Row) -> str:
     """What became of a diverged member, as part of a sentence."""
+    told = "".join(f", {name} {value}," for name, value in swept(row).items()).rstrip(",")
     return (
-        f"the member of seed {row['seed']} diverged at env step {row['diverged_at']:,}: "
+        f"the member of seed {row['seed']}{told} diverged at env step {row['diverged_at']:,}: "
         f"{'an' if row['diverged_by'][0] in 'aeiou' else 'a'} {row['diverged_by']} was not finite"
     )
 
@@ -127,7 +133,8 @@ class TensorBoard:
         for row in rows:
             member = row["member"]
             if member not in self._writers:
-                path = self._directory / "tensorboard" / f"seed_{row['seed']}"
+                values = "".join(f"{name}={value}," for name, value in swept(row).items())
+                path = self._directory / "tensorboard" / f"{values}seed_{row['seed']}"
                 self._writers[member] = SummaryWriter(str(path), purge_step=self._purge_step)
             for name, value in row.items():
                 if "/" in name:

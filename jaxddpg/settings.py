@@ -1,8 +1,8 @@
 """The vocabulary of an experiment: its sections, and for each setting its default, its meaning and its rule.
 
 A setting typed `Scalar` is a number that the compiled program takes as input: changing or sweeping it never compiles
-again. Everything else gives the program its shape. This room imports nothing but the standard library, so help and
-configuration errors never wait for JAX.
+again. Everything else gives the program its shape. This room imports nothing but the standard library and the axes of
+sweeps, so help and configuration errors never wait for JAX.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
 from typing import Annotated, Any, Literal, NamedTuple
+
+from jaxddpg import axes
 
 Scalar = Annotated[float, "traced"]
 
@@ -269,16 +271,55 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Population:
-    """The members: independent seeds of one experiment."""
+    """The members: every variant of the swept settings with every seed."""
 
-    seed: int = setting(0, "seed of the first member; the others count on from it", at_least=0)
-    num_seeds: int = setting(1, "members", at_least=1)
+    seed: int = setting(0, "the first seed; the others count on from it", at_least=0)
+    num_seeds: int = setting(1, "members, or where settings are swept members of each variant", at_least=1)
+    sweep: Mapping[str, Any] = setting(
+        dict, f"swept settings by dotted path, such as noise.scale, each with its values: {axes.FORM}"
+    )
+    combine: Literal["grid", "zip", "random"] = setting(
+        "grid", "the variants: all combinations, the first values then the second and so on, or drawn at random"
+    )
+    num_draws: int = setting(1, "variants that are drawn at random", at_least=1)
     placement: int = setting(
         0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
     )
     on_divergence: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are not finite stays as it was before, or ends the run"
     )
+
+    def rules(self) -> list[Rule]:
+        ranges = [path for path, axis in self.sweep.items() if axes.is_range(axis)]
+        lengths = {path: len(axes.points(axis)) for path, axis in self.sweep.items() if path not in ranges}
+        told = ", ".join(f"{path} {length}" for path, length in lengths.items())
+        drawn = self.combine == "random"
+        return [
+            Rule(
+                drawn or not ranges,
+                ("combine", "sweep"),
+                f"but from the range of {' and '.join(ranges)} values can only be drawn; use random, or name values",
+            ),
+            Rule(
+                self.combine != "zip" or len({*lengths.values()}) <= 1,
+                ("combine", "sweep"),
+                f"but then all axes must have as many values, and they have {told}",
+            ),
+            Rule(
+                drawn or self.num_draws == 1,
+                ("num_draws", "combine"),
+                f"but population.combine is {self.combine}, which draws nothing; use random",
+            ),
+        ]
+
+    def variants(self) -> list[dict[str, Any]]:
+        """The swept settings of each variant; of an experiment that sweeps nothing one that changes nothing."""
+        return [*axes.variants(self.sweep, self.combine, self.num_draws, self.seed)]
+
+    @property
+    def num_members(self) -> int:
+        """Variant by variant, each with all seeds."""
+        return self.num_seeds * len(self.variants())
 
 
 @dataclass(frozen=True)

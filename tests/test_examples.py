@@ -58,6 +58,26 @@ def test_one_page_runs_as_a_script(monkeypatch, capsys):
     assert "return_mean" in capsys.readouterr().out
 
 
+def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
+    """Both ways of the example give a member the same numbers, and the way with statistics tells every variant."""
+    monkeypatch.chdir(ROOT)
+    example, short = load_example("sweep"), {"training.num_epochs": 1, "training.steps_per_epoch": 10}
+    short |= {f"agent.{network}.hidden_sizes": [8] for network in ("actor", "critic")}
+    variants = example.as_a_run(tmp_path / "run", short)
+    told = [(variant["agent.tau"], variant["noise.scale"]) for variant in variants]
+    assert told == [(tau, scale) for tau in (0.005, 0.0158114, 0.05) for scale in (0.1, 0.3)]
+    taus = np.array([0.005, 0.05], np.float32)
+    states = example.by_vmap(taus, short)
+    axes = {"population.sweep": {"agent.tau": [0.005, 0.05]}, "population.num_seeds": 2}
+    result = experiment.run(config.read("configs/pendulum.yaml", short | axes))
+    for member, same in ((0, 0), (1, 3)):
+        jax.tree.map(
+            lambda a, b, i=member, j=same: np.testing.assert_allclose(a[i], b[j], atol=1e-5),
+            states.agent,
+            result.agents,
+        )
+
+
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_readmes_python_runs(block, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -167,6 +187,7 @@ def test_the_table_of_silver2014_is_that_of_the_committed_results():
     "script",
     [
         "ceiling",
+        "sweep",
         "throughput",
         "profile_update",
         *(pytest.param(script, marks=pytest.mark.slow) for script in ("startup", "gpu")),

@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
+    {"axes"},
     {"types", "settings"},
     {
         *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics"),
@@ -17,7 +18,7 @@ LAYERS = [
         *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering"},
-    {"composition", "check", "memory"},
+    {"composition", "check", "memory", "report"},
     {"analysis"},
     {"experiment"},
     {"cli"},

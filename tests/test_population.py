@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,11 +26,11 @@ def build(scale):
     return make_trainer(environment, *parts, CONFIG, Evaluation(2))
 
 
-def run(seeds, placement=1, scales=None):
+def run(seeds, placement=1, scales=None, epochs=2):
     """The gathered final state and metrics of a population."""
     population = make_population(build, scales or [0.3] * len(seeds), seeds, placement)
     groups = population.init()
-    for epoch in (1, 2):
+    for epoch in range(1, epochs + 1):
         groups, metrics = population.epoch(clock_at(CONFIG, epoch), groups)
     return population.gather(groups), metrics()
 
@@ -53,6 +57,26 @@ def test_every_placement_gives_the_same_numbers(placement):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), metrics, expected_metrics)
     assert metrics["q_mean"].shape == (5,)
+
+
+def save(path, devices):
+    """Leaves what ten members are after 200 updates on so many devices."""
+    assert jax.local_device_count() == devices
+    state, metrics = run(range(10), epochs=10)
+    assert set(metrics["q_mean"].shape) == {10}
+    np.savez(path, *jax.tree.leaves((state, metrics)))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_number_of_devices_changes_no_number(devices, tmp_path):
+    save(tmp_path / "two.npz", 2)
+    program = f"import test_population; test_population.save({str(tmp_path / 'other.npz')!r}, {devices})"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": f"{devices}"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=Path(__file__).parent)
+    with np.load(tmp_path / "two.npz") as two, np.load(tmp_path / "other.npz") as other:
+        assert two.files == other.files
+        for name in two.files:
+            np.testing.assert_allclose(two[name], other[name], atol=1e-5)
 
 
 def test_the_same_placement_gives_the_same_bits():

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import scipy.stats
 
+from jaxddpg import statistics
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 NAN = float("nan")
@@ -92,3 +94,42 @@ def test_each_epoch_has_its_own_interval():
 
 def test_infinity_counts_as_the_worst_too():
     assert interquartile_mean(np.array([np.inf, 1.0, 2.0, 3.0])) == 1.5
+
+
+def test_a_profile_is_the_share_above_each_threshold():
+    strata = [np.array([0.0, 1.0, 2.0, NAN]), np.array([3.0, 3.0])]
+    found = statistics.performance_profile(strata, np.array([-1.0, 0.0, 1.5, 3.0]))
+    np.testing.assert_allclose(found, [(0.75 + 1) / 2, (0.5 + 1) / 2, (0.25 + 1) / 2, 0.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_improvement_is_that_of_mann_and_whitney(seed):
+    """scipy's U over the number of pairs, ties included."""
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(5, size=9).astype(float), rng.integers(4, size=7).astype(float)
+    expected = scipy.stats.mannwhitneyu(one, other).statistic / 63
+    assert statistics.probability_of_improvement([one], [other]) == pytest.approx(expected)
+    assert statistics.probability_of_improvement([other], [one]) == pytest.approx(1 - expected)
+
+
+def test_improvement_is_the_mean_over_the_strata():
+    better, worse = [np.ones(3), np.zeros(2)], [np.zeros(5), np.ones(4)]
+    assert statistics.probability_of_improvement(better, worse) == 0.5
+
+
+def test_who_diverged_is_below_who_did_not():
+    assert statistics.probability_of_improvement([np.array([NAN])], [np.array([-1e9])]) == 0
+    assert statistics.probability_of_improvement([np.array([NAN])], [np.array([NAN])]) == 0.5
+
+
+def test_strata_are_drawn_from_each_by_itself():
+    """Two constant strata: whatever is drawn, the pooled mean stays; drawn across them it would not."""
+    strata = [np.zeros(4), np.full(4, 10.0)]
+    assert statistics.stratified_interval(statistics.pooled_mean, strata) == (5.0, 5.0)
+
+
+def test_the_stratified_interval_of_one_stratum_is_the_interval():
+    values = np.random.default_rng(0).normal(size=12)
+    low, high = statistics.stratified_interval(statistics.pooled_mean, [values])
+    expected = confidence_interval(values)
+    np.testing.assert_allclose((low, high), expected, atol=0.1)

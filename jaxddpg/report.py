@@ -1,0 +1,160 @@
+"""A report on runs, as for the appendix of a paper: Markdown with tables and pictures, and every seed in a CSV.
+
+A method is the name of a run's directory and, in a sweep, the values of a variant; the same name in several
+environments is the same method.
+"""
+
+import csv
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxddpg import plotting, statistics
+from jaxddpg.plotting import Curves
+
+MOST_PAIRED = 6
+"""Methods of which every pair is compared; of more the table would be too long to be read."""
+PAGE, TABLE = "report.md", "returns.csv"
+
+
+class Source(NamedTuple):
+    """Where results come from."""
+
+    directory: str
+    command: str
+    summary: Mapping[str, Any]
+    """What `summary.json` says; empty for a run that has not ended."""
+
+
+def write(runs: Sequence[Curves], sources: Sequence[Source], command: str, directory: Path) -> None:
+    """Leaves `report.md`, its pictures and `returns.csv` in a directory; `command` is what made the report."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_returns(runs, directory / TABLE)
+    environments = dict.fromkeys(run.environment for run in runs)
+    parts = [
+        "# Report",
+        "The return of a noiseless policy at the end of training, a mean over episodes for each seed. IQM is the mean "
+        "of the seeds without their lowest and highest quarter; brackets hold the 95 % interval of the bootstrap over "
+        "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged counts as "
+        f"the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
+    ]
+    for number, environment in enumerate(environments):
+        own = [run for run in runs if run.environment == environment]
+        parts += _of_environment(own, directory, "" if len(environments) == 1 else f"_{number}")
+    shared = [
+        method for method in _methods(runs) if {r.environment for r in runs if r.label == method} == {*environments}
+    ]
+    comparable = all({"random", "best known"} <= run.references.keys() for run in runs)
+    if len(environments) > 1 and shared and comparable:
+        scores = {method: [_normalised(run) for run in runs if run.label == method] for method in shared}
+        parts += [
+            "## Over all environments",
+            "Returns scaled so that random actions have 0 and the best that is known has 1.",
+            *_compared(scores, "score", directory, "profile_all.png"),
+        ]
+    parts += ["## What made this", _table(map(_told, sources)), f"This page: `{command}`."]
+    (directory / PAGE).write_text("\n\n".join(parts) + "\n")
+
+
+def _of_environment(runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
+    picture, profile = f"curves{suffix}.png", f"profile{suffix}.png"
+    plotting.plot(runs, directory / picture)
+    rows = [
+        {
+            "method": run.label,
+            "seeds": len(final := np.where(np.isfinite(run.returns[-1]), run.returns[-1], -np.inf)),
+            "IQM [95 %]": _interval(statistics.pooled_mean, [final]),
+            "median": _number(np.median(final)),
+            "worst and best seed": f"{_number(final.min())} to {_number(final.max())}",
+            "diverged": int(np.sum(~np.isfinite(final))),
+            "env steps per seed": f"{run.env_steps[-1]:,.0f}",
+        }
+        for run in runs
+    ]
+    known = ", ".join(f"{name} {level:g}" for name, level in runs[0].references.items())
+    return [
+        f"## {runs[0].environment}",
+        *([f"For comparison: {known}."] if known else []),
+        _table(rows),
+        f"![Curves]({picture})",
+        *_compared({run.label: [run.returns[-1]] for run in runs}, "final return", directory, profile),
+    ]
+
+
+def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: Path, picture: str) -> list[str]:
+    """Profiles of methods, and each against each, from their scores: a list of strata [M]."""
+    parts = []
+    if len(next(iter(scores.values()))) > 1:
+        rows = [
+            {"method": method, "IQM [95 %]": _interval(statistics.pooled_mean, own)} for method, own in scores.items()
+        ]
+        parts.append(_table(rows))
+    plotting.plot_profiles(scores, what, directory / picture)
+    parts += [f"The share of seeds above each {what}:", f"![Performance profile]({picture})"]
+    if 2 <= len(scores) <= MOST_PAIRED:
+        rows = [
+            {
+                "method": one,
+                "is above": other,
+                "with probability [95 %]": _interval(statistics.probability_of_improvement, scores[one], scores[other]),
+            }
+            for one, other in itertools.combinations(scores, 2)
+        ]
+        parts += ["How likely a seed of one method is above a seed of another:", _table(rows)]
+    return parts
+
+
+def _write_returns(runs: Sequence[Curves], path: Path) -> None:
+    swept = list(dict.fromkeys(name for run in runs for name in run.values))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["method", "environment", *swept, "seed", "env_steps", "final_return", "best_return", "best_env_steps"]
+        )
+        for run in runs:
+            for seed, curve in zip(run.seeds, run.returns.T, strict=True):
+                best = int(np.argmax(np.where(np.isfinite(curve), curve, -np.inf)))
+                values = [run.values.get(name, "") for name in swept]
+                ends = [run.env_steps[-1], curve[-1], curve[best], run.env_steps[best]]
+                writer.writerow([run.label, run.environment, *values, seed, *ends])
+
+
+def _told(source: Source) -> dict[str, Any]:
+    summary, versions = source.summary, source.summary.get("versions", {})
+    names = ("jaxddpg", "jax", "flax", "optax", "gymnax")
+    return {
+        "run": source.directory,
+        "command": f"`{source.command}`",
+        "device": summary.get("device", "not ended"),
+        "versions": ", ".join(f"{name} {versions[name]}" for name in names if name in versions),
+        "date": summary.get("date", ""),
+        "seconds": f"{summary['wall_seconds']:,.0f}" if "wall_seconds" in summary else "",
+    }
+
+
+def _methods(runs: Sequence[Curves]) -> list[str]:
+    return list(dict.fromkeys(run.label for run in runs))
+
+
+def _normalised(run: Curves) -> np.ndarray:
+    low, high = run.references["random"], run.references["best known"]
+    return (run.returns[-1] - low) / (high - low)
+
+
+def _interval(statistic: Any, *samples: Sequence[np.ndarray]) -> str:
+    low, high = statistics.stratified_interval(statistic, *samples)
+    return f"{_number(statistic(*samples))} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.4g}" if np.isfinite(value) else "diverged"
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown of rows with the same keys."""
+    rows = list(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(f"{value}" for value in row.values()) + " |" for row in rows])

@@ -1,0 +1,241 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from test_cli import call, refused
+from test_config import faults, reread
+from test_experiment import lines, tiny
+from test_resume import after, comparable, equal
+
+from jaxddpg import composition, config, plotting
+from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.experiment import resume, run, sweep
+from jaxddpg.population import make_population
+from jaxddpg.training import clock_at
+
+RATES, SCALES, SEEDS = [1e-4, 1e-2], [0.1, 0.2, 0.4], 2
+GRID = {"agent.actor_learning_rate": {"logspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
+VARIANTS = [{"agent.actor_learning_rate": rate, "noise.scale": scale} for rate in RATES for scale in SCALES]
+
+
+def swept(axes=GRID, **changes):
+    population = {"seed": 7, "num_seeds": SEEDS, "sweep": axes} | changes.pop("population", {})
+    return tiny(**changes | {"population": population})
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("grid") / "run"
+    (result,) = sweep(swept(checkpoint={"interval_seconds": 0}), directory)
+    return directory, result
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A sweep that needs two programs, interrupted in the first and gone on with."""
+    directory = tmp_path_factory.mktemp("several") / "sweep"
+    (directory.parent / "sweep.yaml").write_text(
+        config.dump(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}, checkpoint={"interval_seconds": 0}))
+    )
+    sweep(config.read(directory.parent / "sweep.yaml"), directory, stopping=after(2))
+    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["agent.batch_size=4"]
+    return directory, call("resume", directory)
+
+
+def test_a_member_of_a_sweep_is_the_run_with_its_values(grid):
+    """Every variant with every seed, seeds fastest; each equal to an experiment of its own."""
+    for number in (0, 4):
+        alone = run(config.parse(config.as_mapping(tiny(population={"seed": 7, "num_seeds": SEEDS})), VARIANTS[number]))
+        own = slice(number * SEEDS, (number + 1) * SEEDS)
+        jax.tree.map(
+            lambda a, b, own=own: np.testing.assert_allclose(a[own], b, atol=1e-6), grid[1].agents, alone.agents
+        )
+    actors = jax.tree.leaves(grid[1].agents.actor)[0]
+    assert len({actor.tobytes() for actor in actors}) == len(actors)
+
+
+def test_what_is_swept_is_told_with_every_row(grid):
+    told = [(row["agent.actor_learning_rate"], row["noise.scale"], row["seed"]) for row in lines(grid[0])]
+    expected = [(v["agent.actor_learning_rate"], v["noise.scale"], 7 + seed) for v in VARIANTS for seed in range(SEEDS)]
+    assert told == 3 * expected
+    summary = json.loads((grid[0] / "summary.json").read_text())
+    assert [(m["noise.scale"], m["seed"]) for m in summary["members"]] == [entry[1:] for entry in expected]
+    finals = np.array([member["final_return"] for member in summary["members"]]).reshape(-1, SEEDS)
+    assert [variant["noise.scale"] for variant in summary["variants"]] == 2 * SCALES
+    np.testing.assert_allclose([v["final_return_iqm"] for v in summary["variants"]], finals.mean(1), rtol=1e-6)
+
+
+def test_evaluation_and_policies_are_those_of_the_variants(grid):
+    rows = evaluate(grid[0], num_episodes=2)
+    assert [row["noise.scale"] for row in rows] == [scale for scale in 2 * SCALES for _ in range(SEEDS)]
+    observation = np.array([-0.4, 0.01], np.float32)
+    actions = [load_policy(grid[0], member)(observation).item() for member in range(3)]
+    assert len({*actions}) == 3
+
+
+def test_a_swept_parameter_is_that_of_the_policys_environment(tmp_path):
+    run(swept({"environment.parameters.max_action": [2.0, 4.0]}, population={"num_seeds": 1}), tmp_path / "run")
+    bounds = [load_policy(tmp_path / "run", member)(np.zeros(2, np.float32)).item() for member in range(2)]
+    assert bounds[0] == pytest.approx(0.75, abs=0.1)  # the middle of the Box, since the policy begins near 0
+    assert bounds[1] == pytest.approx(1.75, abs=0.1)
+
+
+def test_a_sweep_goes_on_where_it_was(grid, tmp_path):
+    run(swept(checkpoint={"interval_seconds": 0}), tmp_path / "run", stopping=after(2))
+    result = resume(tmp_path / "run")
+    assert comparable(tmp_path / "run") == comparable(grid[0])
+    equal(result, grid[1])
+
+
+def test_a_sweep_of_numbers_is_one_compilation():
+    """And no member speaks to another: nothing is sent between devices."""
+    built = []
+
+    def build(member):
+        built.append(member)
+        return composition.build(member)
+
+    experiment = swept()
+    members = [variant.member() for variant in config.variants(experiment) for _ in range(SEEDS)]
+    population = make_population(build, members, [*range(SEEDS)] * 6)
+    clock = clock_at(experiment.training, 1)
+    population.compile(clock, False)
+    population.epoch(clock, population.init())[1]()
+    assert len(built) == 3
+    text = population.programs["epoch"].compiled.as_text()
+    assert "num_partitions=2" in text
+    for collective in ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective"):
+        assert collective not in text
+
+
+def test_several_programs_run_one_after_the_other(several):
+    """Each in a directory of its own, which says all of itself."""
+    directory, (code, out, err) = several
+    assert code == 0, err
+    for size in (4, 8):
+        place = directory / f"agent.batch_size={size}"
+        assert config.of_run(place).agent.batch_size == size
+        told = [(row["agent.batch_size"], row["noise.scale"], row["seed"]) for row in lines(place)]
+        assert told == 3 * [(size, scale, seed) for scale in SCALES for seed in (7, 8)]
+    assert "run directory" in out
+    table = [line.split()[:2] for line in out.splitlines() if line.strip()[:1] == "0"]
+    assert table == [[f"{scale}", f"{size}"] for size in (4, 8) for scale in SCALES]
+
+
+def test_an_interrupted_sweep_ends_as_if_it_had_not_been(several, tmp_path):
+    sweep(config.read(several[0].parent / "sweep.yaml"), tmp_path / "sweep")
+    for size in (4, 8):
+        name = f"agent.batch_size={size}"
+        assert comparable(tmp_path / "sweep" / name) == comparable(several[0] / name)
+
+
+def test_the_order_of_axes_survives_the_file(tmp_path):
+    experiment = swept({"noise.scale": SCALES, "agent.actor_learning_rate": RATES})
+    again = reread(experiment, tmp_path)
+    assert config.identities(again) == config.identities(experiment)
+    assert [*again.population.sweep] == ["noise.scale", "agent.actor_learning_rate"]
+
+
+def test_values_are_read_as_settings_are():
+    experiment = swept({"agent.actor_learning_rate": ["1e-4", 1], "agent.critic.action_layer": [0]})
+    assert config.swept(experiment) == [
+        {"agent.actor_learning_rate": rate, "agent.critic.action_layer": 0} for rate in (1e-4, 1.0)
+    ]
+
+
+def test_one_value_that_gives_the_program_its_shape_is_no_second_program():
+    (program,) = config.programs(swept({"agent.batch_size": [8], "noise.scale": SCALES})).values()
+    assert program.agent.batch_size == 8
+    assert len(config.variants(program)) == 3
+
+
+def test_flags_name_axes():
+    overrides = {
+        "population.sweep.noise.scale": "[0.1, 0.2]",
+        "population.sweep.agent.tau": "{linspace: [0.1, 0.3, 3]}",
+    }
+    experiment = config.parse({}, overrides)
+    assert experiment.population.sweep == {"noise.scale": [0.1, 0.2], "agent.tau": {"linspace": [0.1, 0.3, 3]}}
+    assert experiment.population.num_members == 6
+
+
+@pytest.mark.parametrize(
+    ("sweep", "population", "said"),
+    [
+        ({"agent.tua": [0.1]}, {}, "population.sweep.agent.tua is no setting of a member; did you mean agent.tau?"),
+        ({"population.seed": [1]}, {}, "population.sweep.population.seed is no setting of a member"),
+        ({"agent.tau": 0.1}, {}, "population.sweep.agent.tau is 0.1, but must be a list of values"),
+        ({"agent.tau": [0.1, 2]}, {}, "population.sweep: agent.tau is 2, but must be greater than 0 and at most 1"),
+        ({"agent.batch_size": [4, 65]}, {}, "population.sweep: agent.batch_size is 65, but must be at most replay"),
+        ({"agent.tau": {"uniform": [0.1, 0.2]}}, {}, "population.combine is grid, but from the range of agent.tau"),
+        (
+            {"agent.tau": [0.1], "noise.scale": [0.1, 0.2]},
+            {"combine": "zip"},
+            "population.combine is zip, but then all axes must have as many values, and they have agent.tau 1",
+        ),
+        ({"agent.tau": [0.1]}, {"num_draws": 3}, "population.num_draws is 3, but population.combine is grid"),
+        ([1], {}, "population.sweep is [1], but must be names with values"),
+        ({"environment.parameters.gravty": [1]}, {}, "population.sweep: environment.parameters.gravty is not"),
+    ],
+)
+def test_faults_are_told(sweep, population, said):
+    content = config.as_mapping(tiny(population={"num_seeds": 1}))
+    content["population"] |= {"sweep": sweep} | population
+    (fault, *_) = faults(content)
+    assert fault.startswith(said)
+
+
+def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "swept.yaml"
+    path.write_text(config.dump(swept()))
+    assert refused(call("train", path), "`jaxddpg sweep` does that") == []
+    path.write_text(config.dump(tiny()))
+    assert refused(call("sweep", path), "must name what to sweep") == []
+    directory = several[0]
+    told = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
+    assert refused(told, "already holds a sweep") == []
+    assert refused(call("evaluate", directory), "name one of the directories in it") == []
+    assert refused(call("resume", directory, "--agent.gamma", "0.5", "--quiet"), "agent.gamma", "cannot change") == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_one_program():
+    with pytest.raises(config.ConfigError, match=r"falls into 2 programs"):
+        run(swept({"agent.batch_size": [4, 8]}))
+
+
+def test_the_final_returns_are_drawn_over_what_is_swept(grid, several, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    assert call("plot", grid[0])[0] == 0
+    _, rate, scale, heat, *_ = drawn[-1].axes
+    summary = grid[1].summary
+    iqms = np.array([variant["final_return_iqm"] for variant in summary["variants"]]).reshape(2, 3)
+    np.testing.assert_allclose(heat.images[0].get_array(), iqms.T, rtol=1e-6)
+    assert (rate.get_xscale(), scale.get_xscale()) == ("log", "linear")
+    middle = next(line for line in scale.lines if line.get_linestyle() == "-")
+    np.testing.assert_allclose(middle.get_xdata(), SCALES)
+    finals = np.array([member["final_return"] for member in summary["members"]]).reshape(2, 3, SEEDS)
+    pooled = np.sort(finals.transpose(1, 0, 2).reshape(3, -1))
+    np.testing.assert_allclose(middle.get_ydata(), pooled[:, 1:3].mean(1), rtol=1e-6)
+    assert call("plot", several[0], grid[0], "--output", tmp_path / "all.png")[0] == 0
+    assert len(drawn[-1].axes) == 4
+
+
+def test_a_diverged_member_is_told_with_its_values(tmp_path):
+    path = tmp_path / "wild.yaml"
+    wild = swept({"agent.critic_learning_rate": [1e-3, 1e38]}, population={"num_seeds": 1})
+    path.write_text(config.dump(wild))
+    code, _, err = call("sweep", path, "--run-dir", tmp_path / "run")
+    assert code == 0
+    assert "the member of seed 7, agent.critic_learning_rate 1e+38 diverged at env step" in err
+
+
+def test_a_dumped_sweep_is_plain_yaml():
+    content = yaml.safe_load(config.dump(swept()))
+    assert config.parse(content) == swept()
+    assert dataclasses.asdict(swept())["population"]["sweep"] == GRID
