@@ -144,7 +144,8 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     }
     swept = bool(experiment.population.sweep)
     reporting.print_table(
-        f"{experiment.environment.name}: {experiment.evaluation.num_episodes} noiseless episodes per seed",
+        f"{experiment.environment.name}: {'IQM of the final returns, ' * swept}{experiment.evaluation.num_episodes} "
+        "noiseless episodes per seed",
         _by_variant(summaries) if swept else _by_seed(members),
         "\n".join(
             [
@@ -193,7 +194,7 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for variant in (variant for summary in summaries for variant in summary["variants"]):
         *values, iqm, (low, high) = variant.values()
         named = {path: config.text(value) for path, value in zip(variant, values, strict=False)}
-        rows.append(named | {"IQM of the final returns": iqm, "from": low, "to (95 %)": high})
+        rows.append(named | {"IQM": iqm, "from": low, "to (95 %)": high})
     return rows
 
 

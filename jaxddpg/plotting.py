@@ -75,7 +75,7 @@ def plot(runs: Sequence[Curves], path: Path) -> None:
 
 def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: Path) -> None:
     """Writes the share of members above each score, by method: from strata [M], with 95 % bands."""
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.5 if len(scores) <= 10 else 11, 4.2), layout="constrained")
     axes = figure.subplots()
     everything = np.concatenate([values for strata in scores.values() for values in strata])
     everything = everything[np.isfinite(everything)]
@@ -91,7 +91,10 @@ def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: P
             axes.fill_between(thresholds, *bounds, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel=what, ylabel="share of seeds above", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8 if len(scores) <= 10 else 5, ncols=1 + len(scores) // 21)
+    if len(scores) <= 10:
+        axes.legend(fontsize=8)
+    else:
+        axes.legend(fontsize=6, ncols=1 + len(scores) // 41, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=120)
 
 
@@ -122,10 +125,10 @@ def _crowd(axes: Any, runs: Sequence[Curves]) -> None:
     middles = [interquartile_mean(run.returns) for run in runs]
     ranks = np.argsort(np.argsort([middle[-1] for middle in middles]))
     for run, middle, rank in zip(runs, middles, ranks, strict=True):
-        label = {0: "worst at the end", len(runs) - 1: "best at the end"}.get(int(rank))
+        label = {0: "the worst at the end", len(runs) - 1: "the best at the end"}.get(int(rank))
         colour = colormaps["viridis"](rank / (len(runs) - 1))
         shown = np.where(np.isfinite(middle), middle, np.nan)
-        axes.plot(run.env_steps, shown, color=colour, linewidth=1, label=label and f"{label}: {run.label}")
+        axes.plot(run.env_steps, shown, color=colour, linewidth=1, label=label)
 
 
 def _promises(axes: Any, runs: Sequence[Curves]) -> None:
@@ -156,7 +159,9 @@ def _sensitivity(axes: Any, runs: Sequence[Curves], name: str) -> None:
         axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color="C0", alpha=0.3)
     low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
     axes.fill_between(places, low, high, color="C0", alpha=0.18, linewidth=0)
-    axes.plot(places, middle, "o-", color="C0", label=f"IQM of {min(map(len, pooled))} members or more")
+    axes.plot(
+        places, middle, "o-", color="C0", label=f"IQM of {' or '.join(map(str, sorted({*map(len, pooled)})))} members"
+    )
     for place, returns in zip(places, pooled, strict=True):
         if lost := int(np.sum(~np.isfinite(returns))):
             axes.annotate(
