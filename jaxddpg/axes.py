@@ -56,13 +56,17 @@ def variants(axes: Mapping[str, Any], combine: str, num_draws: int, seed: int) -
 
     Args:
         combine: "grid", every value of an axis with every value of the others, the last axis fastest; "zip", the
-            first values of all axes, then the second, ...; "random", `num_draws` times one value of each axis.
+            first values of all axes, then the second, ...; "random", a value of each axis until there are
+            `num_draws` different variants, which have to exist.
         seed: of the draws.
     """
     choices: Iterator[Sequence[Any]]
     if combine == "random" and axes:
-        source = random.Random(seed)
-        choices = ([draw(axis, source) for axis in axes.values()] for _ in range(num_draws))
+        source, drawn = random.Random(seed), dict[str, list[Any]]()
+        while len(drawn) < num_draws:
+            values = [draw(axis, source) for axis in axes.values()]
+            drawn.setdefault(repr(values), values)  # the same once more would be no further variant
+        choices = iter(drawn.values())
     elif combine == "zip" and axes:
         choices = zip(*map(points, axes.values()), strict=True)
     else:

@@ -12,6 +12,7 @@ import re
 import sys
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import inf
@@ -112,6 +113,9 @@ def variants(experiment: Experiment) -> list[Experiment]:
             found.append(parse(content | {"population": {}}, values))
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
+    if not faults:
+        counted = Counter(text({path: _at(variant, path) for path in population.sweep}) for variant in found)
+        faults = dict.fromkeys(f"the variant {same} is named twice" for same, times in counted.items() if times > 1)
     if faults:
         raise ConfigError([f"population.sweep: {fault}" for fault in faults])
     return found
@@ -141,11 +145,13 @@ def programs(experiment: Experiment) -> dict[str, Experiment]:
     ]
     groups = dict[str, list[dict[str, Any]]]()
     for values in swept(experiment):
-        groups.setdefault(_name({path: values[path] for path in shaping}), []).append(values)
+        groups.setdefault(text({path: values[path] for path in shaping}), []).append(values)
     if not shaping:
         return {"": experiment}
-    content, found = as_mapping(experiment), {}
-    for name, group in groups.items():
+    content, found = as_mapping(experiment), dict[str, Experiment]()
+    for group in groups.values():
+        name = _name({path: group[0][path] for path in shaping})
+        name += f"_{len(found)}" if name in found else ""
         lists = {path: [values[path] for values in group] for path in group[0]}
         population = content["population"] | {"sweep": lists, "combine": "zip", "num_draws": 1}
         # The program is made from the settings, which have to say what all its variants share.
@@ -155,7 +161,7 @@ def programs(experiment: Experiment) -> dict[str, Experiment]:
 
 def _name(values: Mapping[str, Any]) -> str:
     """Values as the name of a directory."""
-    plain = {path: re.sub(r"[^a-zA-Z0-9_.+-]+", "-", text(value)).strip("-") for path, value in values.items()}
+    plain = {path: re.sub(r"[^a-zA-Z0-9_.+-]+", "-", text(value).strip("[]{}")) for path, value in values.items()}
     return ",".join(f"{path}={value}" for path, value in plain.items())
 
 

@@ -6,6 +6,7 @@ sweeps, so help and configuration errors never wait for JAX.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -294,6 +295,7 @@ class Population:
         lengths = {path: len(axes.points(axis)) for path, axis in self.sweep.items() if path not in ranges}
         told = ", ".join(f"{path} {length}" for path, length in lengths.items())
         drawn = self.combine == "random"
+        possible = math.inf if ranges or not self.sweep else math.prod(lengths.values())
         return [
             Rule(
                 drawn or not ranges,
@@ -309,6 +311,11 @@ class Population:
                 drawn or self.num_draws == 1,
                 ("num_draws", "combine"),
                 f"but population.combine is {self.combine}, which draws nothing; use random",
+            ),
+            Rule(
+                not drawn or self.num_draws <= possible,
+                ("num_draws", "sweep"),
+                f"but there are only {possible} different variants; use at most so many",
             ),
         ]
 

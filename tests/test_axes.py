@@ -67,3 +67,8 @@ def test_draws_depend_on_the_seed_alone():
     assert first == [*axes.variants(axis, "random", 5, 3)]
     assert first != [*axes.variants(axis, "random", 5, 4)]
     assert first == [*axes.variants(axis, "random", 9, 3)][:5]
+
+
+def test_a_variant_is_drawn_once():
+    found = [*axes.variants({"a": [1, 2, 3], "b": [1, 2]}, "random", 6, 0)]
+    assert sorted((variant["a"], variant["b"]) for variant in found) == [(a, b) for a in (1, 2, 3) for b in (1, 2)]

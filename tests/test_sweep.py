@@ -152,6 +152,22 @@ def test_one_value_that_gives_the_program_its_shape_is_no_second_program():
     assert len(config.variants(program)) == 3
 
 
+def test_values_that_look_alike_are_programs_of_their_own():
+    """What cannot stand in the name of a directory is left out of it, the sign of a number is not."""
+    axis = {"environment.parameters.number": [-1, 1], "environment.parameters.text": ["a b", "a-b"]}
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
+    path, other = "environment.parameters.number", "environment.parameters.text"
+    assert {
+        name: (p.environment.parameters["number"], p.environment.parameters["text"])
+        for name, p in config.programs(experiment).items()
+    } == {
+        f"{path}=-1,{other}=a-b": (-1, "a b"),
+        f"{path}=-1,{other}=a-b_1": (-1, "a-b"),
+        f"{path}=1,{other}=a-b": (1, "a b"),
+        f"{path}=1,{other}=a-b_3": (1, "a-b"),
+    }
+
+
 def test_flags_name_axes():
     overrides = {
         "population.sweep.noise.scale": "[0.1, 0.2]",
@@ -177,6 +193,12 @@ def test_flags_name_axes():
             "population.combine is zip, but then all axes must have as many values, and they have agent.tau 1",
         ),
         ({"agent.tau": [0.1]}, {"num_draws": 3}, "population.num_draws is 3, but population.combine is grid"),
+        (
+            {"agent.tau": [0.1]},
+            {"combine": "random", "num_draws": 3},
+            "population.num_draws is 3, but there are only 1",
+        ),
+        ({"agent.tau": ["1e-1", 0.1]}, {}, "population.sweep: the variant {agent.tau: 0.1} is named twice"),
         ([1], {}, "population.sweep is [1], but must be names with values"),
         ({"environment.parameters.gravty": [1]}, {}, "population.sweep: environment.parameters.gravty is not"),
     ],
