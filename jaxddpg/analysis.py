@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,9 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output {path} is a file; name a directory"])
     runs = [run for place in places for run in _curves(place, named=True)]
+    counted = Counter((run.label, run.environment) for run in runs)
+    if repeated := [label for (label, _), times in counted.items() if times > 1]:
+        raise ConfigError([f"more than one run is named {label}; rename its directory" for label in repeated])
     sources = []
     for place in places:
         experiment = config.whole(place)
@@ -111,8 +115,8 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
             sources.append(report.Source(f"{place / name}", f"jaxddpg {how} {file}", told))
     try:
         report.write(runs, sources, command, path)
-    except OSError as error:
-        raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
 def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
@@ -121,11 +125,11 @@ def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
     found = []
     programs = config.programs(config.whole(directory))
     for name, program in programs.items():
-        if len(programs) > 1 and not (directory / name).exists():
-            continue  # it has not begun
         try:
             env_steps, metrics = plotting.by_epoch(reporting.read_rows(directory / name / "metrics.jsonl"))
         except (ValueError, KeyError, TypeError) as error:
+            if len(programs) > 1:
+                continue  # its first epoch has not ended
             raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
         seeds = program.population.num_seeds
         for number, (variant, values) in enumerate(zip(config.variants(program), config.swept(program), strict=True)):
@@ -145,6 +149,8 @@ def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
                     range(program.population.seed, program.population.seed + seeds),
                 )
             )
+    if not found:
+        raise ConfigError([f"the metrics of {directory} cannot be drawn: there is no complete epoch yet"])
     return found
 
 

@@ -57,15 +57,17 @@ def variants(axes: Mapping[str, Any], combine: str, num_draws: int, seed: int) -
     Args:
         combine: "grid", every value of an axis with every value of the others, the last axis fastest; "zip", the
             first values of all axes, then the second, ...; "random", a value of each axis until there are
-            `num_draws` different variants, which have to exist.
+            `num_draws` different variants; fewer where so many do not exist.
         seed: of the draws.
     """
     choices: Iterator[Sequence[Any]]
     if combine == "random" and axes:
         source, drawn = random.Random(seed), dict[str, list[Any]]()
-        while len(drawn) < num_draws:
+        for _ in range(100 * num_draws):
             values = [draw(axis, source) for axis in axes.values()]
             drawn.setdefault(repr(values), values)  # the same once more would be no further variant
+            if len(drawn) == num_draws:
+                break
         choices = iter(drawn.values())
     elif combine == "zip" and axes:
         choices = zip(*map(points, axes.values()), strict=True)

@@ -159,7 +159,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         options.quiet,
     )
     halted = room.halted(experiment, members)
-    begun, epochs = len(summaries), summaries[-1]["epochs"]
+    begun, epochs = len(summaries), min(summary["epochs"] for summary in summaries)
     whole = begun == len(config.programs(experiment)) and epochs == experiment.training.num_epochs
     if signals.received and not halted and not whole:
         print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)

@@ -197,7 +197,7 @@ def populate(experiment: Experiment) -> Population:
 def state_like(experiment: Experiment, members: int | None = None) -> State:
     """The shapes and types of the state of so many members, of all by default, each leaf [M, ...]."""
     count = experiment.population.num_members if members is None else members
-    alone = jax.eval_shape(build(experiment.member()).init, jax.random.key(0))
+    alone = jax.eval_shape(build(variants(experiment)[0].member()).init, jax.random.key(0))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), alone)
 
 

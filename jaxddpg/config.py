@@ -84,7 +84,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
 def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
     """As `read`, from nested mappings."""
     faults: dict[str, str] = {}  # by the path of the setting
-    experiment = _section(Experiment, _overlay(content, overrides or {}), "", faults)
+    experiment = _section(Experiment, _overlay(content, _decoded(overrides or {})), "", faults)
     experiment = dataclasses.replace(
         experiment,
         environment=_environment(experiment.environment, faults),
@@ -110,12 +110,14 @@ def variants(experiment: Experiment) -> list[Experiment]:
     content, found, faults = as_mapping(experiment), [], dict[str, None]()
     for values in population.variants():
         try:
-            found.append(parse(content | {"population": {}}, values))
+            found.append(parse(_overlay(content | {"population": {}}, values)))
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if not faults:
         counted = Counter(text({path: _at(variant, path) for path in population.sweep}) for variant in found)
         faults = dict.fromkeys(f"the variant {same} is named twice" for same, times in counted.items() if times > 1)
+    if not faults and population.combine == "random" and len(found) < population.num_draws:
+        faults = {f"there are only {len(found)} different variants to draw, not {population.num_draws}": None}
     if faults:
         raise ConfigError([f"population.sweep: {fault}" for fault in faults])
     return found
@@ -130,32 +132,40 @@ def swept(experiment: Experiment) -> list[dict[str, Any]]:
 def identities(experiment: Experiment) -> list[dict[str, Any]]:
     """What tells each member from the others: its number, its seed, and what is swept."""
     population = experiment.population
-    each = ((values, seed) for values in swept(experiment) for seed in range(population.num_seeds))
+    each = (
+        # As text a number that is not finite can stand in JSON.
+        ({path: f"{value}" if value in (inf, -inf) else value for path, value in values.items()}, seed)
+        for values in swept(experiment)
+        for seed in range(population.num_seeds)
+    )
     return [{"member": member, "seed": population.seed + seed} | values for member, (values, seed) in enumerate(each)]
 
 
 def programs(experiment: Experiment) -> dict[str, Experiment]:
     """The experiments, of one compiled program each, into which a sweep falls: one, without a name, where all that is
-    swept are traced numbers, else one for each combination of the other values, such as "agent.batch_size=64"."""
+    swept are traced numbers, else one for each combination of the other values, such as "0_agent.batch_size=64"."""
     scalars = {leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar}
-    shaping = [
-        path
-        for path, value in swept(experiment)[0].items()
-        if path not in scalars and not (path.startswith(_PARAMETERS) and isinstance(value, float))
-    ]
+    every = swept(experiment)
+
+    def is_traced(path: str) -> bool:
+        is_parameter = path.startswith(_PARAMETERS)
+        return path in scalars or (is_parameter and all(isinstance(values[path], float) for values in every))
+
+    shaping = [path for path in every[0] if not is_traced(path)]
     groups = dict[str, list[dict[str, Any]]]()
-    for values in swept(experiment):
+    for values in every:
         groups.setdefault(text({path: values[path] for path in shaping}), []).append(values)
     if not shaping:
         return {"": experiment}
     content, found = as_mapping(experiment), dict[str, Experiment]()
-    for group in groups.values():
-        name = _name({path: group[0][path] for path in shaping})
-        name += f"_{len(found)}" if name in found else ""
+    for number, group in enumerate(groups.values()):
+        # The number tells apart what has one name; a name of more than 255 letters is none to a file system.
+        name = f"{number}_{_name({path: group[0][path] for path in shaping})}"[:120]
         lists = {path: [values[path] for values in group] for path in group[0]}
         population = content["population"] | {"sweep": lists, "combine": "zip", "num_draws": 1}
         # The program is made from the settings, which have to say what all its variants share.
-        found[name] = parse(content | {"population": population}, {path: group[0][path] for path in shaping})
+        shared = {path: group[0][path] for path in shaping}
+        found[name] = parse(_overlay(content | {"population": population}, shared))
     return found if len(found) > 1 else {"": found.popitem()[1]}
 
 
@@ -196,6 +206,11 @@ def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment,
     check_unaltered(learning(before), after)
     old = dict(_flat(before))
     return after, {path: [old.get(path), value] for path, value in _flat(after) if old.get(path) != value}
+
+
+def harmless(experiment: Experiment) -> dict[str, Any]:
+    """The settings that do not, likewise."""
+    return {path: value for path, value in _flat(experiment) if path.startswith(HARMLESS)}
 
 
 def learning(experiment: Experiment) -> dict[str, Any]:
@@ -290,16 +305,23 @@ def dump(section: Any, indent: str = "") -> str:
     return "".join(lines)
 
 
-def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(content)
-    kinds = {leaf.path: leaf.field.type for leaf in leaves()}
+def _decoded(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that flags spell in YAML."""
+    texts = {leaf.path for leaf in leaves() if leaf.field.type is str}
+    found = {}
     for path, given in overrides.items():
         try:
-            value = yaml.load(given, _Loader) if isinstance(given, str) and kinds.get(path) is not str else given
+            found[path] = yaml.load(given, _Loader) if isinstance(given, str) and path not in texts else given
         except yaml.YAMLError:
-            value = given
+            found[path] = given
+    return found
+
+
+def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged, paths = dict(content), [leaf.path for leaf in leaves()]
+    for path, value in overrides.items():
         # What lies below a setting that holds names with values, such as population.sweep, is one name.
-        above = next((leaf for leaf, kind in kinds.items() if path.startswith(f"{leaf}.")), "")
+        above = next((leaf for leaf in paths if path.startswith(f"{leaf}.")), "")
         *sections, name = [*above.split("."), path.removeprefix(f"{above}.")] if above else path.split(".")
         place = merged
         for section in sections:
@@ -485,8 +507,12 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
     """The population with those axes that have a form and a setting to sweep; their values are looked at later."""
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     sound = {}
+    tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
     for path, axis in population.sweep.items():
         place = f"population.sweep.{path}"
+        if path in tags:
+            faults[place] = f"{place} decides which settings there are, so it is no axis; make a sweep of each"
+            continue
         if path not in here and not str(path).startswith(_PARAMETERS):
             section, dot, name = str(path).rpartition(".")
             below = [leaf for leaf in here if leaf.startswith(section + dot)]

@@ -135,17 +135,22 @@ def resume_sweep(
     `changes` and errors are as for `resume`.
     """
     directory, results = Path(directory), list[Result]()
-    experiment, _ = config.extended(directory, changes or {})
-    _write(directory / config.SWEEP, config.dump(experiment))
-    for name, program in config.programs(experiment).items():
-        if results and stopping():
-            break
-        if (directory / name / "config.yaml").exists():
-            results.append(resume(directory / name, changes, quiet=quiet, stopping=stopping))
-        else:
-            results.append(run(program, directory / name, quiet=quiet, stopping=stopping))
-    _draw(directory)
-    return results
+    with _claimed(directory):
+        experiment, _ = config.extended(directory, changes or {})
+        programs = {directory / name: program for name, program in config.programs(experiment).items()}
+        begun = [place for place in programs if (place / "config.yaml").exists()]
+        for place in begun:
+            _check_epochs(programs[place], _recall(place, programs[place]).epoch)
+        _write(directory / config.SWEEP, config.dump(experiment))
+        for place, program in programs.items():
+            if results and stopping():
+                break
+            if place in begun:  # what was changed in the meantime holds for it too
+                results.append(resume(place, config.harmless(program), quiet=quiet, stopping=stopping))
+            else:
+                results.append(run(program, place, quiet=quiet, stopping=stopping))
+        _draw(directory)
+        return results
 
 
 def resume(
@@ -177,14 +182,19 @@ def resume(
         _check_extras(experiment.reporting)
         _check_runs_here(experiment)
         history = _recall(directory, experiment)
-        asked, reached = experiment.training.num_epochs, history.epoch
-        if asked < reached:
-            raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {reached}; use more"])
+        reached = history.epoch
+        _check_epochs(experiment, reached)
         _write(directory / "config.yaml", config.dump(experiment))
         record = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "epoch": reached, "changes": changed}
         with (directory / "resumptions.jsonl").open("a") as file:
             file.write(json.dumps(record | {"versions": _versions()}) + "\n")
         return _run(experiment, directory, quiet, stopping, history)
+
+
+def _check_epochs(experiment: Experiment, reached: int) -> None:
+    asked = experiment.training.num_epochs
+    if asked < reached:
+        raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {reached}; use more"])
 
 
 class History(NamedTuple):

@@ -12,7 +12,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from jaxddpg.statistics import confidence_interval, interquartile_mean, performance_profile, stratified_interval
+from jaxddpg.statistics import (
+    confidence_interval,
+    interquartile_mean,
+    performance_profile,
+    pooled_mean,
+    stratified_interval,
+)
 
 
 class Curves(NamedTuple):
@@ -151,9 +157,11 @@ def _finish(axes: Any, ylabel: str, title: str) -> None:
 def _sensitivity(axes: Any, runs: Sequence[Curves], name: str) -> None:
     """The final return against one setting, whatever the others are: the IQM and its 95 % interval."""
     values = _ticks(runs, name)
-    pooled = [np.concatenate([run.returns[-1] for run in runs if _same(run, name, value)]) for value in values]
+    # Drawn anew within each variant: the other settings differ, but not by chance.
+    strata = [[run.returns[-1] for run in runs if _same(run, name, value)] for value in values]
+    bounds = np.array([stratified_interval(pooled_mean, variants) for variants in strata]).T
+    pooled = [np.concatenate(variants) for variants in strata]
     middle = np.array([interquartile_mean(returns) for returns in pooled])
-    bounds = np.array([confidence_interval(returns) for returns in pooled]).T
     places = _scale(axes, values)
     for place, returns in zip(places, pooled, strict=True):
         axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color="C0", alpha=0.3)
@@ -205,7 +213,7 @@ def _same(run: Curves, name: str, value: Any) -> bool:
 
 def _scale(axes: Any, values: Sequence[Any]) -> Sequence[float]:
     """Where values stand from left to right: numbers by their size, or its logarithm, others side by side."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in values):
         axes.set_xticks(range(len(values)), map(_shown, values))
         return range(len(values))
     low, high = min(values), max(values)

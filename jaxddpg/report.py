@@ -145,6 +145,8 @@ def _normalised(run: Curves) -> np.ndarray:
 
 
 def _interval(statistic: Any, *samples: Sequence[np.ndarray]) -> str:
+    if all(len(values) == 1 for strata in samples for values in strata):
+        return _number(statistic(*samples))  # one seed says nothing of others
     low, high = statistics.stratified_interval(statistic, *samples)
     return f"{_number(statistic(*samples))} [{_number(low)}, {_number(high)}]"
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from test_resume import after, comparable, equal
 
 from jaxddpg import composition, config, plotting
 from jaxddpg.analysis import evaluate, load_policy
-from jaxddpg.experiment import resume, run, sweep
+from jaxddpg.experiment import resume, resume_sweep, run, sweep
 from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
 
@@ -41,7 +42,7 @@ def several(tmp_path_factory):
         config.dump(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}, checkpoint={"interval_seconds": 0}))
     )
     sweep(config.read(directory.parent / "sweep.yaml"), directory, stopping=after(2))
-    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["agent.batch_size=4"]
+    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["0_agent.batch_size=4"]
     return directory, call("resume", directory)
 
 
@@ -115,8 +116,8 @@ def test_several_programs_run_one_after_the_other(several):
     """Each in a directory of its own, which says all of itself."""
     directory, (code, out, err) = several
     assert code == 0, err
-    for size in (4, 8):
-        place = directory / f"agent.batch_size={size}"
+    for number, size in enumerate((4, 8)):
+        place = directory / f"{number}_agent.batch_size={size}"
         assert config.of_run(place).agent.batch_size == size
         told = [(row["agent.batch_size"], row["noise.scale"], row["seed"]) for row in lines(place)]
         assert told == 3 * [(size, scale, seed) for scale in SCALES for seed in (7, 8)]
@@ -127,8 +128,7 @@ def test_several_programs_run_one_after_the_other(several):
 
 def test_an_interrupted_sweep_ends_as_if_it_had_not_been(several, tmp_path):
     sweep(config.read(several[0].parent / "sweep.yaml"), tmp_path / "sweep")
-    for size in (4, 8):
-        name = f"agent.batch_size={size}"
+    for name in ("0_agent.batch_size=4", "1_agent.batch_size=8"):
         assert comparable(tmp_path / "sweep" / name) == comparable(several[0] / name)
 
 
@@ -161,10 +161,10 @@ def test_values_that_look_alike_are_programs_of_their_own():
         name: (p.environment.parameters["number"], p.environment.parameters["text"])
         for name, p in config.programs(experiment).items()
     } == {
-        f"{path}=-1,{other}=a-b": (-1, "a b"),
-        f"{path}=-1,{other}=a-b_1": (-1, "a-b"),
-        f"{path}=1,{other}=a-b": (1, "a b"),
-        f"{path}=1,{other}=a-b_3": (1, "a-b"),
+        f"0_{path}=-1,{other}=a-b": (-1, "a b"),
+        f"1_{path}=-1,{other}=a-b": (-1, "a-b"),
+        f"2_{path}=1,{other}=a-b": (1, "a b"),
+        f"3_{path}=1,{other}=a-b": (1, "a-b"),
     }
 
 
@@ -196,7 +196,7 @@ def test_flags_name_axes():
         (
             {"agent.tau": [0.1]},
             {"combine": "random", "num_draws": 3},
-            "population.num_draws is 3, but there are only 1",
+            "population.sweep: there are only 1 different variants to draw, not 3",
         ),
         ({"agent.tau": ["1e-1", 0.1]}, {}, "population.sweep: the variant {agent.tau: 0.1} is named twice"),
         ([1], {}, "population.sweep is [1], but must be names with values"),
@@ -261,3 +261,68 @@ def test_a_dumped_sweep_is_plain_yaml():
     content = yaml.safe_load(config.dump(swept()))
     assert config.parse(content) == swept()
     assert dataclasses.asdict(swept())["population"]["sweep"] == GRID
+
+
+def test_a_change_holds_for_every_program_however_often_interrupted(tmp_path):
+    """And one that cannot hold for all changes none."""
+    axes = {"agent.batch_size": [4, 8]}
+    sweep(swept(axes, checkpoint={"interval_seconds": 0}), tmp_path / "sweep")
+    more = {"training.num_epochs": 4}
+    resume_sweep(tmp_path / "sweep", more, stopping=after(2))
+    resume_sweep(tmp_path / "sweep")
+    epochs = [
+        lines(tmp_path / "sweep" / name)[-1]["epoch"] for name in ("0_agent.batch_size=4", "1_agent.batch_size=8")
+    ]
+    assert epochs == [4, 4]
+    before = (tmp_path / "sweep" / "sweep.yaml").read_text()
+    with pytest.raises(config.ConfigError, match="the run has reached 4"):
+        resume_sweep(tmp_path / "sweep", {"training.num_epochs": 1})
+    assert (tmp_path / "sweep" / "sweep.yaml").read_text() == before
+
+
+def test_an_infinite_value_is_told_and_drawn(tmp_path):
+    run(swept({"agent.max_grad_norm": [1.0, float("inf")]}, population={"num_seeds": 1}), tmp_path / "run")
+    assert [row["agent.max_grad_norm"] for row in lines(tmp_path / "run")[:2]] == [1.0, "inf"]
+    assert call("plot", tmp_path / "run")[0] == 0
+    assert call("report", tmp_path / "run", "--output", tmp_path / "report")[0] == 0
+
+
+def test_a_text_on_an_axis_is_that_text():
+    axis = {"environment.parameters.mode": ["on", "null", "[a]"]}
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
+    assert [v.environment.parameters["mode"] for v in config.variants(experiment)] == ["on", "null", "[a]"]
+
+
+def test_numbers_of_two_kinds_are_programs_of_their_own():
+    """A whole number is static to a factory of one's own, a float is traced."""
+    axis = {"environment.parameters.k": [1.5, 2]}
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
+    assert len(config.programs(experiment)) == 2
+
+
+def test_a_tag_is_no_axis():
+    content = {"population": {"sweep": {"agent.algorithm": ["ddpg", "copdac"]}}}
+    (fault,) = faults(content)
+    assert fault.startswith("population.sweep.agent.algorithm decides which settings there are")
+
+
+def test_what_has_not_begun_is_left_out_of_pictures(several, tmp_path):
+    shutil.copytree(several[0], tmp_path / "sweep")
+    (tmp_path / "sweep" / "1_agent.batch_size=8" / "metrics.jsonl").write_text("")
+    assert call("plot", tmp_path / "sweep")[0] == 0
+    (tmp_path / "sweep" / "0_agent.batch_size=4" / "metrics.jsonl").unlink()
+    assert refused(call("plot", tmp_path / "sweep"), "there is no complete epoch yet") == []
+
+
+def test_the_band_is_that_of_seeds_and_not_of_settings():
+    """Variants far apart whose seeds agree: the interval of what they share is narrow."""
+    runs = [
+        plotting.Curves("", np.arange(1), {"eval/return_mean": np.full((1, 5), level)}, {}, {"a": 1.0, "b": level})
+        for level in (-140.0, -150.0, -700.0, -1400.0)
+    ]
+    runs += [run._replace(values=run.values | {"a": 2.0}) for run in runs]
+    figure = plotting.Figure()
+    axes = figure.subplots()
+    plotting._sensitivity(axes, runs, "a")
+    heights = np.concatenate([path.vertices[:, 1] for band in axes.collections for path in band.get_paths()])
+    assert np.ptp(heights) == 0

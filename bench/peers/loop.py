@@ -20,6 +20,7 @@ def make(
     tau: float = 0.005,
     learning_rate: float = 1e-3,
     noise: float = 0.1,
+    seed: int = 0,
 ) -> tuple[Any, Callable, Callable]:
     """The state of all members after a random warm-up, a chunk of steps with an update each, and their evaluation."""
     import flashbax
@@ -157,7 +158,7 @@ def make(
         return jnp.mean(jax.vmap(play)(jax.random.split(key, 32)))
 
     # Copies: initial targets and networks are one buffer, which cannot be given away twice.
-    state = jax.tree.map(jnp.copy, jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), num_members)))
+    state = jax.tree.map(jnp.copy, jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(seed), num_members)))
     many = jax.jit(jax.vmap(evaluate, in_axes=(0, None)))
     return state, jax.jit(jax.vmap(chunk), donate_argnums=0), many
 
@@ -182,7 +183,7 @@ def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
     import jax
 
     steps = 500
-    state, chunk, evaluate = make(spec["members"], spec["hidden"], 256, 100_000, steps)
+    state, chunk, evaluate = make(spec["members"], spec["hidden"], 256, 100_000, steps, seed=spec["seed"])
     for number in range(1, 60):
         state = chunk(state)
         yield 1_000 + number * steps, float(evaluate(state.learner, jax.random.key(number)).min())
