@@ -80,7 +80,7 @@ def plot(directories: Sequence[str | Path], path: str | Path) -> None:
     path = Path(path)
     if path.is_dir() or not path.suffix:
         raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
-    runs = [run for directory in directories for run in _curves(Path(directory), named=len(directories) > 1)]
+    runs = _all_curves([Path(directory) for directory in directories], named=len(directories) > 1)
     try:
         plotting.plot(runs, path)
     except (OSError, ValueError) as error:
@@ -99,29 +99,40 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
     path, places = Path(path), [Path(directory) for directory in directories]
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output {path} is a file; name a directory"])
-    runs = [run for place in places for run in _curves(place, named=True)]
+    runs = _all_curves(places, named=True)
     counted = Counter((run.label, run.environment) for run in runs)
     if repeated := [label for (label, _), times in counted.items() if times > 1]:
         raise ConfigError([f"more than one run is named {label}; rename its directory" for label in repeated])
-    sources = []
+    sources, unfinished = [], []
     for place in places:
         experiment = config.whole(place)
         several = (place / config.SWEEP).exists()
         how = "sweep" if experiment.population.sweep else "train"
         file = place / (config.SWEEP if several else "config.yaml")
-        for name in config.programs(experiment):
+        for name, program in config.programs(experiment).items():
+            rows = reporting.read_rows(place / name / "metrics.jsonl")
+            epoch, last = rows[-1]["epoch"] if rows else None, program.training.num_epochs
+            if epoch != last:
+                where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
+                unfinished.append(f"{place / name} ({where})")
             summary = place / name / "summary.json"
             told = json.loads(summary.read_text()) if summary.exists() else {}
             sources.append(report.Source(f"{place / name}", f"jaxddpg {how} {file}", told))
     try:
-        report.write(runs, sources, command, path)
+        report.write(runs, sources, command, path, unfinished)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
-def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
-    """The curves of a run or a sweep, of each variant by itself; `named` says whether its directory tells it from
-    others."""
+def _all_curves(directories: Sequence[Path], named: bool) -> list[plotting.Curves]:
+    """The curves of runs and sweeps, each with what it has of all that is swept in any of them."""
+    paths = dict.fromkeys(path for directory in directories for path in config.whole(directory).population.sweep)
+    return [curves for directory in directories for curves in _curves(directory, named, [*paths])]
+
+
+def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting.Curves]:
+    """The curves of a run or a sweep, of each variant by itself, with its values of settings; `named` says whether its
+    directory tells it from others."""
     found = []
     programs = config.programs(config.whole(directory))
     for name, program in programs.items():
@@ -132,9 +143,12 @@ def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
                 continue  # its first epoch has not ended
             raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
         seeds = program.population.num_seeds
-        for number, (variant, values) in enumerate(zip(config.variants(program), config.swept(program), strict=True)):
+        for number, (variant, own_values) in enumerate(
+            zip(config.variants(program), config.swept(program), strict=True)
+        ):
             own = slice(number * seeds, (number + 1) * seeds)
-            told = ", ".join(f"{path} {config.text(value)}" for path, value in values.items())
+            names = config.brief(own_values)
+            told = ", ".join(f"{names[path]} {config.text(value)}" for path, value in own_values.items())
             label = ": ".join(filter(None, (directory.absolute().name * named, told))) or variant.environment.name
             known = CONTINUOUS.get(variant.environment.name)
             references = known.references() if known and not variant.environment.parameters else {}
@@ -144,7 +158,7 @@ def _curves(directory: Path, named: bool) -> list[plotting.Curves]:
                     env_steps,
                     {name: curves[:, own] for name, curves in metrics.items()},
                     references,
-                    values,
+                    config.told(variant, paths),
                     variant.environment.name,
                     range(program.population.seed, program.population.seed + seeds),
                 )

@@ -8,6 +8,8 @@ from typing import Any
 
 POINTS = ("linspace", "logspace")
 RANGES = ("uniform", "loguniform")
+MOST = 10_000
+"""Points of an axis and variants of a sweep: more would be a slip of the pen."""
 FORM = (
     "a list of values, {linspace: [first, last, number]} or {logspace: [first, last, number]}, or to be drawn from "
     "{uniform: [low, high]} or {loguniform: [low, high]}"
@@ -28,8 +30,8 @@ def points(axis: Any) -> list[Any]:
     if isinstance(axis, list | tuple) and axis:
         return list(axis)
     kind, (first, last, count) = _numbers(axis, POINTS, 3)
-    if not 2 <= count == int(count):
-        raise ValueError(f"{FORM}; the number of its points must be whole and at least 2")
+    if not 2 <= count == int(count) <= MOST:
+        raise ValueError(f"{FORM}; the number of its points must be whole, at least 2 and at most {MOST}")
     return [_between(kind == "logspace", first, last, index / (count - 1)) for index in range(int(count))]
 
 

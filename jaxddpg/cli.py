@@ -152,7 +152,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
                 # Of all variants together it would say nothing.
                 *([] if swept else [f"IQM of the final returns {reporting.mean_return(returns)}"]),
                 f"{total['env_steps_total']:,} env steps and {total['updates_total']:,} updates in "
-                f"{total['wall_seconds']:.0f} s, of which compiling {total['compile_seconds']:.1f} s",
+                f"{total['wall_seconds']:.0f} s, after {total['compile_seconds']:.1f} s of compiling",
                 f"run directory: {directory}",
             ]
         ),
@@ -193,7 +193,8 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for variant in (variant for summary in summaries for variant in summary["variants"]):
         *values, iqm, (low, high) = variant.values()
-        named = {path: config.text(value) for path, value in zip(variant, values, strict=False)}
+        names = config.brief([*variant][: len(values)])
+        named = {name: config.text(value) for name, value in zip(names.values(), values, strict=True)}
         rows.append(named | {"IQM": iqm, "from": low, "to (95 %)": high})
     return rows
 

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -127,6 +127,19 @@ def swept(experiment: Experiment) -> list[dict[str, Any]]:
     """The values of the swept settings, by dotted path, of each variant, as they stand in YAML."""
     paths = experiment.population.sweep
     return [{path: _at(variant, path) for path in paths} for variant in variants(experiment)]
+
+
+def told(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
+    """The values of those settings, by dotted path, that an experiment without axes has."""
+    parameters = {_PARAMETERS + name: value for name, value in experiment.environment.parameters.items()}
+    every = dict(_flat(experiment)) | parameters
+    return {path: every[path] for path in paths if path in every}
+
+
+def brief(paths: Iterable[str]) -> dict[str, str]:
+    """The last parts of dotted paths by the paths themselves; a path keeps its sections where others end as it does."""
+    last = {path: path.rpartition(".")[2] for path in paths}
+    return {path: name if [*last.values()].count(name) == 1 else path for path, name in last.items()}
 
 
 def identities(experiment: Experiment) -> list[dict[str, Any]]:
@@ -508,7 +521,8 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     sound = {}
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
-    for path, axis in population.sweep.items():
+    for path, given in population.sweep.items():
+        axis = given.tolist() if hasattr(given, "tolist") else given  # an array from Python
         place = f"population.sweep.{path}"
         if path in tags:
             faults[place] = f"{place} decides which settings there are, so it is no axis; make a sweep of each"
@@ -516,6 +530,9 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
         if path not in here and not str(path).startswith(_PARAMETERS):
             section, dot, name = str(path).rpartition(".")
             below = [leaf for leaf in here if leaf.startswith(section + dot)]
+            if inside := [leaf for leaf in here if leaf.startswith(f"{path}.")]:
+                faults[place] = f"{place} is a section; name a setting in it, such as {inside[-1]}"
+                continue
             hint = _suggestion(name, section + dot, below) if below else _suggestion(str(path), "", here)
             faults[place] = f"{place} is no setting of a member{hint}"
             continue

@@ -63,7 +63,8 @@ def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, n
 def plot(runs: Sequence[Curves], path: Path) -> None:
     """Writes a picture: the return, and beside it what the critic promises at the start against what follows; where
     settings are swept, instead of that how the final return depends on each, and of two on both."""
-    swept = varied(runs)
+    # Returns of several environments are no outcome of one setting.
+    swept = varied(runs) if len({run.environment for run in runs}) == 1 else []
     figure = Figure(figsize=(11, 4.2 * (1 + len(swept) // 2)), layout="constrained")
     first, *others = figure.subplots(1 + len(swept) // 2, 2).flat
     _returns(first, runs)

@@ -29,8 +29,15 @@ class Source(NamedTuple):
     """What `summary.json` says; empty for a run that has not ended."""
 
 
-def write(runs: Sequence[Curves], sources: Sequence[Source], command: str, directory: Path) -> None:
-    """Leaves `report.md`, its pictures and `returns.csv` in a directory; `command` is what made the report."""
+def write(
+    runs: Sequence[Curves], sources: Sequence[Source], command: str, directory: Path, unfinished: Sequence[str] = ()
+) -> None:
+    """Leaves `report.md`, its pictures and `returns.csv` in a directory.
+
+    Args:
+        command: what made the report.
+        unfinished: runs of which less is there than was asked for, as parts of a sentence.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     _write_returns(runs, directory / TABLE)
     environments = dict.fromkeys(run.environment for run in runs)
@@ -41,6 +48,8 @@ def write(runs: Sequence[Curves], sources: Sequence[Source], command: str, direc
         "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged counts as "
         f"the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
     ]
+    if unfinished:
+        parts.append(f"**Not ended**, so that what is told of them is not final: {', '.join(unfinished)}.")
     for number, environment in enumerate(environments):
         own = [run for run in runs if run.environment == environment]
         parts += _of_environment(own, directory, "" if len(environments) == 1 else f"_{number}")
@@ -104,6 +113,8 @@ def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: 
             for one, other in itertools.combinations(scores, 2)
         ]
         parts += ["How likely a seed of one method is above a seed of another:", _table(rows)]
+    elif len(scores) > MOST_PAIRED:
+        parts.append(f"Pairs are compared where there are at most {MOST_PAIRED} methods; here are {len(scores)}.")
     return parts
 
 

@@ -64,7 +64,7 @@ def mean_return(returns: np.ndarray) -> str:
 
 def divergence(row: Row) -> str:
     """What became of a diverged member, as part of a sentence."""
-    told = "".join(f", {name} {value}," for name, value in swept(row).items()).rstrip(",")
+    told = "".join(f", {name} {value}" for name, value in swept(row).items())
     return (
         f"the member of seed {row['seed']}{told} diverged at env step {row['diverged_at']:,}: "
         f"{'an' if row['diverged_by'][0] in 'aeiou' else 'a'} {row['diverged_by']} was not finite"

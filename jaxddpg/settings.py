@@ -6,6 +6,7 @@ sweeps, so help and configuration errors never wait for JAX.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -281,7 +282,7 @@ class Population:
     combine: Literal["grid", "zip", "random"] = setting(
         "grid", "the variants: all combinations, the first values then the second and so on, or drawn at random"
     )
-    num_draws: int = setting(1, "variants that are drawn at random", at_least=1)
+    num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=axes.MOST)
     draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
     placement: int = setting(
         0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
@@ -294,6 +295,7 @@ class Population:
         ranges = [path for path, axis in self.sweep.items() if axes.is_range(axis)]
         lengths = {path: len(axes.points(axis)) for path, axis in self.sweep.items() if path not in ranges}
         told = ", ".join(f"{path} {length}" for path, length in lengths.items())
+        product = math.prod(lengths.values())
         drawn = self.combine == "random"
         return [
             Rule(
@@ -305,6 +307,11 @@ class Population:
                 self.combine != "zip" or len({*lengths.values()}) <= 1,
                 ("combine", "sweep"),
                 f"but then all axes must have as many values, and they have {told}",
+            ),
+            Rule(
+                self.combine != "grid" or product <= axes.MOST,
+                ("combine", "sweep"),
+                f"which makes {product} variants, but at most {axes.MOST} can be swept at once; name fewer values",
             ),
             Rule(
                 drawn or self.num_draws == 1,

@@ -106,8 +106,8 @@ def test_the_command_reports_runs_and_sweeps(several, tmp_path):
     assert (code, out) == (0, f"{tmp_path}/report/report.md\n"), err
     text = (tmp_path / "report" / "report.md").read_text()
     methods = [row["method"] for row in table(text, "median")]
-    assert methods[:2] == ["sweep: noise.scale 0.1, agent.batch_size 4", "sweep: noise.scale 0.2, agent.batch_size 4"]
-    assert methods[6:] == ["mine: noise.scale 0.1", "mine: noise.scale 0.2"]
+    assert methods[:2] == ["sweep: scale 0.1, batch_size 4", "sweep: scale 0.2, batch_size 4"]
+    assert methods[6:] == ["mine: scale 0.1", "mine: scale 0.2"]
     told = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]
     np.testing.assert_allclose(told, [v["final_return_iqm"] for v in result.summary["variants"]], rtol=1e-3)
     commands = [row["command"] for row in table(text, "command")]
