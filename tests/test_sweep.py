@@ -168,6 +168,11 @@ def test_values_that_look_alike_are_programs_of_their_own():
     }
 
 
+def test_an_array_is_an_axis():
+    experiment = swept({"noise.scale": np.array([0.1, 0.2])})
+    assert config.swept(experiment) == [{"noise.scale": 0.1}, {"noise.scale": 0.2}]
+
+
 def test_flags_name_axes():
     overrides = {
         "population.sweep.noise.scale": "[0.1, 0.2]",
@@ -199,6 +204,13 @@ def test_flags_name_axes():
             "population.sweep: there are only 1 different variants to draw, not 3",
         ),
         ({"agent.tau": ["1e-1", 0.1]}, {}, "population.sweep: the variant {agent.tau: 0.1} is named twice"),
+        ({"agent.tau": {"linspace": [0.1, 0.2, 10**9]}}, {}, "population.sweep.agent.tau is {linspace: [0.1, 0.2, 1"),
+        (
+            {"agent.tau": {"linspace": [0.1, 0.2, 200]}, "noise.scale": {"linspace": [0.1, 0.2, 200]}},
+            {},
+            "population.combine is grid, which makes 40000 variants, but at most 10000",
+        ),
+        ({"agent.actor": [1]}, {}, "population.sweep.agent.actor is a section; name a setting in it, such as"),
         ([1], {}, "population.sweep is [1], but must be names with values"),
         ({"environment.parameters.gravty": [1]}, {}, "population.sweep: environment.parameters.gravty is not"),
     ],
