@@ -143,12 +143,11 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
                 continue  # its first epoch has not ended
             raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
         seeds = program.population.num_seeds
-        for number, (variant, own_values) in enumerate(
-            zip(config.variants(program), config.swept(program), strict=True)
-        ):
+        names = config.brief(program.population.sweep)
+        for number, variant in enumerate(config.variants(program)):
             own = slice(number * seeds, (number + 1) * seeds)
-            names = config.brief(own_values)
-            told = ", ".join(f"{names[path]} {config.text(value)}" for path, value in own_values.items())
+            values = config.told(variant, names)
+            told = ", ".join(f"{names[path]} {config.text(value)}" for path, value in values.items())
             label = ": ".join(filter(None, (directory.absolute().name * named, told))) or variant.environment.name
             known = CONTINUOUS.get(variant.environment.name)
             references = known.references() if known and not variant.environment.parameters else {}

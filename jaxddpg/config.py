@@ -114,7 +114,7 @@ def variants(experiment: Experiment) -> list[Experiment]:
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if not faults:
-        counted = Counter(text({path: _at(variant, path) for path in population.sweep}) for variant in found)
+        counted = Counter(text(told(variant, population.sweep)) for variant in found)
         faults = dict.fromkeys(f"the variant {same} is named twice" for same, times in counted.items() if times > 1)
     if not faults and population.combine == "random" and len(found) < population.num_draws:
         faults = {f"there are only {len(found)} different variants to draw, not {population.num_draws}": None}
@@ -125,8 +125,7 @@ def variants(experiment: Experiment) -> list[Experiment]:
 
 def swept(experiment: Experiment) -> list[dict[str, Any]]:
     """The values of the swept settings, by dotted path, of each variant, as they stand in YAML."""
-    paths = experiment.population.sweep
-    return [{path: _at(variant, path) for path in paths} for variant in variants(experiment)]
+    return [told(variant, experiment.population.sweep) for variant in variants(experiment)]
 
 
 def told(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
@@ -270,13 +269,6 @@ def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -
 def as_mapping(section: Any) -> dict[str, Any]:
     """Nested dicts of plain values, as they stand in YAML."""
     return {field.name: _plain(getattr(section, field.name)) for field in dataclasses.fields(section)}
-
-
-def _at(section: Any, path: str) -> Any:
-    """The value of a setting, as it stands in YAML."""
-    if path.startswith(_PARAMETERS):
-        return section.environment.parameters[path.removeprefix(_PARAMETERS)]
-    return _plain(operator.attrgetter(path)(section))
 
 
 def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
