@@ -45,7 +45,7 @@ def evaluate(
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
-    metrics = population.evaluate(clock, population.scatter(agents))()
+    metrics = population.evaluate(clock, population.scatter_agents(agents))()
     return [
         {
             "epoch": epoch,

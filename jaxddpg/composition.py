@@ -9,7 +9,7 @@ from typing import Any, assert_never
 import jax
 import jax.numpy as jnp
 
-from jaxddpg import features, noise, replay, settings
+from jaxddpg import features, noise, replay, settings, shards
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError, variants
@@ -122,13 +122,15 @@ def _sentence(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def make_agent(environment: Environment, section: settings.DDPG | settings.COPDAC) -> Agent:
-    """The agent that a section describes."""
+def make_agent(
+    environment: Environment, section: settings.DDPG | settings.COPDAC, axis_name: str | None = None
+) -> Agent:
+    """The agent that a section describes; `axis_name` is that of the shards into which its batches fall, if they do."""
     match section:
         case settings.DDPG():
-            return ddpg(environment, section)
+            return ddpg(environment, section, axis_name)
         case settings.COPDAC():
-            return copdac(environment, make_features(environment, section.features), section)
+            return copdac(environment, make_features(environment, section.features), section, axis_name)
         case _:
             assert_never(section)
 
@@ -171,12 +173,19 @@ def make_features(
 
 def build(member: Member) -> Trainer:
     """The trainer of one member, which an `Experiment` also is; built inside `jit`, its numbers may be traced."""
-    environment = make_environment(member.environment)
+    trainer, num_shards = build_shard(member), member.training.num_shards
+    return trainer if num_shards == 1 else shards.together(trainer, num_shards)
+
+
+def build_shard(member: Member) -> Trainer:
+    """The trainer of one of the shards of a member, to be run under the axis `shards.AXIS`; of one that has only one it
+    is that of the member."""
+    environment, num_shards = make_environment(member.environment), member.training.num_shards
     return make_trainer(
         environment,
-        make_agent(environment, member.agent),
+        make_agent(environment, member.agent, shards.AXIS if num_shards > 1 else None),
         noise.ornstein_uhlenbeck(**vars(member.noise)),
-        REPLAYS[member.replay.sampling](member.replay.capacity),
+        REPLAYS[member.replay.sampling](member.replay.capacity // num_shards),
         member.training,
         member.evaluation,
     )
@@ -187,10 +196,11 @@ def populate(experiment: Experiment) -> Population:
     count, first = experiment.population.num_seeds, experiment.population.seed
     found = [variant.member() for variant in variants(experiment)]
     return make_population(
-        build,
+        build_shard,
         [member for member in found for _ in range(count)],
         [*range(first, first + count)] * len(found),
         experiment.population.placement,
+        experiment.training.num_shards,
     )
 
 

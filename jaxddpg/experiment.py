@@ -239,8 +239,13 @@ def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
             check_member(variant.member())
             looked_at.append(variant.environment)
     count, on_cpu = experiment.population.num_members, jax.default_backend() == "cpu"
-    sharing = count if on_cpu else -(-count // jax.local_device_count())
-    memory.check(experiment, state_like(experiment, sharing), 2 if on_cpu and on_disk else 1, memory.free())
+    devices, row = jax.local_device_count(), experiment.training.num_shards
+    if on_cpu:
+        devices = row = 1  # which share the machine's memory
+    elif row > devices:
+        row = 1
+    sharing, free = -(-count // (devices // row)), memory.free()
+    memory.check(experiment, state_like(experiment, sharing), 2 if on_cpu and on_disk else 1, free and free * row)
 
 
 def _run(

@@ -23,8 +23,8 @@ def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Arr
     return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float)(inputs)
 
 
-def _batch_norm(inputs: jax.Array, learning: bool) -> jax.Array:
-    return nn.BatchNorm(use_running_average=not learning)(inputs)
+def _batch_norm(inputs: jax.Array, learning: bool, axis_name: str | None) -> jax.Array:
+    return nn.BatchNorm(use_running_average=not learning, axis_name=axis_name if learning else None)(inputs)
 
 
 class Actor(nn.Module):
@@ -32,21 +32,23 @@ class Actor(nn.Module):
 
     `normalization`: "none"; "layer", each hidden layer before its ReLU; "batch", the observation and each hidden layer
     before its ReLU. With `learning` a batch is normalised by its own statistics, which move the running averages
-    ("batch_stats"); without it by those averages, each row by itself.
+    ("batch_stats"); without it by those averages, each row by itself. `axis_name` is the mapped axis of the shards into
+    which a batch falls, if it does.
     """
 
     action_size: int
     hidden_sizes: tuple[int, ...]
     normalization: str
     final_bound: Scalar
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array, learning: bool = False) -> jax.Array:
-        x = _batch_norm(observation, learning) if self.normalization == "batch" else observation
+        x = _batch_norm(observation, learning, self.axis_name) if self.normalization == "batch" else observation
         for size in self.hidden_sizes:
             x = _dense(size, x)
             if self.normalization == "batch":
-                x = _batch_norm(x, learning)
+                x = _batch_norm(x, learning, self.axis_name)
             elif self.normalization == "layer":
                 x = nn.LayerNorm()(x)
             x = nn.relu(x)
@@ -65,16 +67,17 @@ class Critic(nn.Module):
     action_layer: int
     normalization: str
     final_bound: Scalar
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array, action: jax.Array, learning: bool = False) -> jax.Array:
-        x = _batch_norm(observation, learning) if self.normalization == "batch" else observation
+        x = _batch_norm(observation, learning, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
                 x = jnp.concatenate([x, action], axis=-1)
             x = _dense(size, x)
             if self.normalization == "batch" and layer < self.action_layer:
-                x = _batch_norm(x, learning)
+                x = _batch_norm(x, learning, self.axis_name)
             elif self.normalization == "layer":
                 x = nn.LayerNorm()(x)
             x = nn.relu(x)

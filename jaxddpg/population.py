@@ -4,12 +4,16 @@ Members are held in groups of devices x block. Each function is one compiled pro
 `shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual
 device per core, is faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other
 without waiting.
+
+A member that falls into shards takes a row of devices, one for each of them, and the mesh has a second dimension; where
+there are fewer devices than shards, a device holds all shards of a member.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxddpg import shards
 from jaxddpg.types import Clock, State, Trainer
 
 Groups = list[State]
@@ -76,37 +81,58 @@ class Population(NamedTuple):
     """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
     scatter: Callable[[State], Groups]
     """The inverse of `gather`"""
+    scatter_agents: Callable[[State], Groups]
+    """The same for agent states"""
     programs: dict[str, Program]
 
 
 def make_population(
-    build: Callable[[Any], Trainer], members: Sequence[Any], seeds: Sequence[int], placement: int = 0
+    build: Callable[[Any], Trainer],
+    members: Sequence[Any],
+    seeds: Sequence[int],
+    placement: int = 0,
+    num_shards: int = 1,
 ) -> Population:
     """A population of members given by their settings and seeds.
 
     Args:
-        build: settings -> Trainer, called while tracing, with the settings' numbers traced.
+        build: settings -> Trainer, of a shard where there are several; called while tracing, with the settings' numbers
+            traced.
         members: M pytrees of one structure, whose leaves are the numbers that may differ.
         seeds: M seeds, each the only source of its member's randomness.
         placement: at most so many members per device and dispatch; 0 chooses: 1 on a CPU, all on an accelerator.
+        num_shards: into which a member falls.
     """
     count = len(seeds)
-    available = jax.local_device_count()
+    spread = 1 < num_shards <= jax.local_device_count()
+    row = num_shards if spread else 1
+    available = jax.local_device_count() // row
     block = min(placement, count) or (1 if jax.default_backend() == "cpu" else -(-count // available))
     # As few dispatches as the block allows, spread over all devices, then as few devices as that leaves busy.
     dispatches = -(-count // (available * block))
     block = -(-count // (dispatches * available))
     num_devices = -(-count // (dispatches * block))
     size = num_devices * block
-    devices = jax.local_devices()[:num_devices]
-    mesh = jax.make_mesh((num_devices,), ("member",), axis_types=(AxisType.Auto,), devices=devices)
-    by_member, everywhere = PartitionSpec("member"), PartitionSpec()
+    axes = {"member": num_devices} | ({shards.AXIS: num_shards} if spread else {})
+    devices, automatic = jax.local_devices()[: num_devices * row], (AxisType.Auto,) * len(axes)
+    mesh = jax.make_mesh((*axes.values(),), (*axes,), axis_types=automatic, devices=devices)
+    by_member, by_shard, everywhere = PartitionSpec("member"), PartitionSpec(*axes), PartitionSpec()
+    of_state = by_member
+    if spread:
+        of_state = jax.tree.map(lambda split: by_shard if split else by_member, build(members[0]).split)
 
-    def scatter(state: State) -> Groups:
+    def one(member: Any) -> Trainer:
+        """What a device runs of a member."""
+        return build(member) if spread or num_shards == 1 else shards.together(build(member), num_shards)
+
+    def shardings(specs: Any, tree: Any) -> Any:
+        """The sharding of each leaf, from a prefix of specs."""
+        return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part), specs, tree)
+
+    def scatter(state: State, specs: Any = by_member) -> Groups:
         # The last group is filled up with copies of the last member, whose results `gather` drops.
         index = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-        sharding = NamedSharding(mesh, by_member)
-        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), sharding) for i in index]
+        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), shardings(specs, state)) for i in index]
 
     def gather(groups: Groups) -> State:
         def join(*leaves: jax.Array) -> np.ndarray:
@@ -119,33 +145,36 @@ def make_population(
 
         return jax.tree.map(join, *groups)
 
-    def over_members(function: Callable, *specs: PartitionSpec, donate_argnums: tuple[int, ...] = ()) -> Program:
-        """One member's function of arguments that are its own (`by_member`) or shared (`everywhere`)."""
+    def over_members(function: Callable, specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
+        """One member's function of arguments that are its own, or shared (`everywhere`)."""
 
         def alone(*args: Any) -> Any:
             own = [
-                jax.tree.map(lambda x: jnp.squeeze(x, 0), arg) if spec is by_member else arg
+                arg if spec is everywhere else jax.tree.map(lambda x: jnp.squeeze(x, 0), arg)
                 for arg, spec in zip(args, specs, strict=True)
             ]
             return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
 
-        together = jax.vmap(function, in_axes=tuple(0 if spec is by_member else None for spec in specs))
-        # Members never speak to each other, so there is nothing for check_vma to check.
-        spread = jax.shard_map(
-            alone if block == 1 else together, mesh=mesh, in_specs=specs, out_specs=by_member, check_vma=False
+        together = jax.vmap(function, in_axes=tuple(None if spec is everywhere else 0 for spec in specs))
+        # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
+        # an average for a sum.
+        mapped = jax.shard_map(
+            alone if block == 1 else together, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False
         )
-        return Program(spread, donate_argnums)
+        return Program(mapped, donate_argnums)
 
     programs = {
-        "init": over_members(lambda member, key: build(member).init(key), by_member, by_member),
+        "init": over_members(lambda member, key: one(member).init(key), (by_member, by_member), of_state),
         "epoch": over_members(
-            lambda member, key, clock, state: build(member).epoch(key, clock, state),
-            *(by_member, by_member, everywhere, by_member),
+            lambda member, key, clock, state: one(member).epoch(key, clock, state),
+            (by_member, by_member, everywhere, of_state),
+            (of_state, by_member),
             donate_argnums=(3,),
         ),
         "evaluate": over_members(
-            lambda member, key, clock, state: build(member).evaluate(key, clock, state),
-            *(by_member, by_member, everywhere, by_member),
+            lambda member, key, clock, agent: one(member).evaluate(key, clock, agent),
+            (by_member, by_member, everywhere, by_member),
+            by_member,
         ),
     }
     numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
@@ -155,9 +184,12 @@ def make_population(
         if _debugging():
             return  # it traces again at every call
         first = numbers[0], keys[0]
-        sharding = NamedSharding(mesh, by_member)
         lowered = programs["init"].lower(*first)
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), lowered.out_info)
+        state = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            lowered.out_info,
+            shardings(of_state, lowered.out_info),
+        )
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
             running = {} if resumed else {"init": threads.submit(lowered.compile)}
@@ -184,4 +216,4 @@ def make_population(
         ]
         return lambda: gather(metrics)
 
-    return Population(compile, init, epoch, evaluate, gather, scatter, programs)
+    return Population(compile, init, epoch, evaluate, gather, partial(scatter, specs=of_state), scatter, programs)

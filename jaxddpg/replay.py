@@ -5,7 +5,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
-from flax.struct import PyTreeNode
+from flax.struct import PyTreeNode, field
 from jax.flatten_util import ravel_pytree
 
 from jaxddpg.types import Clock, Experience, Key, Replay
@@ -17,12 +17,12 @@ class Ring(PyTreeNode):
     rows: jax.Array
     """[capacity, W]: each row's fields side by side. One array is written and read at once; with one per field, XLA
     would order their writes and reads separately and copy some of them."""
-    example: Experience
-    """One empty row, for its shapes and types."""
+    row: Experience = field(pytree_node=False)
+    """The shapes and types of one row."""
 
     def unpack(self, rows: jax.Array) -> Experience:
         """The fields of rows [n, W]."""
-        _, unravel = ravel_pytree(self.example)
+        _, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.row))
         return jax.vmap(unravel)(rows)
 
 
@@ -55,32 +55,34 @@ def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.
     """A ring whose `choose(key, position, filled, n)` picks the rows [n] of a sample.
 
     Each step writes one row per environment as one contiguous slice, so `capacity` must be a multiple of
-    `clock.num_envs`. `position` is where the next row will be written.
+    `clock.rows_per_step`. `position` is where the next row will be written.
     """
 
     def init(example: Experience) -> Ring:
         flat, _ = ravel_pytree(example)
-        return Ring(rows=jnp.zeros((capacity, *flat.shape), flat.dtype), example=example)
+        row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
+        return Ring(rows=jnp.zeros((capacity, *flat.shape), flat.dtype), row=row)
 
     def add(clock: Clock, state: Ring, rows: Experience) -> Ring:
-        chex.assert_tree_shape_prefix(rows, (clock.num_envs,))
+        chex.assert_tree_shape_prefix(rows, (clock.rows_per_step,))
         flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
         return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position(clock), axis=0))
 
     def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
-        filled = jnp.minimum(clock.step, slots(clock)) * clock.num_envs
+        filled = jnp.minimum(clock.step, slots(clock)) * clock.rows_per_step
         index = choose(key, position(clock), filled, n)
         return state.unpack(state.rows.at[index].get(mode="promise_in_bounds"))
 
     def position(clock: Clock) -> jax.Array:
-        return jnp.asarray(clock.step % slots(clock)) * clock.num_envs
+        return jnp.asarray(clock.step % slots(clock)) * clock.rows_per_step
 
     def slots(clock: Clock) -> int:
-        if capacity % clock.num_envs:
+        rows = clock.rows_per_step
+        if capacity % rows:
             raise ValueError(
-                f"replay capacity {capacity} is not a multiple of {clock.num_envs} environments, so a step's rows "
-                f"would wrap around its end; try {-(-capacity // clock.num_envs) * clock.num_envs}"
+                f"replay capacity {capacity} is not a multiple of {rows} environments, so a step's rows would wrap "
+                f"around its end; try {-(-capacity // rows) * rows}"
             )
-        return capacity // clock.num_envs
+        return capacity // rows
 
     return Replay(init, add, sample)

@@ -111,11 +111,6 @@ class DDPG:
         whole = self.microbatch_size in (0, self.batch_size)
         return [
             Rule(
-                whole or self.batch_size % self.microbatch_size == 0,
-                ("microbatch_size", "batch_size"),
-                f"but must divide batch_size, {self.batch_size}; use 0 to have it chosen",
-            ),
-            Rule(
                 whole or "batch" not in (self.actor.normalization, self.critic.normalization),
                 ("microbatch_size", "actor.normalization", "critic.normalization"),
                 "but batch normalisation needs the statistics of the whole batch; use 0",
@@ -243,9 +238,12 @@ class Training:
     warmup_steps: int = setting(1_000, "vector steps of uniformly random actions before learning", at_least=0)
     steps_per_epoch: int = setting(1_000, "vector steps from one evaluation to the next", at_least=1)
     num_epochs: int = setting(100, "epochs after the warm-up", at_least=1)
+    num_shards: int = setting(
+        1, "shares of a member's environments, replay and batches, on a device each where there are so many", at_least=1
+    )
 
     def rules(self) -> list[Rule]:
-        period = self.updates_per_step.denominator
+        period, shards = self.updates_per_step.denominator, self.num_shards
         last_step = self.warmup_steps + self.num_epochs * self.steps_per_epoch
         return [
             Rule(
@@ -259,6 +257,11 @@ class Training:
                 ("num_epochs", "steps_per_epoch", "warmup_steps"),
                 f"which makes {last_step} vector steps, but a run counts them in 32 bits; use more "
                 "training.num_envs and fewer steps",
+            ),
+            Rule(
+                self.num_envs % shards == 0,
+                ("num_envs", "num_shards"),
+                f"but must be a multiple of training.num_shards, {shards}; use {-(-self.num_envs // shards) * shards}",
             ),
         ]
 
@@ -367,6 +370,8 @@ class Member:
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
         first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
         made = num_envs * self.training.updates_per_step.denominator
+        shards = self.training.num_shards
+        microbatch_size = getattr(self.agent, "microbatch_size", 0)
         return [
             Rule(
                 self.replay.sampling == "uniform" or needed >= made,
@@ -391,6 +396,16 @@ class Member:
                 ("replay.capacity", "training.num_envs"),
                 f"but must be a multiple of training.num_envs, {num_envs}, because each vector step writes one row per "
                 f"environment; use {-(-capacity // num_envs) * num_envs}",
+            ),
+            Rule(
+                batch_size % shards == 0,
+                ("agent.batch_size", "training.num_shards"),
+                f"but must be a multiple of training.num_shards, {shards}; use {-(-batch_size // shards) * shards}",
+            ),
+            Rule(
+                not microbatch_size or batch_size // shards % microbatch_size == 0,
+                ("agent.microbatch_size", "agent.batch_size", "training.num_shards"),
+                f"but must divide a shard's part of the batch, {batch_size // shards}; use 0 to have it chosen",
             ),
         ]
 

@@ -8,6 +8,7 @@ the chunk began, and stays there. The key of a vector step is folded from the me
 alone, so the length of an epoch, evaluations and interruptions never change what is learned.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial, reduce
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.struct import PyTreeNode
 
-from jaxddpg import settings
+from jaxddpg import settings, shards
 from jaxddpg.evaluation import Total, evaluate
 from jaxddpg.types import (
     Agent,
@@ -59,6 +60,12 @@ class Health(PyTreeNode):
             reason = jnp.where((reason > 0) | finite, reason, jnp.uint8(self.REASONS.index(name)))
         return Health(reason, jnp.where(self.diverged | (reason == 0), self.step, clock.step))
 
+    def shared(self) -> "Health":
+        """What was first not finite in any shard."""
+        first = jax.lax.pmin(jnp.where(self.diverged, self.step, jnp.uint32(2**32 - 1)), shards.AXIS)
+        reason = jax.lax.pmax(jnp.where(self.diverged & (self.step == first), self.reason, jnp.uint8(0)), shards.AXIS)
+        return Health(reason, jnp.where(reason > 0, first, jnp.uint32(0)))
+
     @property
     def diverged(self) -> jax.Array:
         """bool"""
@@ -98,7 +105,7 @@ def streams(key: Key) -> Streams:
 def clock_at(config: settings.Training, epoch: int) -> Clock:
     """The clock at the first vector step of an epoch; epoch 0 is the warm-up, learning starts with epoch 1."""
     step = config.warmup_steps + (epoch - 1) * config.steps_per_epoch if epoch else 0
-    return Clock(epoch=np.uint32(epoch), step=np.uint32(step), num_envs=config.num_envs)
+    return Clock(np.uint32(epoch), np.uint32(step), config.num_envs, config.num_shards)
 
 
 def make_trainer(
@@ -109,15 +116,22 @@ def make_trainer(
     config: settings.Training = settings.Training(),
     evaluation: settings.Evaluation = settings.Evaluation(),
 ) -> Trainer:
-    """The trainer of one member from its parts."""
-    num_envs = config.num_envs
+    """The trainer of one member from its parts; where `config.num_shards` is above 1, of one of its shards, under the
+    axis `shards.AXIS`, with a replay of its part of the rows."""
+    num_envs, batch_size = config.num_envs // config.num_shards, agent.batch_size // config.num_shards
+    sharded = config.num_shards > 1
     updates, period = config.updates_per_step.as_integer_ratio()
     cycles = config.steps_per_epoch // period
     chunk_cycles = _nearest_divisor(cycles, UPDATES_PER_CHUNK / updates)
 
+    def apart(key: Key) -> Key:
+        """A key of this shard's own."""
+        return jax.random.fold_in(key, jax.lax.axis_index(shards.AXIS)) if sharded else key
+
     def init(key: Key) -> TrainingState:
         init_key, interaction_key, *_ = streams(key)
         agent_key, environment_key, noise_key = jax.random.split(init_key, 3)
+        interaction_key, environment_key, noise_key = map(apart, (interaction_key, environment_key, noise_key))
         environment_state, observation = jax.vmap(environment.reset)(jax.random.split(environment_key, num_envs))
         state = TrainingState(
             agent=agent.init(agent_key),
@@ -134,10 +148,11 @@ def make_trainer(
             action = jax.random.uniform(action_key, (num_envs, environment.action_size), minval=-1.0, maxval=1.0)
             return interact(key, clock, state, action)[0], None
 
-        return jax.lax.scan(random_step, state, _clocks(clock_at(config, 0), config.warmup_steps))[0]
+        state, _ = jax.lax.scan(random_step, state, _clocks(clock_at(config, 0), config.warmup_steps))
+        return state.replace(health=state.health.shared() if sharded else state.health)
 
     def epoch(key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
-        _, interaction_key, learning_key, _, gauging_key = streams(key)
+        _, interaction_key, learning_key, _, gauging_key = map(apart, streams(key))
 
         def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
             noise_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
@@ -158,6 +173,7 @@ def make_trainer(
             before = state.agent
             state, metrics = jax.lax.scan(cycle, state, _clocks(clock, chunk_cycles, period))
             health = state.health.watched(clock.after(chunk_cycles * period - 1), parameter=state.agent)
+            health = health.shared() if sharded else health
             # The replay stays: a choice between two of them would copy both.
             kept = jax.tree.map(partial(jnp.where, health.diverged), before, state.agent)
             return state.replace(agent=kept, health=health), metrics
@@ -165,9 +181,11 @@ def make_trainer(
         chunks = _clocks(clock, cycles // chunk_cycles, chunk_cycles * period)
         state, (episodes, learning) = jax.lax.scan(chunk, state, chunks)
         end = clock.after(config.steps_per_epoch)
-        rows = replay.sample(jax.random.fold_in(gauging_key, clock.epoch), end, state.replay, agent.batch_size)
+        rows = replay.sample(jax.random.fold_in(gauging_key, clock.epoch), end, state.replay, batch_size)
         gauges = agent.gauges(state.agent, _transition(rows, agent.gamma))
-        return state, jax.tree.map(jnp.sum, episodes) | jax.tree.map(jnp.mean, learning) | gauges
+        totals = jax.tree.map(jnp.sum, episodes)
+        totals = jax.lax.psum(totals, shards.AXIS) if sharded else totals
+        return state, totals | jax.tree.map(jnp.mean, learning) | gauges
 
     def interact(key: Key, clock: Clock, state: TrainingState, action: jax.Array) -> tuple[TrainingState, Metrics]:
         """One vector step with the actions [N, A], remembered; the sum of the returns of the episodes that it
@@ -195,8 +213,8 @@ def make_trainer(
     def learn(key: Key, clock: Clock, agent_state: State, memory: State) -> tuple[State, Metrics]:
         """The updates of one vector step, each on a batch of its own."""
         sample_key, update_key = jax.random.split(key)
-        rows = replay.sample(sample_key, clock, memory, updates * agent.batch_size)
-        batches = jax.tree.map(lambda x: x.reshape(updates, agent.batch_size, *x.shape[1:]), rows)
+        rows = replay.sample(sample_key, clock, memory, updates * batch_size)
+        batches = jax.tree.map(lambda x: x.reshape(updates, batch_size, *x.shape[1:]), rows)
 
         def update(agent_state: State, inputs: tuple[Key, Experience]) -> tuple[State, Metrics]:
             key, rows = inputs
@@ -214,7 +232,9 @@ def make_trainer(
             evaluation.num_episodes,
         )
 
-    return Trainer(init, epoch, evaluate_policy)
+    common = ("agent", "health")
+    names: dict[str, Any] = {field.name: field.name not in common for field in dataclasses.fields(TrainingState)}
+    return Trainer(init, epoch, evaluate_policy, split=TrainingState(**names))
 
 
 def _transition(rows: Experience, gamma: Scalar) -> Transition:

@@ -36,6 +36,14 @@ class Clock(PyTreeNode):
     step: jax.Array | np.uint32
     """uint32: vector steps since the start of the run, warm-up included."""
     num_envs: int = field(pytree_node=False)
+    """of a member"""
+    num_shards: int = field(pytree_node=False, default=1)
+    """that a member falls into"""
+
+    @property
+    def rows_per_step(self) -> int:
+        """that one replay is given: one for each environment of its shard"""
+        return self.num_envs // self.num_shards
 
     def after(self, steps: jax.Array | int) -> "Clock":
         """The clock `steps` vector steps later."""
@@ -171,7 +179,7 @@ class Agent(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """The whole learning of one member, from its key to its policy. Nothing here is jitted."""
+    """The whole learning of one member, or of one of its shards, from its key to its policy. Nothing here is jitted."""
 
     init: Callable[[Key], State]
     """`init(key) -> state`, warm-up done"""
@@ -181,3 +189,5 @@ class Trainer(NamedTuple):
     episodes that ended"""
     evaluate: Callable[[Key, Clock, State], Metrics]
     """`evaluate(key, clock, agent_state) -> metrics` of the noiseless policy"""
+    split: State
+    """A prefix of the state: whether the first axis of what is there falls into shards"""

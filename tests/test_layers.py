@@ -10,7 +10,7 @@ LAYERS = [
     {"axes"},
     {"types", "settings"},
     {
-        *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics"),
+        *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),
         *("envs.episodic", "envs.known"),
     },
     {

@@ -10,6 +10,7 @@ moved with it would have Q(s, mu(s)) = V(s) whatever the policy, and no gradient
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,9 +37,15 @@ class COPDACState(PyTreeNode):
     """the second weights of gradient Q-learning, like theta; zero where it is not used"""
 
 
-def copdac(environment: Environment, features: Features, config: settings.COPDAC = settings.COPDAC()) -> Agent:
+def copdac(
+    environment: Environment,
+    features: Features,
+    config: settings.COPDAC = settings.COPDAC(),
+    axis_name: str | None = None,
+) -> Agent:
     """The agent for an environment's sizes on an encoding of its observations; `config` holds numbers, traced or not,
-    and shapes. Its own `features` are only the description of that encoding.
+    and shapes. Its own `features` are only the description of that encoding. `axis_name` is the mapped axis of the
+    shards into which every batch falls; None where it is whole.
 
     `config.critic`: "q" is COPDAC-Q (equations 19 to 22), "gq" is COPDAC-GQ (23 to 27). "regression" fits w and v to
     each batch by least squares, as in the paper's continuous bandit. `config.gradient`: "vanilla" steps along J J^T w,
@@ -47,6 +54,7 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
     policy = FeatureNetwork(features, config.actor.hidden_sizes, environment.action_size)
     baseline = FeatureNetwork(features, config.baseline.hidden_sizes, 1)
     bound = optax.clip_by_global_norm(config.max_grad_norm)
+    average = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
 
     def mu(theta: Params, observation: jax.Array) -> jax.Array:
         output: Any = policy.apply(theta, observation)
@@ -73,9 +81,9 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
     def update(key: Key, clock: Clock, state: COPDACState, batch: Transition) -> tuple[COPDACState, Metrics]:
         del key, clock  # the update draws nothing, and its rates are constant
         # `jvp(w)` is J^T w, a row each; `vjp(x)` is the mean of J x over the rows.
-        action, jvp, vjp = linearized(lambda theta: mu(theta, batch.observation), state.theta)
-        values, value_jvp, value_vjp = linearized(lambda v: state_value(v, batch.observation), state.v)
-        next_values, _, next_vjp = linearized(lambda v: state_value(v, batch.next_observation), state.v)
+        action, jvp, vjp = linearized(lambda theta: mu(theta, batch.observation), state.theta, average)
+        values, value_jvp, value_vjp = linearized(lambda v: state_value(v, batch.observation), state.v, average)
+        next_values, _, next_vjp = linearized(lambda v: state_value(v, batch.next_observation), state.v, average)
         offset = batch.action - action
         q = equations.compatible_advantage(offset, jvp(state.w)) + values
         target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_values)
@@ -86,7 +94,7 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
             # The change of w and v that explains the errors best, in offsets of size one so that both count alike.
             # Offsets near rounding tell nothing: the damping (Levenberg 1944), 1 there, else near 0, leaves w as it is.
             epsilon = jnp.finfo(offset.dtype).eps
-            size = jnp.sqrt(jnp.mean(offset**2) + epsilon)
+            size = jnp.sqrt(average(jnp.mean(offset**2)) + epsilon)
             unit, damping = offset / size, epsilon / size**2
 
             def normal(change: tuple[Params, Params]) -> tuple[Params, Params]:
@@ -115,10 +123,10 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
             "actor_loss": equations.actor_loss(values),
             "q_mean": jnp.mean(q) / config.reward_scale,
         }
-        return COPDACState(theta, w, v, u), metrics
+        return COPDACState(theta, w, v, u), average(metrics)
 
     def gauges(state: COPDACState, batch: Transition) -> Metrics:
-        return {"actor_saturation": jnp.mean(jnp.abs(mu(state.theta, batch.observation)) > 0.99)}
+        return {"actor_saturation": average(jnp.mean(jnp.abs(mu(state.theta, batch.observation)) > 0.99))}
 
     def ascend(weights: Params, rate: Scalar, step: Params) -> Params:
         bounded, _ = bound.update(step, bound.init(step))
@@ -128,10 +136,10 @@ def copdac(environment: Environment, features: Features, config: settings.COPDAC
 
 
 def linearized(
-    function: Callable[[Params], jax.Array], params: Params
+    function: Callable[[Params], jax.Array], params: Params, average: Callable[[Params], Params] = lambda tree: tree
 ) -> tuple[jax.Array, Callable[[Params], jax.Array], Callable[[jax.Array], Params]]:
     """The rows [B, ...] of a function of parameters, how they move along a change of them, and the mean change of the
-    parameters along given rows."""
+    parameters along given rows; `average` makes it the mean over all shards of a batch."""
     rows, jvp = jax.linearize(function, params)
     transposed = jax.linear_transpose(jvp, params)
-    return rows, jvp, lambda cotangent: transposed(cotangent / len(cotangent))[0]
+    return rows, jvp, lambda cotangent: average(transposed(cotangent / len(cotangent))[0])

@@ -36,22 +36,29 @@ class Improvement(NamedTuple):
     gradient_norm: jax.Array
 
 
-def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> Agent:
-    """The agent for an environment's sizes; `config` holds numbers, traced or not, and shapes.
+def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis_name: str | None = None) -> Agent:
+    """The agent for an environment's sizes; `config` holds numbers, traced or not, and shapes. `axis_name` is the
+    mapped axis of the shards into which every batch falls; None where it is whole.
 
     The critic learns from the replayed, executed actions; the actor from its own recomputed ones, through the critic
     just updated; then both targets follow. With batch normalisation all four networks are normalised by the batch when
     learning; the running averages, which serve acting alone, are moved by each network's own step.
     """
     actor = Actor(
-        environment.action_size, config.actor.hidden_sizes, config.actor.normalization, config.actor.final_bound
+        environment.action_size,
+        config.actor.hidden_sizes,
+        config.actor.normalization,
+        config.actor.final_bound,
+        axis_name,
     )
     critic = Critic(
         config.critic.hidden_sizes,
         config.critic.action_layer,
         config.critic.normalization,
         config.critic.final_bound,
+        axis_name,
     )
+    average = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
     follow = partial(equations.soft_update, tau=config.tau)
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
@@ -133,7 +140,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
 
         params, rows = variables["params"], len(batch.reward)
         microbatch_size = config.microbatch_size or (rows if normalizing else _default_microbatch_size(rows))
-        (value, (q_mean, statistics)), gradient = _mean_gradient(of_params, params, batch, microbatch_size)
+        (value, (q_mean, statistics)), gradient = average(_mean_gradient(of_params, params, batch, microbatch_size))
         if decay:
             gradient = jax.tree.map(decay, gradient, params)
         direction, optimizer_state = optimizer.update(gradient, optimizer_state)
@@ -148,10 +155,15 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG()) -> A
         action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
         _, critic_units = critic.apply(state.critic, batch.observation, batch.action, mutable=["intermediates"])
         return {
-            "actor_saturation": jnp.mean(jnp.abs(action) > 0.99),
-            "actor_dead_units": _dead(actor_units),
-            "critic_dead_units": _dead(critic_units),
+            "actor_saturation": average(jnp.mean(jnp.abs(action) > 0.99)),
+            "actor_dead_units": dead(actor_units),
+            "critic_dead_units": dead(critic_units),
         }
+
+    def dead(hidden: Params) -> jax.Array:
+        """The share of ReLU units [B, H] that are zero on the whole batch."""
+        silent = average([jnp.mean(units == 0, axis=0) for units in jax.tree.leaves(hidden)])
+        return jnp.mean(jnp.concatenate(silent) == 1)
 
     return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
 
@@ -176,11 +188,6 @@ def _mean_gradient(loss: Callable, params: Params, batch: Transition, microbatch
     shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], microbatches))
     total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), microbatches)
     return jax.tree.map(lambda x: x / len(microbatches.reward), total)
-
-
-def _dead(hidden: Params) -> jax.Array:
-    """The share of ReLU units [B, H] that are zero on the whole batch."""
-    return jnp.concatenate([jnp.all(units == 0, axis=0) for units in jax.tree.leaves(hidden)]).mean()
 
 
 def _infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:

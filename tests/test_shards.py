@@ -1,0 +1,175 @@
+"""Members in shards: each has its part of environments, replay and batches, and all learn as one."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxddpg import composition, config, settings, shards
+from jaxddpg.agents.copdac import copdac
+from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.features import polynomial
+from jaxddpg.training import clock_at
+from jaxddpg.types import Clock
+
+CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=4, num_shards=4)
+SIZES = {
+    "training": {"num_envs": 8, "num_shards": 4, "warmup_steps": 16, "steps_per_epoch": 20, "num_epochs": 3},
+    "agent": {"batch_size": 32, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
+    "replay": {"capacity": 800},
+    "evaluation": {"num_episodes": 2},
+    "population": {"num_seeds": 3},
+}
+
+
+def learner(kind):
+    """Agent makers by what they are to be split for, each called with the name of the axis or none."""
+    environment = probes.echo(action_size=2)
+    if kind in ("none", "layer", "batch"):
+        network = {"hidden_sizes": (8, 8), "normalization": kind}
+        section = settings.DDPG(
+            batch_size=32, max_grad_norm=0.1, actor=settings.Actor(**network), critic=settings.Critic(**network)
+        )
+        section = settings.dataclasses.replace(
+            section, critic=settings.Critic(**network, action_layer=1, weight_decay=0.1)
+        )
+        return environment, partial(ddpg, environment, section)
+    features = polynomial(-jnp.ones(1), jnp.ones(1), 2)
+    section = settings.COPDAC(critic=kind, batch_size=32, max_grad_norm=0.1)
+    return environment, partial(copdac, environment, features, section)
+
+
+def over_devices(update):
+    """A shard's `update(state, batch)` of whole batches, on two devices."""
+    mesh = jax.make_mesh((2,), (shards.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    by_row, everywhere = PartitionSpec(shards.AXIS), PartitionSpec()
+    return jax.shard_map(update, mesh=mesh, in_specs=(everywhere, by_row), out_specs=everywhere, check_vma=False)
+
+
+def over_vmap(update):
+    """The same by `vmap`, in four shards."""
+    mapped = jax.vmap(update, in_axes=(None, 0), out_axes=None, axis_name=shards.AXIS)
+    return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
+
+
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "q", "gq", "regression"])
+@pytest.mark.parametrize("over", [over_vmap, over_devices])
+def test_shards_learn_as_one_from_the_whole_batch(kind, over):
+    """The update of shards is that of the whole batch: parameters, moments, statistics, metrics; in double precision,
+    as Adam divides gradients of zero, such as those of biases before a normalisation, by their size."""
+    environment, make = learner(kind)
+    key = jax.random.key(0)
+    with jax.enable_x64(True):
+        whole, split = make(), make(axis_name=shards.AXIS)
+        state = whole.init(key)
+        of_whole, of_shards = (
+            jax.jit(how(partial(agent.update, key, CLOCK))) for how, agent in ((lambda f: f, whole), (over, split))
+        )
+        for step in range(3):
+            batch = probes.batch(jax.random.key(step), environment, 32)
+            expected, found = of_whole(state, batch), of_shards(state, batch)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+            state, _ = expected
+
+
+def train(placement=0):
+    """What three members in four shards are after two epochs, and the text of their epoch."""
+    experiment = config.parse(SIZES, {"population.placement": placement})
+    population = composition.populate(experiment)
+    population.compile(clock_at(experiment.training, 0), False)
+    groups = population.init()
+    for epoch in (1, 2):
+        groups, metrics = population.epoch(clock_at(experiment.training, epoch), groups)
+    groups = population.scatter(population.gather(groups))  # as a resumed run does
+    groups, metrics = population.epoch(clock_at(experiment.training, 3), groups)
+    evaluation = population.evaluate(clock_at(experiment.training, 3), [group.agent for group in groups])
+    text = population.programs["epoch"].compiled.as_text()
+    return population.gather(groups), metrics() | evaluation(), text, groups
+
+
+def save(path, placement):
+    """Leaves them on eight devices: two rows of four."""
+    assert jax.local_device_count() == 8
+    state, metrics, text, groups = train(placement)
+    for group in groups:
+        for leaf in jax.tree.leaves(group.agent):
+            copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
+            assert all((a == b).all() for i, a in copies for j, b in copies if i == j)
+    rows = [len(shard.data[0]) for shard in groups[0].replay.rows.addressable_shards]
+    assert rows == [200] * 8
+    kinds = Counter(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text))
+    assert set(kinds) == {"all-reduce"}
+    np.savez(path, *jax.tree.leaves((state, metrics)))
+
+
+@pytest.mark.parametrize("placement", [0, 2])
+def test_a_mesh_of_members_and_shards_gives_the_same_numbers(placement, tmp_path):
+    """Two devices are fewer than four shards, so one holds all; eight are two rows. The numbers are the same."""
+    program = f"import test_shards; test_shards.save({str(tmp_path / 'mesh.npz')!r}, {placement})"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=Path(__file__).parent)
+    state, metrics, text, _ = train()
+    assert "all-reduce" not in text
+    with np.load(tmp_path / "mesh.npz") as mesh:
+        for leaf, name in zip(jax.tree.leaves((state, metrics)), mesh.files, strict=True):
+            np.testing.assert_allclose(leaf, mesh[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_update_speaks_once_for_each_gradient():
+    """One all-reduce for the critic's, one for the actor's, with all that is measured beside it."""
+    environment, make = learner("none")
+    agent = make(axis_name=shards.AXIS)
+    update = over_devices(partial(agent.update, jax.random.key(0), CLOCK))
+    batch = probes.batch(jax.random.key(0), environment, 32)
+    text = jax.jit(update).lower(agent.init(jax.random.key(0)), batch).compile().as_text()
+    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 2
+
+
+def test_shards_see_worlds_of_their_own():
+    """No two environments of a member start alike or draw the same actions, in whatever shard they are."""
+    experiment = config.parse(SIZES)
+    state = composition.build(experiment.member()).init(jax.random.key(0))
+    assert state.observation.shape == (8, 3)
+    assert len(np.unique(np.asarray(state.observation), axis=0)) == 8
+    written = np.asarray(state.replay.rows).reshape(4, 200, -1)[:, : 16 * 2]
+    assert len(np.unique(written.reshape(-1, written.shape[-1]), axis=0)) == 4 * 32
+
+
+def test_what_one_shard_finds_not_finite_freezes_the_member(monkeypatch):
+    sections = SIZES | {"environment": {"name": "probes:spoiled", "parameters": {"nan_at_step": 25.0}}}
+    trainer = composition.build(config.parse(sections).member())
+    key = jax.random.key(0)
+    state = trainer.init(key)
+    # One of the eight environments is older than the others, so that it alone is spoiled at the given step.
+    state = state.replace(environment=state.environment.at[5].add(3.0))
+    after, _ = jax.jit(trainer.epoch)(key, clock_at(config.parse(sections).training, 1), state)
+    assert (int(after.health.reason), int(after.health.step)) == (2, 22)
+    jax.tree.map(np.testing.assert_array_equal, after.agent, state.agent)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"training.num_envs": 6}, "training.num_envs is 6, but must be a multiple of training.num_shards, 4; use 8"),
+        ({"agent.batch_size": 30}, "agent.batch_size is 30, but must be a multiple of training.num_shards, 4; use 32"),
+        (
+            {"agent.microbatch_size": 16},
+            "agent.microbatch_size is 16, but must divide a shard's part of the batch, 8; use 0 to have it chosen",
+        ),
+        ({"training.num_shards": 0}, "training.num_shards is 0, but must be at least 1 (default 1)"),
+    ],
+)
+def test_what_cannot_be_split_is_said(overrides, fault):
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(SIZES, overrides)
+    assert fault in caught.value.faults
