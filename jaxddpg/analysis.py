@@ -45,7 +45,9 @@ def evaluate(
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
-    metrics = population.evaluate(clock, population.scatter_agents(agents))()
+    identities = _identities(Path(directory), experiment, epoch)
+    members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
+    metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
     return [
         {
             "epoch": epoch,
@@ -54,7 +56,7 @@ def evaluate(
             "episode_seed": seed,
         }
         | {name: np.nan if diverged[index] else float(values[index]) for name, values in metrics.items()}
-        for index, member in enumerate(config.identities(experiment))
+        for index, member in enumerate(identities)
     ]
 
 
@@ -136,17 +138,22 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
     found = []
     programs = config.programs(config.whole(directory))
     for name, program in programs.items():
+        rows = reporting.read_rows(directory / name / "metrics.jsonl")
         try:
-            env_steps, metrics = plotting.by_epoch(reporting.read_rows(directory / name / "metrics.jsonl"))
+            env_steps, metrics = plotting.by_epoch(rows)
         except (ValueError, KeyError, TypeError) as error:
             if len(programs) > 1:
                 continue  # its first epoch has not ended
             raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
-        seeds = program.population.num_seeds
-        names = config.brief(program.population.sweep)
-        for number, variant in enumerate(config.variants(program)):
+        population, names = program.population, config.brief(program.population.sweep)
+        selecting = population.selection.method != "none"
+        # Of members that go on as each other, none is a variant by itself.
+        variants = [dataclasses.replace(program, population=settings.Population())] if selecting else []
+        variants = variants or config.variants(program)
+        seeds = population.num_members // len(variants)
+        for number, variant in enumerate(variants):
             own = slice(number * seeds, (number + 1) * seeds)
-            values = config.told(variant, names)
+            values = {} if selecting else config.told(variant, names)
             told = ", ".join(f"{names[path]} {config.text(value)}" for path, value in values.items())
             label = ": ".join(filter(None, (directory.absolute().name * named, told))) or variant.environment.name
             known = CONTINUOUS.get(variant.environment.name)
@@ -157,9 +164,10 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
                     env_steps,
                     {name: curves[:, own] for name, curves in metrics.items()},
                     references,
-                    config.told(variant, paths),
+                    {} if selecting else config.told(variant, paths),
                     variant.environment.name,
-                    range(program.population.seed, program.population.seed + seeds),
+                    population.seeds()[own],
+                    plotting.lineage(rows, [*names]) if selecting else None,
                 )
             )
     if not found:
@@ -250,6 +258,14 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
             warnings.warn(f"{reasons[0]}; the policies are those of epoch {candidate}", stacklevel=3)
         return Policies(experiment, candidate, restored["agent"], np.asarray(restored["health"].diverged))
     raise ConfigError([f"the policies of {directory} cannot be read: {reasons[0]}"])
+
+
+def _identities(directory: Path, experiment: Experiment, epoch: int) -> list[reporting.Row]:
+    """What told the members apart after an epoch; where they are selected, their numbers change."""
+    if experiment.population.selection.method == "none":
+        return config.identities(experiment)
+    rows = reporting.read_rows(directory / "metrics.jsonl")
+    return [reporting.identity(row) for row in rows if row["epoch"] == epoch]
 
 
 def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:

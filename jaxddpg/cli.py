@@ -142,15 +142,20 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         name: sum(summary[name] for summary in summaries)
         for name in ("env_steps_total", "updates_total", "wall_seconds", "compile_seconds")
     }
-    swept = bool(experiment.population.sweep)
+    variants = any(summary["variants"] for summary in summaries)
+    outcome = f"IQM of the final returns {reporting.mean_return(returns)}"
+    if experiment.population.selection.method != "none":
+        chosen = members[summaries[0]["chosen"]]
+        # The best of several by this very measure: what it is worth, others must say.
+        outcome = f"best in the end is the member of {reporting.named(chosen)}; `jaxddpg evaluate` measures it afresh"
     reporting.print_table(
-        f"{experiment.environment.name}: {'IQM of the final returns, ' * swept}{experiment.evaluation.num_episodes} "
+        f"{experiment.environment.name}: {'IQM of the final returns, ' * variants}{experiment.evaluation.num_episodes} "
         "noiseless episodes per seed",
-        _by_variant(summaries) if swept else _by_seed(members),
+        _by_variant(summaries) if variants else _by_seed(members),
         "\n".join(
             [
                 # Of all variants together it would say nothing.
-                *([] if swept else [f"IQM of the final returns {reporting.mean_return(returns)}"]),
+                *([] if variants else [outcome]),
                 f"{total['env_steps_total']:,} env steps and {total['updates_total']:,} updates in "
                 f"{total['wall_seconds']:.0f} s, after {total['compile_seconds']:.1f} s of compiling",
                 f"run directory: {directory}",
@@ -178,8 +183,10 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
 
 
 def _by_seed(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = config.brief(name for name in members[0] if "." in name)
     return [
-        {
+        {names[path]: config.text(member[path]) for path in names}
+        | {
             "seed": member["seed"],
             "final return": member["final_return"],
             "best of all epochs": member["best_return"],

@@ -193,12 +193,11 @@ def build_shard(member: Member) -> Trainer:
 
 def populate(experiment: Experiment) -> Population:
     """The population of an experiment: every variant of its member's settings with each of its seeds."""
-    count, first = experiment.population.num_seeds, experiment.population.seed
-    found = [variant.member() for variant in variants(experiment)]
+    count = experiment.population.num_seeds
     return make_population(
         build_shard,
-        [member for member in found for _ in range(count)],
-        [*range(first, first + count)] * len(found),
+        [variant.member() for variant in variants(experiment) for _ in range(count)],
+        experiment.population.seeds(),
         experiment.population.placement,
         experiment.training.num_shards,
     )

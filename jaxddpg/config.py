@@ -107,20 +107,25 @@ def variants(experiment: Experiment) -> list[Experiment]:
     population = experiment.population
     if not population.sweep:
         return [experiment]
-    content, found, faults = as_mapping(experiment), [], dict[str, None]()
+    found, faults = [], dict[str, None]()
     for values in population.variants():
         try:
-            found.append(parse(_overlay(content | {"population": {}}, values)))
+            found.append(variant(experiment, values))
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if not faults:
-        counted = Counter(text(told(variant, population.sweep)) for variant in found)
+        counted = Counter(text(told(one, population.sweep)) for one in found)
         faults = dict.fromkeys(f"the variant {same} is named twice" for same, times in counted.items() if times > 1)
     if not faults and population.combine == "random" and len(found) < population.num_draws:
         faults = {f"there are only {len(found)} different variants to draw, not {population.num_draws}": None}
     if faults:
         raise ConfigError([f"population.sweep: {fault}" for fault in faults])
     return found
+
+
+def variant(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """An experiment without axes that has these values of settings, by dotted path; ConfigError where it may not."""
+    return parse(_overlay(as_mapping(experiment) | {"population": {}}, values))
 
 
 def swept(experiment: Experiment) -> list[dict[str, Any]]:
@@ -144,20 +149,22 @@ def brief(paths: Iterable[str]) -> dict[str, str]:
 def identities(experiment: Experiment) -> list[dict[str, Any]]:
     """What tells each member from the others: its number, its seed, and what is swept."""
     population = experiment.population
-    each = (
+    each = [
         # As text a number that is not finite can stand in JSON.
-        ({path: f"{value}" if value in (inf, -inf) else value for path, value in values.items()}, seed)
+        {path: f"{value}" if value in (inf, -inf) else value for path, value in values.items()}
         for values in swept(experiment)
-        for seed in range(population.num_seeds)
-    )
-    return [{"member": member, "seed": population.seed + seed} | values for member, (values, seed) in enumerate(each)]
+        for _ in range(population.num_seeds)
+    ]
+    return [
+        {"member": member, "seed": seed} | values
+        for member, (values, seed) in enumerate(zip(each, population.seeds(), strict=True))
+    ]
 
 
 def programs(experiment: Experiment) -> dict[str, Experiment]:
     """The experiments, of one compiled program each, into which a sweep falls: one, without a name, where all that is
     swept are traced numbers, else one for each combination of the other values, such as "0_agent.batch_size=64"."""
-    scalars = {leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar}
-    every = swept(experiment)
+    scalars, every = _traced(), swept(experiment)
 
     def is_traced(path: str) -> bool:
         is_parameter = path.startswith(_PARAMETERS)
@@ -179,6 +186,11 @@ def programs(experiment: Experiment) -> dict[str, Experiment]:
         shared = {path: group[0][path] for path in shaping}
         found[name] = parse(_overlay(content | {"population": population}, shared))
     return found if len(found) > 1 else {"": found.popitem()[1]}
+
+
+def _traced() -> set[str]:
+    """The settings that a compiled program takes as input; beside them the floats among an environment's parameters."""
+    return {leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar}
 
 
 def _name(values: Mapping[str, Any]) -> str:
@@ -511,7 +523,7 @@ def _broken_rules(section: Any, path: str, faulty: set[str]) -> Iterator[str]:
 def _population(population: settings.Population, faults: dict[str, str]) -> settings.Population:
     """The population with those axes that have a form and a setting to sweep; their values are looked at later."""
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
-    sound = {}
+    sound, method = {}, population.selection.method
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
     for path, given in population.sweep.items():
         axis = given.tolist() if hasattr(given, "tolist") else given  # an array from Python
@@ -527,6 +539,12 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
                 continue
             hint = _suggestion(name, section + dot, below) if below else _suggestion(str(path), "", here)
             faults[place] = f"{place} is no setting of a member{hint}"
+            continue
+        if method != "none" and (path not in _traced() or path.startswith("environment.")):
+            faults[place] = (
+                f"{place} is no axis where members are selected, population.selection.method {method}: they must share "
+                "one environment and one program; make a run of each value"
+            )
             continue
         try:
             axes.check(axis)

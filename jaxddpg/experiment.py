@@ -25,9 +25,10 @@ import numpy as np
 
 from jaxddpg import checkpoint, config, memory, reporting, settings
 from jaxddpg.analysis import plot
+from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
-from jaxddpg.population import Groups, Population, use_all_cores
+from jaxddpg.population import Population, use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 from jaxddpg.training import Health, clock_at
@@ -245,7 +246,8 @@ def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
     elif row > devices:
         row = 1
     sharing, free = -(-count // (devices // row)), memory.free()
-    memory.check(experiment, state_like(experiment, sharing), 2 if on_cpu and on_disk else 1, free and free * row)
+    copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
+    memory.check(experiment, state_like(experiment, sharing), copies, free and free * row)
 
 
 def _run(
@@ -274,7 +276,9 @@ def _run(
         compile_seconds = time.perf_counter() - start
         # Never given a name: where it is held, the memory of what was read from disk is not given back.
         groups = population.scatter(_saved(directory, experiment, history.epoch)) if history.rows else population.init()
-        rows, agents = _train(experiment, population, [*history.rows], groups, reporters, writer, stopping)
+        cohort = Cohort(experiment, population, groups, history.rows[-count:])
+        del groups  # they are given away with each epoch
+        rows, agents = _train(experiment, population, [*history.rows], cohort, reporters, writer, stopping)
         summary = _summary(experiment, rows, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
@@ -323,36 +327,40 @@ def _train(
     experiment: Experiment,
     population: Population,
     history: list[reporting.Row],
-    groups: Groups,
+    cohort: Cohort,
     reporters: list[reporting.Reporter],
     writer: checkpoint.Writer | None,
     stopping: Callable[[], bool],
 ) -> tuple[list[reporting.Row], State]:
-    """The epochs after those of `history`, which led to `groups`: all rows and the final agents."""
-    training, members = experiment.training, config.identities(experiment)
+    """The epochs after those of `history`, which led to `cohort`: all rows and the final agents."""
+    training = experiment.training
     reached, earlier = (history[-1]["epoch"], history[-1]["wall_seconds"]) if history else (-1, 0.0)
     start = saved = time.perf_counter()
 
-    def begin(epoch: int) -> Callable[[], list[reporting.Row]]:
-        """Starts an epoch and returns at once, with what waits for its rows."""
-        nonlocal groups
+    def begin(epoch: int, before: Sequence[reporting.Row]) -> Callable[[], list[reporting.Row]]:
+        """Starts the epoch that follows those rows and returns at once, with what waits for its own."""
         begun, clock = time.perf_counter(), clock_at(training, epoch)
+        if writer and cohort.is_due(epoch):
+            writer.wait()  # what then begins to rest is gathered anew, perhaps into what is being written
+        cohort.advance(epoch, before)
         training_metrics: Callable[[], dict] = dict
         if epoch:
-            groups, training_metrics = population.epoch(clock, groups)
-        evaluation_metrics = population.evaluate(clock, [group.agent for group in groups])
-        health = [group.health for group in groups]
+            cohort.groups, training_metrics = population.epoch(clock, cohort.groups, cohort.members)
+        agents, health = ([getattr(group, part) for group in cohort.groups] for part in ("agent", "health"))
+        evaluation_metrics = population.evaluate(clock, agents, cohort.members)
 
         def finish() -> list[reporting.Row]:
             metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
             metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
             now = time.perf_counter()
             seconds, so_far = now - begun, earlier + now - start
-            return _rows(experiment, members, epoch, population.gather(health), metrics, seconds, so_far)
+            identities = [cohort.identities[member] for member in cohort.running]
+            rows = _rows(experiment, identities, epoch, population.gather(health), metrics, seconds, so_far)
+            return _with_resting(rows, before)
 
         return finish
 
-    finish = None if _over(experiment, history) else begin(reached + 1)
+    finish = None if _over(experiment, history) else begin(reached + 1, history[-experiment.population.num_members :])
     while finish:
         rows = finish()
         epoch = rows[0]["epoch"]
@@ -360,22 +368,22 @@ def _train(
         due = last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
         if writer and due:
             writer.wait()  # two copies of all states are what memory was counted for
-            snapshot = population.gather(groups)
+            snapshot = cohort.gather()
         try:
             # While these rows are told and kept, the next epoch computes.
-            finish = None if last else begin(epoch + 1)
+            finish = None if last else begin(epoch + 1, rows)
         finally:
             history += rows
             for reporter in reporters:
                 reporter.epoch(rows)
             if writer and due:
-                score = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
-                writer.save(epoch, snapshot, score)
+                returns = np.array([row["eval/return_mean"] for row in reporting.running(rows)])
+                writer.save(epoch, snapshot, float(interquartile_mean(returns)))
                 saved = time.perf_counter()
                 del snapshot
     if writer:
         writer.wait()
-    return history, population.gather([group.agent for group in groups])
+    return history, cohort.gather(lambda state: state.agent)
 
 
 def _rows(
@@ -410,6 +418,18 @@ def _rows(
         | {f"perf/{name}_per_second": number / seconds for name, number in made.items()}
         for index, member in enumerate(members)
     ]
+
+
+def _with_resting(rows: list[reporting.Row], before: Sequence[reporting.Row]) -> list[reporting.Row]:
+    """The rows of an epoch with those of the members that rest, who are as the rows before tell them."""
+    running = {row["member"]: row for row in rows}
+    common = {name: rows[0][name] for name in ("epoch", "wall_seconds")}
+
+    def resting(row: reporting.Row) -> reporting.Row:
+        done = {name: math.nan for name in rows[0] if name.startswith(("train/", "perf/"))}
+        return row | done | common | {"parent": None}
+
+    return [running.get(row["member"]) or resting(row) for row in before] if before else rows
 
 
 def _over(experiment: Experiment, history: Sequence[reporting.Row]) -> bool:
@@ -508,26 +528,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def _summary(experiment: Experiment, rows: list[reporting.Row], population: Population) -> dict[str, Any]:
-    identities = config.identities(experiment)
-    count, members = len(identities), []
-    for identity in identities:
-        own = rows[identity["member"] :: count]
-        best = max(own, key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
+    count, members = experiment.population.num_members, []
+    for last in rows[-count:]:
+        best = max(rows[last["member"] :: count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
         members.append(
             {
-                **identity,
-                "final_return": own[-1]["eval/return_mean"],
+                **reporting.identity(last),
+                "final_return": last["eval/return_mean"],
                 "best_return": best["eval/return_mean"],
                 "best_epoch": best["epoch"],
-                "diverged_by": own[-1]["diverged_by"],
-                "diverged_at": own[-1]["diverged_at"],
+                "diverged_by": last["diverged_by"],
+                "diverged_at": last["diverged_at"],
             }
         )
     final = np.array([member["final_return"] for member in members])
     low, high = confidence_interval(final)
-    last, device = rows[-1], jax.local_devices()[0]
+    ends, device = rows[-count:], jax.local_devices()[0]
+    selecting = experiment.population.selection.method != "none"
     steady = {
-        name: float(np.median([row[name] for row in rows if name in row] or [np.nan]))
+        name: float(np.nanmedian([row[name] for row in rows if name in row] or [np.nan]))
         for name in ("perf/env_steps_per_second", "perf/updates_per_second")
     }
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
@@ -536,14 +555,15 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
     return {
         "environment": experiment.environment.name,
         "members": members,
-        "variants": _variants(experiment, final) if experiment.population.sweep else [],
+        "variants": _variants(experiment, final) if experiment.population.sweep and not selecting else [],
+        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
         "final_return_iqm": float(interquartile_mean(final)),
         "final_return_interval_95": [float(low), float(high)],
-        "epochs": last["epoch"],
-        "env_steps_per_member": last["env_steps"],
-        "env_steps_total": last["env_steps"] * count,
-        "updates_total": last["updates"] * count,
-        "wall_seconds": last["wall_seconds"],
+        "epochs": ends[0]["epoch"],
+        "env_steps_per_member": max(row["env_steps"] for row in ends),
+        "env_steps_total": sum(row["env_steps"] for row in ends),
+        "updates_total": sum(row["updates"] for row in ends),
+        "wall_seconds": ends[0]["wall_seconds"],
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": peak or _peak_rss(),

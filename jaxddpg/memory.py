@@ -23,7 +23,8 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
 
     Args:
         like: the shapes and types of the state of those members, [M, ...], that share the memory.
-        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time.
+        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time, and so
+            are, anywhere, members that go on as others.
         free: bytes; None where nobody knows.
 
     Raises:
@@ -44,7 +45,7 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
     raise ConfigError(
         [
             f"this experiment needs {_readable(size * copies)}, {_readable(rows)} of it for the replays of {members} "
-            f"members{', and all twice while a checkpoint is written' if copies > 1 else ''}, but "
+            f"members{f', and all {copies} times at moments of checkpoints or selection' if copies > 1 else ''}, but "
             f"{_readable(free)} are free; lower {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )

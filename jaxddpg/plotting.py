@@ -21,6 +21,20 @@ from jaxddpg.statistics import (
 )
 
 
+class Lineage(NamedTuple):
+    """Who went on as whom in a run that selects its members, as arrays [epochs, M]."""
+
+    parents: np.ndarray
+    """The member from whose state this one went on; NaN where it rests."""
+    numbers: dict[str, np.ndarray]
+    """The swept settings by dotted path."""
+
+    @property
+    def resting(self) -> np.ndarray:
+        """bool"""
+        return np.isnan(self.parents)
+
+
 class Curves(NamedTuple):
     """The metrics of one run, or of one variant of a sweep, as arrays [epochs, M]."""
 
@@ -34,6 +48,7 @@ class Curves(NamedTuple):
     """Of the swept settings, by dotted path."""
     environment: str = ""
     seeds: Sequence[int] = ()
+    lineage: Lineage | None = None
 
     @property
     def returns(self) -> np.ndarray:
@@ -47,33 +62,56 @@ def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, n
     Raises:
         ValueError: there is no complete epoch.
     """
-    members = 1 + max((row["member"] for row in rows), default=0)
-    epochs = len(rows) // members
-    if not epochs:
+    if len(rows) <= max((row["member"] for row in rows), default=0):
         raise ValueError("there is no complete epoch yet")
-    rows = rows[: epochs * members]
-
-    def column(name: str) -> np.ndarray:
-        return np.array([row.get(name) for row in rows], float).reshape(epochs, members)
-
     names = [name for name in rows[-1] if "/" in name]
-    return column("env_steps")[:, 0], {name: column(name) for name in names}
+    return _column(rows, "env_steps").max(1), {name: _column(rows, name) for name in names}
+
+
+def lineage(rows: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> Lineage:
+    """Who went on as whom, from a run's rows, with the settings of these paths."""
+    return Lineage(_column(rows, "parent"), {path: _column(rows, path) for path in paths})
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """A number of each row, [epochs, M]."""
+    members = 1 + max(row["member"] for row in rows)
+    epochs = len(rows) // members
+    return np.array([row.get(name) for row in rows[: epochs * members]], float).reshape(epochs, members)
+
+
+def chosen(run: Curves) -> Curves:
+    """Of members that were selected from, which are no samples of anything, the one that is best at the end."""
+    if run.lineage is None:
+        return run
+    best = [int(np.argmax(np.nan_to_num(run.returns[-1], nan=-np.inf)))]
+    return run._replace(
+        label=f"{run.label}, best of {run.returns.shape[1]}",
+        metrics={name: curves[:, best] for name, curves in run.metrics.items()},
+        seeds=[run.seeds[best[0]]],
+        lineage=None,
+    )
 
 
 def plot(runs: Sequence[Curves], path: Path) -> None:
     """Writes a picture: the return, and beside it what the critic promises at the start against what follows; where
-    settings are swept, instead of that how the final return depends on each, and of two on both."""
+    settings are swept, instead of that how the final return depends on each, and of two on both; where members were
+    selected, the settings over time and who went on as whom."""
+    traced = runs[0].lineage.numbers if len(runs) == 1 and runs[0].lineage else {}
     # Returns of several environments are no outcome of one setting.
-    swept = varied(runs) if len({run.environment for run in runs}) == 1 else []
+    swept = [*traced] or (varied(runs) if len({run.environment for run in runs}) == 1 else [])
     figure = Figure(figsize=(11, 4.2 * (1 + len(swept) // 2)), layout="constrained")
     first, *others = figure.subplots(1 + len(swept) // 2, 2).flat
     _returns(first, runs)
     if not swept:
         _promises(others[0], runs)
     for axes, name in zip(others, swept, strict=False):
-        _sensitivity(axes, runs, name)
+        if traced:
+            _lineage(axes, runs[0], name)
+        else:
+            _sensitivity(axes, runs, name)
     for axes in others[len(swept) or 1 :]:
-        if len(swept) == 2:
+        if len(swept) == 2 and not traced:
             _map(axes, runs, *swept)
         else:
             axes.remove()
@@ -116,6 +154,9 @@ def _returns(axes: Any, runs: Sequence[Curves]) -> None:
         _crowd(axes, runs)
     else:
         for number, run in enumerate(runs):
+            if run.lineage:
+                _selected(axes, run, f"C{number}")
+                continue
             _band(axes, run, "eval/return_mean", f"C{number}", f"{run.label}, IQM of {run.returns.shape[1]}")
             for count, curve in enumerate(lost := run.returns.T[~np.isfinite(run.returns[-1])]):
                 last = np.flatnonzero(np.isfinite(curve))[-1:]
@@ -152,6 +193,50 @@ def _finish(axes: Any, ylabel: str, title: str) -> None:
     axes.set(xlabel="env steps per member", ylabel=ylabel, title=title)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _selected(axes: Any, run: Curves, colour: str) -> None:
+    """The returns of members as long as they run, and the IQM of those that do; they are no independent samples."""
+    assert run.lineage
+    shown = np.where(run.lineage.resting | ~np.isfinite(run.returns), np.nan, run.returns)
+    axes.plot(run.env_steps, shown, color=colour, alpha=0.35, linewidth=0.6)
+    middle = [
+        float(interquartile_mean(returns[~rests]))
+        for returns, rests in zip(run.returns, run.lineage.resting, strict=True)
+    ]
+    label = f"{run.label}, IQM of those of {shown.shape[1]} that run"
+    axes.plot(run.env_steps, np.where(np.isfinite(middle), middle, np.nan), color=colour, linewidth=1.8, label=label)
+
+
+def _lineage(axes: Any, run: Curves, name: str) -> None:
+    """A setting of each member over time: dotted where it went on as another, ending where it rests; the ancestors of
+    the best at the end are thick."""
+    assert run.lineage
+    parents, numbers = run.lineage.parents, run.lineage.numbers[name]
+    epochs, count = parents.shape
+    alive = ~run.lineage.resting
+    colours = colormaps["viridis"](
+        np.argsort(np.argsort(np.nan_to_num(run.returns[-1], nan=-np.inf))) / max(count - 1, 1)
+    )
+    ancestor = int(np.argmax(np.nan_to_num(run.returns[-1], nan=-np.inf)))
+    for epoch in range(epochs - 1, 0, -1):
+        for member in np.flatnonzero(alive[epoch]):
+            parent = int(parents[epoch, member])
+            ends = [numbers[epoch - 1, parent], numbers[epoch, member]]
+            axes.plot(
+                run.env_steps[epoch - 1 : epoch + 1],
+                ends,
+                color=colours[member],
+                linestyle="-" if parent == member else ":",
+                linewidth=2.6 if member == ancestor else 0.9,
+            )
+        ancestor = int(parents[epoch, ancestor])
+    found = numbers[np.isfinite(numbers)]
+    if found.size and found.min() > 0 and found.max() >= 8 * found.min():
+        axes.set_yscale("log")
+    axes.set(xlabel="env steps per member", ylabel=name, title="Lineage: thick leads to the best, dotted is taken over")
+    axes.grid(alpha=0.25)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

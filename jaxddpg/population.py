@@ -73,16 +73,24 @@ class Population(NamedTuple):
     """`compile(clock, resumed)`: compiles side by side what a run needs, `init` only where it is not resumed; without
     it each program compiles at its first call"""
     init: Callable[[], Groups]
-    epoch: Callable[[Clock, Groups], tuple[Groups, Callable[[], HostMetrics]]]
-    """`epoch(clock, groups) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers"""
-    evaluate: Callable[[Clock, Groups], Callable[[], HostMetrics]]
-    """`evaluate(clock, agents) -> metrics`, likewise, of groups of agent states"""
+    epoch: Callable[..., tuple[Groups, Callable[[], HostMetrics]]]
+    """`epoch(clock, groups, members) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers.
+    `members` are the groups of `enrol`, by default of all members as they were first given"""
+    evaluate: Callable[..., Callable[[], HostMetrics]]
+    """`evaluate(clock, agents, members) -> metrics`, likewise, of groups of agent states"""
+    enrol: Callable[[Sequence[Any]], Groups]
+    """`enrol(settings) -> members`: M members, each with its first seed, but with numbers of these settings"""
+    take: Callable[[Groups, Sequence[int]], Groups]
+    """`take(groups, wanted) -> groups` of copies of the wanted members, any number in any order, made on the devices.
+    Fewer members fill fewer groups of the same size, which the same programs serve"""
     gather: Callable[[Groups], State]
     """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
     scatter: Callable[[State], Groups]
     """The inverse of `gather`"""
     scatter_agents: Callable[[State], Groups]
     """The same for agent states"""
+    members: Groups
+    """all, as they were first given"""
     programs: dict[str, Program]
 
 
@@ -129,10 +137,41 @@ def make_population(
         """The sharding of each leaf, from a prefix of specs."""
         return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part), specs, tree)
 
+    def places(number: int) -> np.ndarray:
+        """Which of so many members is where, [groups, size]: the last group is filled up with copies of the last one,
+        whose results `gather` drops."""
+        return np.minimum(np.arange(-(-number // size) * size), number - 1).reshape(-1, size)
+
     def scatter(state: State, specs: Any = by_member) -> Groups:
-        # The last group is filled up with copies of the last member, whose results `gather` drops.
-        index = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), shardings(specs, state)) for i in index]
+        found = shardings(specs, state)
+        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), found) for i in places(count)]
+
+    def take(groups: Groups, wanted: Sequence[int]) -> Groups:
+        devices = mesh.devices.reshape(num_devices, row)
+        sources = np.asarray(wanted)[places(len(wanted))].reshape(-1, num_devices, block)
+
+        def taken(*leaves: jax.Array) -> list[jax.Array]:
+            held = [{shard.device: shard.data for shard in leaf.addressable_shards} for leaf in leaves]
+
+            def copy(source: int, column: int, device: jax.Device) -> jax.Array:
+                group, place = divmod(source, size)
+                block_row, offset = divmod(place, block)
+                return jax.device_put(held[group][devices[block_row, column]][offset], device)
+
+            return [
+                jax.make_array_from_single_device_arrays(
+                    leaves[0].shape,
+                    leaves[0].sharding,
+                    [
+                        jnp.stack([copy(source, column, devices[block_row, column]) for source in group[block_row]])
+                        for block_row, column in np.ndindex(*devices.shape)
+                    ],
+                )
+                for group in sources
+            ]
+
+        found = jax.tree.map(taken, *groups)
+        return [jax.tree.map(lambda _, new, i=i: new[i], groups[0], found) for i in range(len(sources))]
 
     def gather(groups: Groups) -> State:
         def join(*leaves: jax.Array) -> np.ndarray:
@@ -177,14 +216,18 @@ def make_population(
             by_member,
         ),
     }
-    numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
     keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
+
+    def enrol(members: Sequence[Any]) -> Groups:
+        numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
+        return [*zip(numbers, keys, strict=True)]
+
+    first = enrol(members)
 
     def compile(clock: Clock, resumed: bool) -> None:
         if _debugging():
             return  # it traces again at every call
-        first = numbers[0], keys[0]
-        lowered = programs["init"].lower(*first)
+        lowered = programs["init"].lower(*first[0])
         state = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             lowered.out_info,
@@ -194,26 +237,24 @@ def make_population(
             # Tracing holds Python's lock, compiling does not.
             running = {} if resumed else {"init": threads.submit(lowered.compile)}
             for name, argument in (("epoch", state), ("evaluate", state.agent)):
-                running[name] = threads.submit(programs[name].lower(*first, clock, argument).compile)
+                running[name] = threads.submit(programs[name].lower(*first[0], clock, argument).compile)
             for name, compiling in running.items():
                 programs[name].compiled = compiling.result()
 
     def init() -> Groups:
-        return [programs["init"](*group) for group in zip(numbers, keys, strict=True)]
+        return [programs["init"](*group) for group in first]
 
-    def epoch(clock: Clock, groups: Groups) -> tuple[Groups, Callable[[], HostMetrics]]:
+    def epoch(clock: Clock, groups: Groups, members: Groups = first) -> tuple[Groups, Callable[[], HostMetrics]]:
         states, metrics = [], []
-        for number, key, state in zip(numbers, keys, groups, strict=True):
-            state, output = programs["epoch"](number, key, clock, state)
+        for member, state in zip(members, groups, strict=True):
+            state, output = programs["epoch"](*member, clock, state)
             states.append(state)
             metrics.append(output)
         return states, lambda: gather(metrics)
 
-    def evaluate(clock: Clock, groups: Groups) -> Callable[[], HostMetrics]:
-        metrics = [
-            programs["evaluate"](number, key, clock, state)
-            for number, key, state in zip(numbers, keys, groups, strict=True)
-        ]
+    def evaluate(clock: Clock, groups: Groups, members: Groups = first) -> Callable[[], HostMetrics]:
+        metrics = [programs["evaluate"](*member, clock, agent) for member, agent in zip(members, groups, strict=True)]
         return lambda: gather(metrics)
 
-    return Population(compile, init, epoch, evaluate, gather, partial(scatter, specs=of_state), scatter, programs)
+    scatter_states = partial(scatter, specs=of_state)
+    return Population(compile, init, epoch, evaluate, enrol, take, gather, scatter_states, scatter, first, programs)

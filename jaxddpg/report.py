@@ -40,6 +40,7 @@ def write(
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_returns(runs, directory / TABLE)
+    selected, runs = any(run.lineage for run in runs), [plotting.chosen(run) for run in runs]
     environments = dict.fromkeys(run.environment for run in runs)
     parts = [
         "# Report",
@@ -48,6 +49,11 @@ def write(
         "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged counts as "
         f"the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
     ]
+    if selected:
+        parts.append(
+            "Where members were selected, they are no independent seeds. Only the one is shown whose last evaluation "
+            "was the best, which flatters it; `jaxddpg evaluate` measures it afresh."
+        )
     if unfinished:
         parts.append(f"**Not ended**, so that what is told of them is not final: {', '.join(unfinished)}.")
     for number, environment in enumerate(environments):
@@ -119,18 +125,24 @@ def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: 
 
 
 def _write_returns(runs: Sequence[Curves], path: Path) -> None:
-    swept = list(dict.fromkeys(name for run in runs for name in run.values))
+    swept = list(dict.fromkeys(name for run in runs for name in (*run.values, *_last_numbers(run))))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["method", "environment", *swept, "seed", "env_steps", "final_return", "best_return", "best_env_steps"]
         )
         for run in runs:
-            for seed, curve in zip(run.seeds, run.returns.T, strict=True):
+            for member, (seed, curve) in enumerate(zip(run.seeds, run.returns.T, strict=True)):
                 best = int(np.argmax(np.where(np.isfinite(curve), curve, -np.inf)))
-                values = [run.values.get(name, "") for name in swept]
+                told = {**run.values} | {name: last[member] for name, last in _last_numbers(run).items()}
+                values = [told.get(name, "") for name in swept]
                 ends = [run.env_steps[-1], curve[-1], curve[best], run.env_steps[best]]
                 writer.writerow([run.label, run.environment, *values, seed, *ends])
+
+
+def _last_numbers(run: Curves) -> dict[str, np.ndarray]:
+    """The swept settings [M] at the end of a run that selected its members."""
+    return {name: numbers[-1] for name, numbers in run.lineage.numbers.items()} if run.lineage else {}
 
 
 def _told(source: Source) -> dict[str, Any]:

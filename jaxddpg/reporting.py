@@ -32,6 +32,11 @@ def swept(row: Row) -> Row:
     return {name: value for name, value in row.items() if "." in name}
 
 
+def identity(row: Row) -> Row:
+    """What tells the member of a row from others."""
+    return {"member": row["member"], "seed": row["seed"]} | swept(row)
+
+
 class Reporter(Protocol):
     """A place for results. Used as a context manager, so that it is closed however the run ends."""
 
@@ -62,11 +67,20 @@ def mean_return(returns: np.ndarray) -> str:
     return f"{number(float(interquartile_mean(returns)))}{interval}"
 
 
+def running(rows: Sequence[Row]) -> list[Row]:
+    """Without those of members that rest."""
+    return [row for row in rows if row.get("parent", row["member"]) is not None]
+
+
+def named(row: Row) -> str:
+    """What tells the member of a row from others, as part of a sentence."""
+    return f"seed {row['seed']}" + "".join(f", {name} {value}" for name, value in swept(row).items())
+
+
 def divergence(row: Row) -> str:
     """What became of a diverged member, as part of a sentence."""
-    told = "".join(f", {name} {value}" for name, value in swept(row).items())
     return (
-        f"the member of seed {row['seed']}{told} diverged at env step {row['diverged_at']:,}: "
+        f"the member of {named(row)} diverged at env step {row['diverged_at']:,}: "
         f"{'an' if row['diverged_by'][0] in 'aeiou' else 'a'} {row['diverged_by']} was not finite"
     )
 
@@ -130,7 +144,7 @@ class TensorBoard:
     def epoch(self, rows: Sequence[Row]) -> None:
         from tensorboardX import SummaryWriter
 
-        for row in rows:
+        for row in running(rows):
             member = row["member"]
             if member not in self._writers:
                 values = "".join(f"{name}={value}," for name, value in swept(row).items())
@@ -167,6 +181,7 @@ class WeightsAndBiases:
         self._run.finish(exit_code=1 if kind else 0)
 
     def epoch(self, rows: Sequence[Row]) -> None:
+        rows = running(rows)
         names = [name for name in rows[0] if "/" in name]
         log = {name: float(interquartile_mean(np.array([row[name] for row in rows]))) for name in names}
         if len(rows) > 1:
@@ -206,6 +221,7 @@ class Display:
         self._console.print(text)
 
     def epoch(self, rows: Sequence[Row]) -> None:
+        rows = running(rows)
         row, now = rows[0], time.perf_counter()
         first_epoch, start = self._first = self._first or (row["epoch"], now)
         for other in rows:

@@ -274,6 +274,34 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class NoSelection:
+    """Every member goes its own way."""
+
+    method: Literal["none"] = setting("none", "every member goes its own way")
+
+
+@dataclass(frozen=True)
+class PopulationBased:
+    """Population-based training (Jaderberg et al. 2017)."""
+
+    method: Literal["pbt"] = setting("pbt", "the worst go on from the best, with other numbers")
+    interval: int = setting(5, "epochs from one choice to the next", at_least=1)
+    share: float = setting(0.25, "of the members, at least one, that are replaced by as many", above=0, at_most=0.5)
+    factors: tuple[float, ...] = setting((0.8, 1.25), "one multiplies each swept number of who is replaced", above=0)
+    copy_replay: bool = setting(True, "take over the replay too; where a member diverged that is always so")
+    seed: int = setting(0, "of these choices alone", at_least=0)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving (Jamieson & Talwalkar 2016)."""
+
+    method: Literal["halving"] = setting("halving", "only the best go on, the others rest as they are")
+    interval: int = setting(5, "epochs from one choice to the next", at_least=1)
+    reduction: int = setting(2, "one of so many members goes on, rounded up", at_least=2)
+
+
+@dataclass(frozen=True)
 class Population:
     """The members: every variant of the swept settings with every seed."""
 
@@ -287,6 +315,7 @@ class Population:
     )
     num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=axes.MOST)
     draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
+    selection: NoSelection | PopulationBased | Halving = setting(NoSelection, "who goes on as whom between epochs")
     placement: int = setting(
         0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
     )
@@ -331,6 +360,12 @@ class Population:
     def num_members(self) -> int:
         """Variant by variant, each with all seeds."""
         return self.num_seeds * len(self.variants())
+
+    def seeds(self) -> list[int]:
+        """Of all members: the same for each variant, or, where one may go on as another, each its own."""
+        repeats = 1 if isinstance(self.selection, NoSelection) else len(self.variants())
+        found = [*range(self.seed, self.seed + self.num_seeds * repeats)]
+        return found * (self.num_members // len(found))
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,45 @@ def test_no_more_places_than_the_dispatches_need(members, placement, places):
     population = make_population(build, [0.3] * members, range(members), placement)
     groups = population.scatter(np.arange(members))
     assert sum(len(group) for group in groups) == places
+
+
+@pytest.mark.parametrize("placement", [1, 2, 3])
+@pytest.mark.parametrize("wanted", [[0, 0, 2, 4, 2], [4, 3, 2, 1, 0], [3, 1, 4], [2], [0, 1, 2, 3, 4]])
+def test_members_are_taken_wherever_they_are(placement, wanted):
+    """Copies, whatever device holds them; fewer members fill fewer groups."""
+    population = make_population(build, [0.3] * 5, range(5), placement)
+    groups = population.init()
+    state = population.gather(groups)
+    taken = population.take(groups, wanted)
+    size = len(jax.tree.leaves(groups[0])[0])
+    assert len(taken) == -(-len(wanted) // size)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[: len(wanted)], b[wanted]), population.gather(taken), state
+    )
+
+
+def test_members_taken_go_on_as_those_they_copy_with_keys_and_numbers_of_their_own():
+    population = make_population(build, [0.3, 0.1, 0.2], [0, 1, 2], 1)
+    groups = population.take(population.init(), [1, 1, 2])
+    groups, _ = population.epoch(clock_at(CONFIG, 1), groups, population.enrol([0.3, 0.4, 0.2]))
+    state = population.gather(groups)
+    for member, (origin, scale) in enumerate([(1, 0.3), (1, 0.4), (2, 0.2)]):
+        alone = build([0.3, 0.1, 0.2][origin]).init(jax.random.key(origin))
+        alone, _ = jax.jit(build(scale).epoch)(jax.random.key(member), clock_at(CONFIG, 1), alone)
+        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, alone)
+
+
+def test_fewer_members_go_on_in_the_same_program():
+    population = make_population(build, [0.3] * 5, range(5), 1)
+    groups, _ = population.epoch(clock_at(CONFIG, 1), population.init())
+    program = population.programs["epoch"].compiled
+    kept = [4, 1]
+    running, members = population.take(groups, kept), population.take(population.members, kept)
+    running, metrics = population.epoch(clock_at(CONFIG, 2), running, members)
+    whole, expected = population.epoch(clock_at(CONFIG, 2), groups)
+    assert population.programs["epoch"].compiled is program
+    for name, values in expected().items():
+        np.testing.assert_array_equal(metrics()[name][:2], values[kept])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[:2], b[kept]), population.gather(running), population.gather(whole)
+    )

@@ -1,0 +1,100 @@
+"""Population-based training against the same draws left fixed, on Pendulum: `python bench/pbt.py`, some minutes.
+
+Each population draws its learning rates, badly: from a range whose upper end is a tenth of what works. It trains once
+with population-based training and once without, for equally many env steps. Of each the member that its own last
+evaluation found best is then evaluated afresh, on 100 episodes that no training saw. What is reported is the difference
+of these two over populations, with the bootstrap interval of its interquartile mean; every population is kept in
+bench/results/pbt.csv.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, facts, table
+
+POPULATIONS, MEMBERS = 10, 16
+SETTINGS = {
+    "agent.batch_size": 64,
+    "agent.actor.hidden_sizes": "[64, 64]",
+    "agent.critic.hidden_sizes": "[64, 64]",
+    "training.num_envs": 1,
+    "training.warmup_steps": 500,
+    "training.steps_per_epoch": 500,
+    "training.num_epochs": 40,
+    "replay.capacity": 20_000,
+    "population.num_seeds": 1,
+    "population.combine": "random",
+    "population.num_draws": MEMBERS,
+    "population.sweep.agent.actor_learning_rate": "{loguniform: [1.0e-7, 1.0e-4]}",
+    "population.sweep.agent.critic_learning_rate": "{loguniform: [1.0e-7, 1.0e-4]}",
+}
+METHODS = {
+    "pbt": {"population.selection.method": "pbt", "population.selection.interval": 2},
+    "fixed": {"population.selection.method": "none"},
+}
+
+
+def jaxddpg(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "jaxddpg", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict[str, float]:
+    """Trains a population and measures the member that was best at the end."""
+    flags = SETTINGS | changes | {"population.draw_seed": population, "population.seed": 1000 * population}
+    told = [token for path, value in flags.items() for token in (f"--{path}", value)]
+    jaxddpg("sweep", "configs/pendulum.yaml", *told, "--run-dir", directory, "--quiet")
+    jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population)
+    summary = json.loads((directory / "summary.json").read_text())
+    finals = np.nan_to_num([member["final_return"] or np.nan for member in summary["members"]], nan=-np.inf)
+    best = int(np.argmax(finals))
+    with (directory / "evaluation.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if int(row["member"]) == best)
+    return {
+        "return": float(row["return_mean"]),
+        "claimed": float(finals[best]),
+        "actor_learning_rate": float(row["agent.actor_learning_rate"]),
+        "critic_learning_rate": float(row["agent.critic_learning_rate"]),
+        "env_steps": summary["env_steps_total"],
+    }
+
+
+def main() -> None:
+    from jaxddpg.statistics import confidence_interval, interquartile_mean
+
+    rows = []
+    for population in range(POPULATIONS):
+        for method, changes in METHODS.items():
+            with tempfile.TemporaryDirectory() as place:
+                found = chosen(Path(place) / "run", population, changes)
+            rows.append({"population": population, "method": method} | found)
+            print(rows[-1], file=sys.stderr, flush=True)
+    assert len({row["env_steps"] for row in rows}) == 1
+    with (RESULTS / "pbt.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    returns = {method: np.array([row["return"] for row in rows if row["method"] == method]) for method in METHODS}
+    told = returns | {"pbt - fixed": returns["pbt"] - returns["fixed"]}
+    print(facts())
+    print(
+        table(
+            [
+                {
+                    "of 10 populations": name,
+                    "IQM": f"{float(interquartile_mean(values)):.1f}",
+                    "95 % interval": " to ".join(f"{float(end):.1f}" for end in confidence_interval(values)),
+                    "worst and best": f"{values.min():.1f} to {values.max():.1f}",
+                }
+                for name, values in told.items()
+            ]
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
