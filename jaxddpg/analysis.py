@@ -112,7 +112,7 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
         how = "sweep" if experiment.population.sweep else "train"
         file = place / (config.SWEEP if several else "config.yaml")
         for name, program in config.programs(experiment).items():
-            rows = reporting.read_rows(place / name / "metrics.jsonl")
+            rows = _rows(place / name, program)
             epoch, last = rows[-1]["epoch"] if rows else None, program.training.num_epochs
             if epoch != last:
                 where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
@@ -138,7 +138,7 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
     found = []
     programs = config.programs(config.whole(directory))
     for name, program in programs.items():
-        rows = reporting.read_rows(directory / name / "metrics.jsonl")
+        rows = _rows(directory / name, program)
         try:
             env_steps, metrics = plotting.by_epoch(rows)
         except (ValueError, KeyError, TypeError) as error:
@@ -233,19 +233,25 @@ class Policies(NamedTuple):
 def _policies(directory: Path, epoch: int | str) -> Policies:
     """The policies of a checkpoint; where the newest is damaged, those of an older one, with a warning."""
     experiment = config.of_run(directory)
-    found = checkpoint.epochs(directory)
+    parts = config.parts(directory, experiment)
+    places = [part.directory for part in parts]
+    found = checkpoint.epochs(*places)
     if not found:
         raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
-    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(directory)]}
+    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(*places)]}
     chosen = named.get(epoch, [epoch])
     if not {*chosen} <= {*found}:
         raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
-    shapes = state_like(experiment)
-    wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
+    reasons: list[str] = []
     for candidate in chosen:
         try:
-            config.check_unaltered(checkpoint.origin(directory, candidate), experiment)
-            restored = checkpoint.restore(directory, candidate, wanted, partial=True)
+            each = []
+            for part in parts:
+                config.check_unaltered(checkpoint.origin(part.directory, candidate), experiment)
+                shapes = state_like(experiment, len(part.members))
+                wanted = {"agent": shapes.agent, "health": shapes.health}
+                each.append(checkpoint.restore(part.directory, candidate, wanted, partial=True))
+            restored = jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
         except checkpoint.DamagedError as error:
             reasons.append(str(error))
             continue
@@ -260,11 +266,16 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     raise ConfigError([f"the policies of {directory} cannot be read: {reasons[0]}"])
 
 
+def _rows(directory: Path, experiment: Experiment) -> list[reporting.Row]:
+    """The rows of a run, whoever trained its members."""
+    return reporting.rows_of([part.directory for part in config.parts(directory, experiment)])
+
+
 def _identities(directory: Path, experiment: Experiment, epoch: int) -> list[reporting.Row]:
     """What told the members apart after an epoch; where they are selected, their numbers change."""
     if experiment.population.selection.method == "none":
         return config.identities(experiment)
-    rows = reporting.read_rows(directory / "metrics.jsonl")
+    rows = _rows(directory, experiment)
     return [reporting.identity(row) for row in rows if row["epoch"] == epoch]
 
 

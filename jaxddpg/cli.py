@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import platformdirs
 
-from jaxddpg import config
+from jaxddpg import config, hosts
 from jaxddpg.config import ConfigError
 
 
@@ -99,6 +99,12 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.sweep and not experiment.population.sweep:
         raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
+    if options.distributed:
+        if not options.run_dir:
+            raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
+        from jaxddpg.experiment import check_directory
+
+        check_directory(directory)  # before another process can have begun in it
     if options.sweep:
         return _learn(options, experiment, directory, lambda room, **how: room.sweep(experiment, directory, **how))
     return _learn(options, experiment, directory, lambda room, **how: [room.run(experiment, directory, **how)])
@@ -120,7 +126,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
-    with _Signals() as signals:
+    with _watch(options) as watch, _Signals() as signals:
         import jax
         import numpy as np
 
@@ -130,12 +136,25 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         if options.debug:
             jax.config.update("jax_debug_nans", True)
             jax.config.update("jax_debug_key_reuse", True)
+        first, alone = watch.host.process_id == 0, watch.host.num_processes == 1
+        quiet = options.quiet or not first
         try:
-            results = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
+            results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
         except (room.RunError, FloatingPointError) as error:
             print(f"error: {config.first_line(error)}", file=sys.stderr)
             return 1
-    summaries = [result.summary for result in results]
+        summaries = [result.summary for result in results]
+        if not signals.received:
+            watch.finish(lambda: bool(signals.received))
+        if watch.lost and not signals.received:
+            print(
+                f"error: another process of this run was lost; this one ended after epoch {summaries[0]['epochs']}; "
+                f"`jaxddpg resume {directory}` goes on, with as many processes or fewer",
+                file=sys.stderr,
+            )
+            return 1
+        if first and not alone and not signals.received:
+            summaries = [room.conclude(directory)]
     members = [member for summary in summaries for member in summary["members"]]
     returns = np.array([member["final_return"] for member in members])
     total = {
@@ -161,7 +180,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
                 f"run directory: {directory}",
             ]
         ),
-        options.quiet,
+        quiet,
     )
     halted = room.halted(experiment, members)
     begun, epochs = len(summaries), min(summary["epochs"] for summary in summaries)
@@ -170,7 +189,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received
     diverged = [member for member in members if member["diverged_by"]]
-    for member in diverged:
+    for member in diverged if first else ():
         print(reporting.divergence(member), file=sys.stderr)
     if halted:
         print(
@@ -180,6 +199,26 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         )
         return 1
     return 0
+
+
+def _watch(options: argparse.Namespace) -> hosts.Alone:
+    """What watches over the processes of a run."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed:
+        if any(value is not None for value in given):
+            raise ConfigError(["--coordinator, --num-processes and --process-id need --distributed"])
+        return hosts.Alone()
+    if len({value is None for value in given}) > 1:
+        raise ConfigError(["--coordinator, --num-processes and --process-id tell where to meet only together"])
+    if options.coordinator is not None:
+        host, _, port = options.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError([f"--coordinator is {options.coordinator}, but must be HOST:PORT, such as node1:29500"])
+        if not 0 <= options.process_id < options.num_processes:
+            raise ConfigError(
+                [f"--process-id is {options.process_id}, but must be at least 0 and below {options.num_processes}"]
+            )
+    return hosts.Watch(hosts.Rendezvous(*given, options.meet_seconds))
 
 
 def _by_seed(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -329,6 +368,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--quiet", action="store_true", help="print nothing but errors")
         train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
         train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+        _add_distributed(train)
         train.set_defaults(command=_train, sweep=name == "sweep")
 
     whose: Any = {
@@ -347,6 +387,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     resume.add_argument("--quiet", action="store_true", help="print nothing but errors")
     resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+    _add_distributed(resume)
     resume.set_defaults(command=_resume)
 
     evaluate = commands.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
@@ -378,6 +419,19 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="compare this machine's results with known answers", allow_abbrev=False)
     check.set_defaults(command=_check)
     return parser
+
+
+def _add_distributed(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("several processes, each of which trains a part of the members")
+    group.add_argument(
+        "--distributed", action="store_true", help="be one of them; SLURM and its like tell which, or the flags below"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where they meet, served by process 0")
+    group.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
+    group.add_argument("--process-id", metavar="K", type=int, help="which of them this is, from 0")
+    group.add_argument(
+        "--meet-seconds", metavar="S", type=int, default=300, help="to wait until all are there (default 300)"
+    )
 
 
 def _settings_help() -> str:

@@ -18,14 +18,20 @@ class Cohort:
     then they wait on the host as they were, and the others are packed into as few groups as hold them."""
 
     def __init__(
-        self, experiment: Experiment, population: Population, groups: Groups, rows: Sequence[Row] = ()
+        self,
+        experiment: Experiment,
+        population: Population,
+        groups: Groups,
+        identities: Sequence[Row],
+        rows: Sequence[Row] = (),
     ) -> None:
-        """`groups` are the states of all members, `rows` those of the epoch that led to them; none before the first."""
+        """`groups` are the states of all members, `identities` tell them apart at first; `rows` are those of the epoch
+        that led to them, none before the first."""
         self._experiment, self._population = experiment, population
         self._section = experiment.population.selection
         self._resting: State = None
         self.groups, self.members = groups, population.members
-        self.identities = config.identities(experiment)
+        self.identities = [*identities]
         """What the rows of each member begin with."""
         self.running = [*range(len(self.identities))]
         """The members in the groups, in their order."""

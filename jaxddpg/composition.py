@@ -191,13 +191,15 @@ def build_shard(member: Member) -> Trainer:
     )
 
 
-def populate(experiment: Experiment) -> Population:
-    """The population of an experiment: every variant of its member's settings with each of its seeds."""
+def populate(experiment: Experiment, members: range | None = None) -> Population:
+    """The population of an experiment, or some of its members: every variant of the settings with each of the seeds."""
     count = experiment.population.num_seeds
+    found = [variant.member() for variant in variants(experiment) for _ in range(count)]
+    own = slice(members.start, members.stop) if members else slice(None)
     return make_population(
         build_shard,
-        [variant.member() for variant in variants(experiment) for _ in range(count)],
-        experiment.population.seeds(),
+        found[own],
+        experiment.population.seeds()[own],
         experiment.population.placement,
         experiment.training.num_shards,
     )

@@ -201,8 +201,27 @@ def _name(values: Mapping[str, Any]) -> str:
 
 SWEEP = "sweep.yaml"
 """In the directory of a sweep that falls into several runs, each in a directory of its own below it."""
+HOSTS = "hosts"
+"""In the directory of a run that several processes train: a directory for the part of each."""
 HARMLESS = ("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting.")
 """Settings that do not alter what is learned up to an epoch."""
+
+
+class Part(NamedTuple):
+    """The members of a run that one process trains, and where it leaves what it measures and its checkpoints."""
+
+    directory: Path
+    members: range
+
+
+def parts(directory: Path, experiment: Experiment, count: int = 0) -> list[Part]:
+    """The parts into which a run falls: `count` of them, or, where that is 0, as many as there are on disk."""
+    first = next((directory / HOSTS).glob("*_of_*"), None)
+    count = count or (int(first.name.rpartition("_")[2]) if first else 1)
+    places = [directory / HOSTS / f"{index}_of_{count}" for index in range(count)] if count > 1 else [directory]
+    members = experiment.population.num_members
+    ends = [members * index // count for index in range(count + 1)]
+    return [Part(place, range(*ends[index : index + 2])) for index, place in enumerate(places)]
 
 
 def of_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:

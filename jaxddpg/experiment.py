@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
+from jaxddpg.hosts import Host
 from jaxddpg.population import Population, use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import confidence_interval, interquartile_mean
@@ -35,6 +37,9 @@ from jaxddpg.training import Health, clock_at
 from jaxddpg.types import State
 
 _IN_USE = "--run-dir {} already holds a run; name another, or none for a new one; `jaxddpg resume` goes on with a run"
+_APART = "this sweep falls into several programs, but processes share the members of one; sweep each apart"
+_PATIENCE = 60.0
+"""Seconds that a process waits for the first to begin."""
 _SMALLER = (
     "lower replay.capacity, population.num_seeds, evaluation.num_episodes or the hidden_sizes, and name a new --run-dir"
 )
@@ -65,6 +70,7 @@ def run(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
+    host: Host = Host(),
 ) -> Result:
     """Runs an experiment to its end.
 
@@ -72,6 +78,8 @@ def run(
         directory: where to leave the run; None leaves nothing on disk.
         quiet: shows no progress.
         stopping: asked after each epoch whether to end the run there.
+        host: which of several processes this is, each of which trains its part of the members and returns its result;
+            when all are done, `conclude` makes one run of their parts.
 
     Raises:
         ConfigError: a setting is faulty or the directory cannot be used, and nothing was written; or the memory does
@@ -85,17 +93,24 @@ def run(
         )
     _check_extras(experiment.reporting)
     if directory is None:
-        _check_runs_here(experiment, on_disk=False)
+        everyone = range(experiment.population.num_members)
+        _check_runs_here(experiment, len(everyone), on_disk=False)
         with _failures_told(None):
-            return _run(experiment, None, quiet, stopping)
+            return _run(experiment, None, everyone, quiet, stopping)
     directory = Path(directory)
-    _check_directory(directory)
-    _check_runs_here(experiment)
-    with _claimed(directory), _failures_told(directory):
-        if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-            raise ConfigError([_IN_USE.format(directory)])
-        _write(directory / "config.yaml", config.dump(experiment))
-        return _run(experiment, directory, quiet, stopping)
+    if host.num_processes == 1:  # else this was looked at before the processes met
+        check_directory(directory)
+    part = config.parts(directory, experiment, host.num_processes)[host.process_id]
+    _check_spread(experiment, host)
+    _check_runs_here(experiment, len(part.members))
+    with _claimed(part.directory), _failures_told(directory):
+        if host.process_id == 0:
+            if (directory / "config.yaml").exists():  # of two runs that start together, one got it
+                raise ConfigError([_IN_USE.format(directory)])
+            _write(directory / "config.yaml", config.dump(experiment))
+        else:
+            _check_agreement(directory, experiment)
+        return _run(experiment, *part, quiet, stopping)
 
 
 def sweep(
@@ -104,6 +119,7 @@ def sweep(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
+    host: Host = Host(),
 ) -> list[Result]:
     """Runs every variant of the swept settings.
 
@@ -115,10 +131,12 @@ def sweep(
     """
     directory, programs = Path(directory), config.programs(config.checked(experiment))
     if [*programs] == [""]:
-        return [run(experiment, directory, quiet=quiet, stopping=stopping)]
-    _check_directory(directory)
+        return [run(experiment, directory, quiet=quiet, stopping=stopping, host=host)]
+    if host.num_processes > 1:
+        raise ConfigError([_APART])
+    check_directory(directory)
     for program in programs.values():
-        _check_runs_here(program)
+        _check_runs_here(program, program.population.num_members)
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / config.SWEEP, config.dump(experiment))
     return resume_sweep(directory, quiet=quiet, stopping=stopping)
@@ -130,18 +148,22 @@ def resume_sweep(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
+    host: Host = Host(),
 ) -> list[Result]:
     """Goes on with a sweep: with the run that was interrupted, and with those that have not begun.
 
     `changes` and errors are as for `resume`.
     """
     directory, results = Path(directory), list[Result]()
+    if host.num_processes > 1:
+        raise ConfigError([_APART])
     with _claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
         programs = {directory / name: program for name, program in config.programs(experiment).items()}
         begun = [place for place in programs if (place / "config.yaml").exists()]
         for place in begun:
-            _check_epochs(programs[place], _recall(place, programs[place]).epoch)
+            (part,) = config.parts(place, programs[place])
+            _check_epochs(programs[place], _recall(part, programs[place]).epoch)
         _write(directory / config.SWEEP, config.dump(experiment))
         for place, program in programs.items():
             if results and stopping():
@@ -160,36 +182,67 @@ def resume(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
+    host: Host = Host(),
 ) -> Result:
     """Goes on with a run from its newest sound checkpoint, as if it had never been interrupted.
 
     On the same layout of devices the result is that of an uninterrupted run to the bit. A run without a checkpoint
-    starts anew.
+    starts anew. A run that several processes began keeps its parts, which any number of processes share.
 
     Args:
         changes: settings by dotted path that do not alter what is learned: more epochs, reporting, checkpoints,
             placement. They are written into the run's `config.yaml` and recorded in its `resumptions.jsonl`.
         quiet: shows no progress.
         stopping: asked after each epoch whether to end the run there.
+        host: as for `run`.
 
     Raises:
         ConfigError: the directory holds no run or another process uses it, or a change would alter what is learned.
         RunError: as for `run`.
     """
     directory = Path(directory)
-    config.extended(directory, changes or {})  # a fault of the input is said before anything is touched
-    with _claimed(directory), _failures_told(directory):
-        experiment, changed = config.extended(directory, changes or {})
-        _check_extras(experiment.reporting)
-        _check_runs_here(experiment)
-        history = _recall(directory, experiment)
-        reached = history.epoch
-        _check_epochs(experiment, reached)
-        _write(directory / "config.yaml", config.dump(experiment))
-        record = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "epoch": reached, "changes": changed}
-        with (directory / "resumptions.jsonl").open("a") as file:
-            file.write(json.dumps(record | {"versions": _versions()}) + "\n")
-        return _run(experiment, directory, quiet, stopping, history)
+    experiment, changed = config.extended(directory, changes or {})
+    parts = config.parts(directory, experiment)[host.process_id :: host.num_processes]
+    if not parts:
+        raise ConfigError([f"{directory} has fewer parts than there are processes; use fewer"])
+    _check_extras(experiment.reporting)
+    with ExitStack() as stack:
+        stack.enter_context(_failures_told(directory))
+        for part in parts:
+            stack.enter_context(_claimed(part.directory))
+            _check_runs_here(experiment, len(part.members))
+        histories = [_recall(part, experiment) for part in parts]
+        for history in histories:
+            _check_epochs(experiment, history.epoch)
+        if host.process_id == 0:
+            _write(directory / "config.yaml", config.dump(experiment))
+        for part, history in zip(parts, histories, strict=True):
+            now = datetime.datetime.now().isoformat(timespec="seconds")
+            record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": _versions()}
+            with (part.directory / "resumptions.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        results = list[Result]()
+        for part, history in zip(parts, histories, strict=True):
+            if not results or not stopping():
+                results.append(_run(experiment, *part, quiet, stopping, history))
+        if len(results) == 1:
+            return results[0]
+        conclude(directory)
+        return _joined(experiment, results)
+
+
+def conclude(directory: str | Path) -> dict[str, Any] | None:
+    """Makes one run of the parts that several processes left: its summary, which is returned, and its picture; None
+    where not all of them have ended."""
+    directory = Path(directory)
+    experiment = config.of_run(directory)
+    found = [part.directory / "summary.json" for part in config.parts(directory, experiment)]
+    if not all(path.exists() for path in found):
+        return None
+    summary = _merged(experiment, [json.loads(path.read_text()) for path in found])
+    _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+    _draw(directory)
+    return summary
 
 
 def _check_epochs(experiment: Experiment, reached: int) -> None:
@@ -231,15 +284,44 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         raise RunError(f"{reason}{remedy}") from error
 
 
-def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
-    """ConfigError where the parts do not fit each other, or this machine's memory."""
+def _check_spread(experiment: Experiment, host: Host) -> None:
+    """ConfigError where several processes cannot share the members."""
+    method, members = experiment.population.selection.method, experiment.population.num_members
+    if host.num_processes > 1 and method != "none":
+        raise ConfigError(
+            [f"population.selection.method is {method}, but members that go on as others must be in one process"]
+        )
+    if host.num_processes > members:
+        raise ConfigError(
+            [f"there are {host.num_processes} processes, but only {members} members; use fewer processes"]
+        )
+
+
+def _check_agreement(directory: Path, experiment: Experiment) -> None:
+    """ConfigError unless the first of several processes trains the same experiment in the same directory."""
+    place, end = directory / "config.yaml", time.monotonic() + _PATIENCE
+    while not place.exists():
+        if time.monotonic() > end:
+            raise ConfigError(
+                [
+                    f"the first process has not begun in {directory} within {_PATIENCE:.0f} s; did each name the same "
+                    "--run-dir, on a file system that all of them share?"
+                ]
+            )
+        time.sleep(0.1)
+    if place.read_text() != config.dump(experiment):
+        raise ConfigError([f"this process was given other settings than the first, whose are in {place}"])
+
+
+def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
+    """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
     use_all_cores()
     looked_at: list[settings.Environment] = []
     for variant in config.variants(experiment):
         if variant.environment not in looked_at:
             check_member(variant.member())
             looked_at.append(variant.environment)
-    count, on_cpu = experiment.population.num_members, jax.default_backend() == "cpu"
+    on_cpu = jax.default_backend() == "cpu"
     devices, row = jax.local_device_count(), experiment.training.num_shards
     if on_cpu:
         devices = row = 1  # which share the machine's memory
@@ -253,13 +335,16 @@ def _check_runs_here(experiment: Experiment, on_disk: bool = True) -> None:
 def _run(
     experiment: Experiment,
     directory: Path | None,
+    members: range,
     quiet: bool,
     stopping: Callable[[], bool],
     history: History = History(),
 ) -> Result:
-    """Trains from where its history ends, in a directory that is ours."""
-    count = experiment.population.num_members
-    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
+    """Trains these members from where their history ends, in a directory that is ours."""
+    count = len(members)
+    total = experiment.population.num_members
+    number = f"{count} member{'s'[: count > 1]}{f' of {total}' if count < total else ''}"
+    title = f"{experiment.environment.name}, {number}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
         display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
         reporters: list[reporting.Reporter] = [display]
@@ -270,33 +355,36 @@ def _run(
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
             origin = config.learning(experiment)
             writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin))
-        population, start = populate(experiment), time.perf_counter()
-        if not _over(experiment, history.rows):
+        population, start = populate(experiment, members), time.perf_counter()
+        if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
         # Never given a name: where it is held, the memory of what was read from disk is not given back.
-        groups = population.scatter(_saved(directory, experiment, history.epoch)) if history.rows else population.init()
-        cohort = Cohort(experiment, population, groups, history.rows[-count:])
+        groups = population.scatter(_saved(directory, experiment, history)) if history.rows else population.init()
+        identities = config.identities(experiment)[members.start : members.stop]
+        cohort = Cohort(experiment, population, groups, identities, history.rows[-count:])
         del groups  # they are given away with each epoch
         rows, agents = _train(experiment, population, [*history.rows], cohort, reporters, writer, stopping)
-        summary = _summary(experiment, rows, population) | {"compile_seconds": compile_seconds}
+        summary = _summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
             _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-            _draw(directory)
+            if (directory / "config.yaml").exists():  # else it is a part of a run
+                _draw(directory)
     return Result(rows, summary, agents)
 
 
-def _recall(directory: Path, experiment: Experiment) -> History:
+def _recall(part: config.Part, experiment: Experiment) -> History:
     """The rows up to the newest sound checkpoint; none where the run was interrupted before its first.
 
     Raises:
         ConfigError: there were checkpoints, but none can be gone on from, and starting anew would lose what is sound.
     """
-    count = experiment.population.num_members
-    rows, found, notes = reporting.read_rows(directory / "metrics.jsonl"), checkpoint.epochs(directory), []
-    places = ((row["epoch"], row["member"]) for row in rows)
-    told = sum(1 for _ in takewhile(lambda pair: pair[1] == divmod(pair[0], count), enumerate(places)))
+    directory, members = part
+    count, rows, found = len(members), reporting.read_rows(directory / reporting.METRICS), checkpoint.epochs(directory)
+    expected = ((epoch, member) for epoch in itertools.count() for member in members)
+    pairs = zip(((row["epoch"], row["member"]) for row in rows), expected, strict=False)
+    told, notes = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []
     for epoch in found:
         try:
             origin = checkpoint.origin(directory, epoch)
@@ -314,11 +402,12 @@ def _recall(directory: Path, experiment: Experiment) -> History:
     return History((), ["there is no checkpoint to go on from; starting anew"])
 
 
-def _saved(directory: Path | None, experiment: Experiment, epoch: int) -> State:
+def _saved(directory: Path | None, experiment: Experiment, history: History) -> State:
     """The state of a checkpoint, which fits the config."""
     assert directory is not None
+    count = sum(row["epoch"] == history.epoch for row in history.rows)
     try:
-        return checkpoint.restore(directory, epoch, state_like(experiment))
+        return checkpoint.restore(directory, history.epoch, state_like(experiment, count))
     except ValueError as error:
         raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error
 
@@ -333,7 +422,7 @@ def _train(
     stopping: Callable[[], bool],
 ) -> tuple[list[reporting.Row], State]:
     """The epochs after those of `history`, which led to `cohort`: all rows and the final agents."""
-    training = experiment.training
+    training, count = experiment.training, len(cohort.identities)
     reached, earlier = (history[-1]["epoch"], history[-1]["wall_seconds"]) if history else (-1, 0.0)
     start = saved = time.perf_counter()
 
@@ -360,7 +449,7 @@ def _train(
 
         return finish
 
-    finish = None if _over(experiment, history) else begin(reached + 1, history[-experiment.population.num_members :])
+    finish = None if _over(experiment, history[-count:]) else begin(reached + 1, history[-count:])
     while finish:
         rows = finish()
         epoch = rows[0]["epoch"]
@@ -432,12 +521,9 @@ def _with_resting(rows: list[reporting.Row], before: Sequence[reporting.Row]) ->
     return [running.get(row["member"]) or resting(row) for row in before] if before else rows
 
 
-def _over(experiment: Experiment, history: Sequence[reporting.Row]) -> bool:
-    """Whether there is nothing left to be done after the rows of a run."""
-    if not history:
-        return False
-    ended = history[-1]["epoch"] == experiment.training.num_epochs
-    return ended or halted(experiment, history[-experiment.population.num_members :])
+def _over(experiment: Experiment, rows: Sequence[reporting.Row]) -> bool:
+    """Whether there is nothing left to be done after the rows of an epoch."""
+    return bool(rows) and (rows[0]["epoch"] == experiment.training.num_epochs or halted(experiment, rows))
 
 
 def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:
@@ -476,7 +562,7 @@ def _check_extras(section: settings.Reporting) -> None:
         raise ConfigError(faults)
 
 
-def _check_directory(directory: Path) -> None:
+def check_directory(directory: Path) -> None:
     """Raises ConfigError where a run cannot be written; creates nothing."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
@@ -488,7 +574,7 @@ def _check_directory(directory: Path) -> None:
         raise ConfigError([_IN_USE.format(directory)])
     if (directory / config.SWEEP).exists():
         raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or none for a new one"])
-    if (directory / "metrics.jsonl").exists() or (directory / checkpoint.DIRECTORY).exists():
+    if any((directory / name).exists() for name in (reporting.METRICS, checkpoint.DIRECTORY, config.HOSTS)):
         raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -527,10 +613,11 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _summary(experiment: Experiment, rows: list[reporting.Row], population: Population) -> dict[str, Any]:
-    count, members = experiment.population.num_members, []
-    for last in rows[-count:]:
-        best = max(rows[last["member"] :: count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
+def _summary(experiment: Experiment, rows: list[reporting.Row], count: int, population: Population) -> dict[str, Any]:
+    """What became of so many members, from all their rows."""
+    members = []
+    for index, last in enumerate(rows[-count:]):
+        best = max(rows[index::count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
         members.append(
             {
                 **reporting.identity(last),
@@ -541,10 +628,7 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
                 "diverged_at": last["diverged_at"],
             }
         )
-    final = np.array([member["final_return"] for member in members])
-    low, high = confidence_interval(final)
     ends, device = rows[-count:], jax.local_devices()[0]
-    selecting = experiment.population.selection.method != "none"
     steady = {
         name: float(np.nanmedian([row[name] for row in rows if name in row] or [np.nan]))
         for name in ("perf/env_steps_per_second", "perf/updates_per_second")
@@ -554,11 +638,7 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
     analysis = compiled.memory_analysis() if compiled else None
     return {
         "environment": experiment.environment.name,
-        "members": members,
-        "variants": _variants(experiment, final) if experiment.population.sweep and not selecting else [],
-        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
-        "final_return_iqm": float(interquartile_mean(final)),
-        "final_return_interval_95": [float(low), float(high)],
+        **_outcome(experiment, members),
         "epochs": ends[0]["epoch"],
         "env_steps_per_member": max(row["env_steps"] for row in ends),
         "env_steps_total": sum(row["env_steps"] for row in ends),
@@ -567,13 +647,57 @@ def _summary(experiment: Experiment, rows: list[reporting.Row], population: Popu
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": peak or _peak_rss(),
-        "state_bytes": memory.parts(state_like(experiment)),
+        "state_bytes": memory.parts(state_like(experiment, count)),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": _versions(),
         "date": datetime.date.today().isoformat(),
         "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
     }
+
+
+def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What came of members together, from their final returns."""
+    final = np.array([member["final_return"] for member in members], float)
+    low, high = confidence_interval(final)
+    selecting = experiment.population.selection.method != "none"
+    whole = len(members) == experiment.population.num_members
+    return {
+        "members": [*members],
+        "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
+        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
+        "final_return_iqm": float(interquartile_mean(final)),
+        "final_return_interval_95": [float(low), float(high)],
+    }
+
+
+def _merged(experiment: Experiment, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of a run from those of its parts."""
+    first = {name: value for name, value in summaries[0].items() if name != "checkpoints"}
+    together: dict[Callable[[list[float]], float], tuple[str, ...]] = {
+        sum: ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
+        max: ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
+        min: ("epochs", "env_steps_per_member"),
+    }
+    sizes = [summary["state_bytes"] for summary in summaries]
+    return {
+        **first,
+        **_outcome(experiment, [member for summary in summaries for member in summary["members"]]),
+        **{
+            name: unite([np.nan if s[name] is None else s[name] for s in summaries])
+            for unite, names in together.items()
+            for name in names
+        },
+        "state_bytes": {name: sum(size[name] for size in sizes) for name in sizes[0]},
+        "device": ", ".join(summary["device"] for summary in summaries),
+    }
+
+
+def _joined(experiment: Experiment, results: Sequence[Result]) -> Result:
+    """The results of parts as one."""
+    rows = sorted((row for result in results for row in result.rows), key=lambda row: (row["epoch"], row["member"]))
+    agents = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(result.agents for result in results))
+    return Result(rows, _merged(experiment, [result.summary for result in results]), agents)
 
 
 def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
+METRICS = "metrics.jsonl"
 Row = dict[str, Any]
 
 
@@ -90,6 +91,16 @@ def _console(file: TextIO, quiet: bool) -> Console:
     return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
+def rows_of(parts: Sequence[Path]) -> list[Row]:
+    """The rows of a run from the directories of its parts, of those epochs that all of them have ended."""
+    each = []
+    for part in parts:
+        rows = read_rows(part / METRICS)
+        count = len({row["member"] for row in rows}) or 1
+        each.append([rows[start : start + count] for start in range(0, len(rows) - count + 1, count)])
+    return [row for epoch in zip(*each, strict=False) for rows in epoch for row in rows]
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a `metrics.jsonl` up to the first line that is none; none where there is no file."""
     rows: list[Row] = []
@@ -105,10 +116,10 @@ class MetricsFile:
     """`metrics.jsonl`, one line per row, flushed after each epoch; of what the file held, `rows` are kept."""
 
     def __init__(self, directory: Path, rows: Sequence[Row] = ()) -> None:
-        self._path, self._rows = directory / "metrics.jsonl", rows
+        self._path, self._rows = directory / METRICS, rows
 
     def __enter__(self) -> Self:
-        partial = self._path.with_name("metrics.jsonl.partial")
+        partial = self._path.with_name(f"{METRICS}.partial")
         self._file: TextIO = partial.open("w")
         self.epoch(self._rows)
         partial.replace(self._path)  # which stays open

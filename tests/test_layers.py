@@ -18,7 +18,7 @@ LAYERS = [
         *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering", "selection"},
-    {"cohort", "composition", "check", "memory", "report"},
+    {"hosts", "cohort", "composition", "check", "memory", "report"},
     {"analysis"},
     {"experiment"},
     {"cli"},

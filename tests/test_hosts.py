@@ -1,0 +1,285 @@
+"""Several processes train the members of one run: they meet over loopback, and one may be lost."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_cli import call, refused
+from test_experiment import lines, tiny
+from test_resume import comparable
+
+from jaxddpg import checkpoint, composition, config, hosts
+from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.config import ConfigError
+from jaxddpg.experiment import resume, run
+
+EPOCHS = 60
+SECTIONS = {
+    "environment": {"name": "Pendulum-v1"},
+    "agent": {"batch_size": 16, "actor": {"hidden_sizes": [16]}, "critic": {"hidden_sizes": [16]}},
+    "replay": {"capacity": 2_000},
+    "training": {"num_envs": 2, "warmup_steps": 20, "steps_per_epoch": 50, "num_epochs": EPOCHS},
+    "evaluation": {"num_episodes": 2},
+    "checkpoint": {"interval_seconds": 0},
+    "population": {"num_seeds": 5},
+}
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def start(*command, process_id=None, port=None, num_processes=2, seconds=60, **variables):
+    """A process of a run, which speaks to loopback only."""
+    meeting = ["--distributed", "--meet-seconds", seconds]
+    if process_id is not None:
+        meeting += ["--coordinator", f"127.0.0.1:{port}", "--num-processes", num_processes, "--process-id", process_id]
+    environment = os.environ | {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxddpg", *map(str, [*command, *meeting])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | variables,
+    )
+
+
+def both(*command, **variables):
+    """What two processes said: (code, out, err) each."""
+    port = free_port()
+    processes = [start(*command, process_id=process_id, port=port, **variables) for process_id in range(2)]
+    return [(process.wait(), *process.communicate()) for process in processes]
+
+
+def part(directory, process_id):
+    return directory / "hosts" / f"{process_id}_of_2"
+
+
+def rows(directory, process_id):
+    path = part(directory, process_id) / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "two.yaml"
+    path.write_text(config.dump(config.parse(SECTIONS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """An uninterrupted run of two processes, and what they said."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return directory, both("train", experiment, "--run-dir", directory)
+
+
+def lose(experiment, directory, process_id):
+    """Kills one of two processes in the middle of a run: what the other said, and how long that took."""
+    port = free_port()
+    processes = [start("train", experiment, "--run-dir", directory, process_id=k, port=port) for k in range(2)]
+    while min(len(rows(directory, k)) for k in range(2)) < 5 * 3:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    processes[process_id].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    processes[process_id].communicate()
+    out, err = processes[1 - process_id].communicate()
+    return (processes[1 - process_id].returncode, out, err), time.monotonic() - killed
+
+
+def test_two_processes_give_the_numbers_of_one(whole):
+    """After 3000 updates of every member the metrics are equal; states to 1e-5 after the first 200."""
+    directory, said = whole
+    assert [code for code, _, _ in said] == [0, 0]
+    sections = SECTIONS | {"training": SECTIONS["training"] | {"num_epochs": 4}}
+    alone = run(config.parse(sections))
+    two = sorted(
+        (json.loads(line) for k in range(2) for line in rows(directory, k)), key=lambda r: (r["epoch"], r["member"])
+    )
+    assert [r["seed"] for r in two[:5]] == [0, 1, 2, 3, 4]
+    for one, other in zip(two, alone.rows, strict=False):
+        for name in ("eval/return_mean", "eval/q_start_mean"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4)
+
+
+def test_states_are_equal_after_200_updates(experiment, tmp_path):
+    flags = ("--training.num_epochs", "4")
+    assert [code for code, _, _ in both("train", experiment, "--run-dir", tmp_path / "two", *flags)] == [0, 0]
+    alone = run(config.read(experiment, {"training.num_epochs": 4}))
+    observation = np.array([[0.3, -0.95, 1.0], [1.0, 0.0, 0.0]], np.float32)
+    place = tmp_path / "two"
+    for process_id, members in ((0, slice(0, 2)), (1, slice(2, 5))):
+        like = composition.state_like(config.of_run(place), members.stop - members.start)
+        found = checkpoint.restore(part(place, process_id), 4, like)
+        jax.tree.map(
+            lambda a, b, own=members: np.testing.assert_allclose(a, b[own], atol=1e-5), found.agent, alone.agents
+        )
+    assert load_policy(place, 4)(observation).shape == (2, 1)
+
+
+def test_one_process_tells_what_came_of_all(whole):
+    directory, ((_, out, err), (_, other_out, other_err)) = whole
+    assert "error" not in err + other_err
+    assert "Traceback" not in err + other_err
+    assert other_out == ""
+    assert f"run directory: {directory}" in out
+    summary = json.loads((directory / "summary.json").read_text())
+    assert [member["seed"] for member in summary["members"]] == [0, 1, 2, 3, 4]
+    assert summary["updates_total"] == 5 * EPOCHS * 50
+    assert (directory / "learning_curve.png").stat().st_size > 10_000
+    assert not (part(directory, 0) / "learning_curve.png").exists()
+
+
+def test_files_of_several_processes_are_read_as_one(whole, tmp_path):
+    directory, _ = whole
+    assert [r["seed"] for r in evaluate(directory, num_episodes=2)] == [0, 1, 2, 3, 4]
+    assert call("plot", directory, "--output", tmp_path / "curves.png")[0] == 0
+    assert call("report", directory, "--output", tmp_path / "report")[0] == 0
+    assert "| run | 5 |" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_run_in_one_sentence_and_both_go_on_to_the_bit(lost, experiment, whole, tmp_path):
+    """Be it the one that serves as coordinator or another."""
+    (code, out, err), seconds = lose(experiment, tmp_path / "run", lost)
+    assert (code, out) == (1, "")
+    assert seconds < 30
+    told = [line for line in err.splitlines() if line.startswith("error")]
+    assert len(told) == 1
+    assert "another process of this run was lost" in told[0]
+    assert "Traceback" not in err
+    assert "Check failure" not in err
+    assert len(rows(tmp_path / "run", lost)) < EPOCHS
+    said = both("resume", tmp_path / "run")
+    assert [code for code, _, _ in said] == [0, 0], said
+    for process_id in range(2):
+        assert comparable(part(tmp_path / "run", process_id)) == comparable(part(whole[0], process_id))
+    assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["members"]) == 5
+
+
+def test_one_process_goes_on_with_the_parts_of_two(experiment, whole, tmp_path):
+    both("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "3")
+    result = resume(tmp_path / "run", {"training.num_epochs": 5})
+    assert [r["epoch"] for r in result.rows] == [epoch for epoch in range(6) for _ in range(5)]
+    told = [{k: v for k, v in r.items() if k == "member" or k.startswith("eval/")} for r in result.rows]
+    parts = [comparable(part(whole[0], k)) for k in range(2)]
+    expected = sorted((r for own in parts for r in own if r["epoch"] < 6), key=lambda r: (r["epoch"], r["member"]))
+    assert told == [{k: v for k, v in r.items() if k == "member" or k.startswith("eval/")} for r in expected]
+    assert len(result.agents.actor["params"]["Dense_0"]["bias"]) == 5
+
+
+def test_slurm_tells_who_is_who(experiment, tmp_path):
+    """The variables that srun sets; the port follows from the job's number."""
+    job = next(job for job in range(1, 4096) if free(61440 + job))
+    variables = {
+        "SLURM_JOB_ID": f"{job}",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + job}",
+    }
+    command = ("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "2")
+    processes = [
+        start(*command, **variables, SLURM_PROCID=f"{k}", SLURM_LOCALID=f"{k}", JAX_LOCAL_DEVICE_IDS="0")
+        for k in range(2)
+    ]
+    said = [(process.wait(), *process.communicate()) for process in processes]
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert [len(rows(tmp_path / "run", k)) for k in range(2)] == [6, 9]
+
+
+def free(port):
+    with socket.socket() as place:
+        return place.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_taken_port_is_said(experiment, tmp_path):
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        place.listen()
+        port = place.getsockname()[1]
+        process = start("train", experiment, "--run-dir", tmp_path / "run", process_id=0, port=port)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert [line for line in err.splitlines() if line.startswith("error")] == [
+        f"error: --coordinator 127.0.0.1:{port}: the port is taken on this host; name another"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_a_missing_process_is_said(process_id, experiment, tmp_path):
+    command = ("train", experiment, "--run-dir", tmp_path / "run", "--quiet")
+    process = start(*command, process_id=process_id, port=free_port(), seconds=3)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "error: not all processes have come within 3 s" in err
+
+
+def test_processes_with_other_settings_do_not_train_together(experiment, tmp_path):
+    port = free_port()
+    command = ("train", experiment, "--run-dir", tmp_path / "run")
+    first = start(*command, process_id=0, port=port)
+    second = start(*command, "--agent.gamma", "0.5", process_id=1, port=port)
+    assert "this process was given other settings than the first" in second.communicate()[1]
+    assert second.returncode == 2
+    assert "another process of this run was lost" in first.communicate()[1]
+    assert first.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        ("--distributed --run-dir {}", "--distributed finds no cluster that tells where to meet, such as SLURM"),
+        ("--distributed", "--distributed needs a --run-dir, the same for all processes"),
+        ("--num-processes 2 --run-dir {}", "--coordinator, --num-processes and --process-id need --distributed"),
+        ("--distributed --run-dir {} --coordinator a:1", "tell where to meet only together"),
+        (
+            "--distributed --run-dir {} --coordinator nowhere --num-processes 2 --process-id 0",
+            "--coordinator is nowhere, but must be HOST:PORT, such as node1:29500",
+        ),
+        (
+            "--distributed --run-dir {} --coordinator a:1 --num-processes 2 --process-id 2",
+            "--process-id is 2, but must be at least 0 and below 2",
+        ),
+    ],
+)
+def test_where_to_meet_must_be_told(flags, fragment, experiment, tmp_path):
+    said = call("train", experiment, "--quiet", *flags.format(tmp_path / "run").split())
+    assert not refused(said, fragment)
+
+
+def test_members_are_shared_by_no_more_processes_than_there_are(tmp_path):
+    with pytest.raises(ConfigError, match="there are 4 processes, but only 3 members"):
+        run(tiny(), tmp_path / "run", host=hosts.Host(0, 4))
+    selecting = tiny(population={"selection": {"method": "pbt"}})
+    with pytest.raises(ConfigError, match="members that go on as others must be in one process"):
+        run(selecting, tmp_path / "run", host=hosts.Host(0, 2))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_parts_hold_every_member_once():
+    experiment = config.parse({"population": {"num_seeds": 11}})
+    for count in (1, 2, 3, 11):
+        parts = config.parts(Path("run"), experiment, count)
+        assert [member for one in parts for member in one.members] == [*range(11)]
+        assert len({one.directory for one in parts}) == count
+
+
+def test_a_run_of_one_process_has_no_parts(tmp_path):
+    run(tiny(), tmp_path / "run")
+    assert not (tmp_path / "run" / "hosts").exists()
+    assert len(lines(tmp_path / "run")) == 9
+    shutil.rmtree(tmp_path / "run")
