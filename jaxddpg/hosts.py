@@ -124,7 +124,8 @@ class Watch(Alone):
         self._reader.join()
         if self._ending:
             self._ending.join()
-        self._process.__exit__(None, None, None)
+        with suppress(BrokenPipeError):  # what it was told last it may not have heard
+            self._process.__exit__(None, None, None)
 
     def _why(self) -> str:
         """What kept the processes from meeting, as a sentence."""
