@@ -1,10 +1,10 @@
-"""Population-based training against the same draws left fixed, on Pendulum: `python bench/pbt.py`, some minutes.
+"""Population-based training against the same draws left fixed, on Pendulum: `python bench/pbt.py`, a quarter of an hour.
 
-Each population draws its learning rates, badly: from a range whose upper end is a tenth of what works. It trains once
-with population-based training and once without, for equally many env steps. Of each the member that its own last
-evaluation found best is then evaluated afresh, on 100 episodes that no training saw. What is reported is the difference
-of these two over populations, with the bootstrap interval of its interquartile mean; every population is kept in
-bench/results/pbt.csv.
+Each population draws the learning rates of its members, badly: nearly all of them far below what works. It trains once
+with population-based training, whose settings are the defaults, and once without, for equally many env steps. Of each
+the member that its own last evaluation found best is evaluated afresh, on 100 episodes that no training saw. The result
+is the difference of these two, population by population, with the bootstrap interval of its interquartile mean. Every
+population is kept in bench/results/pbt.csv; `--table` prints the table from it.
 """
 
 import csv
@@ -18,6 +18,7 @@ import numpy as np
 from common import RESULTS, facts, table
 
 POPULATIONS, MEMBERS = 10, 16
+TABLE = RESULTS / "pbt.csv"
 SETTINGS = {
     "agent.batch_size": 64,
     "agent.actor.hidden_sizes": "[64, 64]",
@@ -25,16 +26,16 @@ SETTINGS = {
     "training.num_envs": 1,
     "training.warmup_steps": 500,
     "training.steps_per_epoch": 500,
-    "training.num_epochs": 40,
-    "replay.capacity": 20_000,
+    "training.num_epochs": 80,
+    "replay.capacity": 40_500,
     "population.num_seeds": 1,
     "population.combine": "random",
     "population.num_draws": MEMBERS,
-    "population.sweep.agent.actor_learning_rate": "{loguniform: [1.0e-7, 1.0e-4]}",
-    "population.sweep.agent.critic_learning_rate": "{loguniform: [1.0e-7, 1.0e-4]}",
+    "population.sweep.agent.actor_learning_rate": "{loguniform: [1.0e-6, 1.0e-4]}",
+    "population.sweep.agent.critic_learning_rate": "{loguniform: [1.0e-6, 1.0e-4]}",
 }
 METHODS = {
-    "pbt": {"population.selection.method": "pbt", "population.selection.interval": 2},
+    "pbt": {"population.selection.method": "pbt"},
     "fixed": {"population.selection.method": "none"},
 }
 
@@ -63,9 +64,8 @@ def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict
     }
 
 
-def main() -> None:
-    from jaxddpg.statistics import confidence_interval, interquartile_mean
-
+def measure() -> None:
+    """Leaves the row of every population and method."""
     rows = []
     for population in range(POPULATIONS):
         for method, changes in METHODS.items():
@@ -74,27 +74,34 @@ def main() -> None:
             rows.append({"population": population, "method": method} | found)
             print(rows[-1], file=sys.stderr, flush=True)
     assert len({row["env_steps"] for row in rows}) == 1
-    with (RESULTS / "pbt.csv").open("w", newline="") as file:
+    with TABLE.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    returns = {method: np.array([row["return"] for row in rows if row["method"] == method]) for method in METHODS}
-    told = returns | {"pbt - fixed": returns["pbt"] - returns["fixed"]}
-    print(facts())
-    print(
-        table(
-            [
-                {
-                    "of 10 populations": name,
-                    "IQM": f"{float(interquartile_mean(values)):.1f}",
-                    "95 % interval": " to ".join(f"{float(end):.1f}" for end in confidence_interval(values)),
-                    "worst and best": f"{values.min():.1f} to {values.max():.1f}",
-                }
-                for name, values in told.items()
-            ]
-        )
+    print(facts(), file=sys.stderr)
+
+
+def told() -> str:
+    """The table of what is kept."""
+    from jaxddpg.statistics import confidence_interval, interquartile_mean
+
+    with TABLE.open() as file:
+        rows = [*csv.DictReader(file)]
+    of = {method: np.array([float(row["return"]) for row in rows if row["method"] == method]) for method in METHODS}
+    return table(
+        [
+            {
+                f"of {POPULATIONS} populations": name,
+                "IQM (95 % interval)": f"{float(interquartile_mean(values)):.1f} "
+                f"({' to '.join(f'{float(end):.1f}' for end in confidence_interval(values))})",
+                "worst to best": f"{values.min():.1f} to {values.max():.1f}",
+            }
+            for name, values in (of | {"pbt - fixed": of["pbt"] - of["fixed"]}).items()
+        ]
     )
 
 
 if __name__ == "__main__":
-    main()
+    if "--table" not in sys.argv:
+        measure()
+    print(told())
