@@ -1,4 +1,4 @@
-"""Population-based training against the same draws left fixed, on Pendulum: `python bench/pbt.py`, a quarter of an hour.
+"""Population-based training against the same draws left fixed, on Pendulum: `python bench/pbt.py`, 15 minutes.
 
 Each population draws the learning rates of its members, badly: nearly all of them far below what works. It trains once
 with population-based training, whose settings are the defaults, and once without, for equally many env steps. Of each
