@@ -102,9 +102,9 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.distributed:
         if not options.run_dir:
             raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
-        from jaxddpg.experiment import check_directory
+        from jaxddpg.directories import check_free
 
-        check_directory(directory)  # before another process can have begun in it
+        check_free(directory)  # before another process can have begun in it
     if options.sweep:
         return _learn(options, experiment, directory, lambda room, **how: room.sweep(experiment, directory, **how))
     return _learn(options, experiment, directory, lambda room, **how: [room.run(experiment, directory, **how)])
@@ -183,8 +183,8 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         quiet,
     )
     halted = room.halted(experiment, members)
-    begun, epochs = len(summaries), min(summary["epochs"] for summary in summaries)
-    whole = begun == len(config.programs(experiment)) and epochs == experiment.training.num_epochs
+    epochs = min(summary["epochs"] for summary in summaries)
+    whole = len(members) == experiment.population.num_members and epochs == experiment.training.num_epochs
     if signals.received and not halted and not whole:
         print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received

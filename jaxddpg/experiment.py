@@ -2,17 +2,11 @@
 
 import datetime
 import errno
-import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
 import json
 import math
-import os
-import platform
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, config, memory, reporting, settings
+from jaxddpg import checkpoint, config, directories, memory, outcome, reporting, settings
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
@@ -32,14 +26,11 @@ from jaxddpg.config import ConfigError
 from jaxddpg.hosts import Host
 from jaxddpg.population import Population, use_all_cores
 from jaxddpg.settings import Experiment
-from jaxddpg.statistics import confidence_interval, interquartile_mean
+from jaxddpg.statistics import interquartile_mean
 from jaxddpg.training import Health, clock_at
 from jaxddpg.types import State
 
-_IN_USE = "--run-dir {} already holds a run; name another, or none for a new one; `jaxddpg resume` goes on with a run"
 _APART = "this sweep falls into several programs, but processes share the members of one; sweep each apart"
-_PATIENCE = 60.0
-"""Seconds that a process waits for the first to begin."""
 _SMALLER = (
     "lower replay.capacity, population.num_seeds, evaluation.num_episodes or the hidden_sizes, and name a new --run-dir"
 )
@@ -99,17 +90,17 @@ def run(
             return _run(experiment, None, everyone, quiet, stopping)
     directory = Path(directory)
     if host.num_processes == 1:  # else this was looked at before the processes met
-        check_directory(directory)
+        directories.check_free(directory)
     part = config.parts(directory, experiment, host.num_processes)[host.process_id]
     _check_spread(experiment, host)
     _check_runs_here(experiment, len(part.members))
-    with _claimed(part.directory), _failures_told(directory):
+    with directories.claimed(part.directory), _failures_told(directory):
         if host.process_id == 0:
             if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-                raise ConfigError([_IN_USE.format(directory)])
-            _write(directory / "config.yaml", config.dump(experiment))
+                raise ConfigError([directories.IN_USE.format(directory)])
+            directories.write(directory / "config.yaml", config.dump(experiment))
         else:
-            _check_agreement(directory, experiment)
+            directories.check_agreement(directory, experiment)
         return _run(experiment, *part, quiet, stopping)
 
 
@@ -134,11 +125,11 @@ def sweep(
         return [run(experiment, directory, quiet=quiet, stopping=stopping, host=host)]
     if host.num_processes > 1:
         raise ConfigError([_APART])
-    check_directory(directory)
+    directories.check_free(directory)
     for program in programs.values():
         _check_runs_here(program, program.population.num_members)
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / config.SWEEP, config.dump(experiment))
+    directories.write(directory / config.SWEEP, config.dump(experiment))
     return resume_sweep(directory, quiet=quiet, stopping=stopping)
 
 
@@ -157,14 +148,14 @@ def resume_sweep(
     directory, results = Path(directory), list[Result]()
     if host.num_processes > 1:
         raise ConfigError([_APART])
-    with _claimed(directory):
+    with directories.claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
         programs = {directory / name: program for name, program in config.programs(experiment).items()}
         begun = [place for place in programs if (place / "config.yaml").exists()]
         for place in begun:
             (part,) = config.parts(place, programs[place])
             _check_epochs(programs[place], _recall(part, programs[place]).epoch)
-        _write(directory / config.SWEEP, config.dump(experiment))
+        directories.write(directory / config.SWEEP, config.dump(experiment))
         for place, program in programs.items():
             if results and stopping():
                 break
@@ -209,16 +200,16 @@ def resume(
     with ExitStack() as stack:
         stack.enter_context(_failures_told(directory))
         for part in parts:
-            stack.enter_context(_claimed(part.directory))
+            stack.enter_context(directories.claimed(part.directory))
             _check_runs_here(experiment, len(part.members))
         histories = [_recall(part, experiment) for part in parts]
         for history in histories:
             _check_epochs(experiment, history.epoch)
         if host.process_id == 0:
-            _write(directory / "config.yaml", config.dump(experiment))
+            directories.write(directory / "config.yaml", config.dump(experiment))
         for part, history in zip(parts, histories, strict=True):
             now = datetime.datetime.now().isoformat(timespec="seconds")
-            record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": _versions()}
+            record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": outcome.versions()}
             with (part.directory / "resumptions.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
         results = list[Result]()
@@ -239,8 +230,8 @@ def conclude(directory: str | Path) -> dict[str, Any] | None:
     found = [part.directory / "summary.json" for part in config.parts(directory, experiment)]
     if not all(path.exists() for path in found):
         return None
-    summary = _merged(experiment, [json.loads(path.read_text()) for path in found])
-    _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+    summary = outcome.merged(experiment, [outcome.read(path) for path in found])
+    directories.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
     _draw(directory)
     return summary
 
@@ -297,22 +288,6 @@ def _check_spread(experiment: Experiment, host: Host) -> None:
         )
 
 
-def _check_agreement(directory: Path, experiment: Experiment) -> None:
-    """ConfigError unless the first of several processes trains the same experiment in the same directory."""
-    place, end = directory / "config.yaml", time.monotonic() + _PATIENCE
-    while not place.exists():
-        if time.monotonic() > end:
-            raise ConfigError(
-                [
-                    f"the first process has not begun in {directory} within {_PATIENCE:.0f} s; did each name the same "
-                    "--run-dir, on a file system that all of them share?"
-                ]
-            )
-        time.sleep(0.1)
-    if place.read_text() != config.dump(experiment):
-        raise ConfigError([f"this process was given other settings than the first, whose are in {place}"])
-
-
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
     use_all_cores()
@@ -365,10 +340,10 @@ def _run(
         cohort = Cohort(experiment, population, groups, identities, history.rows[-count:])
         del groups  # they are given away with each epoch
         rows, agents = _train(experiment, population, [*history.rows], cohort, reporters, writer, stopping)
-        summary = _summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
+        summary = outcome.summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
-            _write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+            directories.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
             if (directory / "config.yaml").exists():  # else it is a part of a run
                 _draw(directory)
     return Result(rows, summary, agents)
@@ -562,43 +537,6 @@ def _check_extras(section: settings.Reporting) -> None:
         raise ConfigError(faults)
 
 
-def check_directory(directory: Path) -> None:
-    """Raises ConfigError where a run cannot be written; creates nothing."""
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
-    if set("[]") & set(str(directory.absolute())):
-        raise ConfigError(
-            [f"--run-dir {directory} has a bracket in its path, which Orbax takes for a pattern; name another"]
-        )
-    if (directory / "config.yaml").exists():
-        raise ConfigError([_IN_USE.format(directory)])
-    if (directory / config.SWEEP).exists():
-        raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or none for a new one"])
-    if any((directory / name).exists() for name in (reporting.METRICS, checkpoint.DIRECTORY, config.HOSTS)):
-        raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
-    parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError([f"--run-dir {directory} cannot be written: {parent} allows no new files; name another"])
-
-
-@contextmanager
-def _claimed(directory: Path) -> Iterator[None]:
-    """Makes a run directory, and holds it against other processes; ConfigError where it cannot be used."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY)
-    except OSError as error:
-        raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _draw(directory: Path) -> None:
     try:
         plot([directory], directory / "learning_curve.png")
@@ -606,121 +544,8 @@ def _draw(directory: Path) -> None:
         warnings.warn(f"{error}; `jaxddpg plot {directory}` draws it", stacklevel=2)
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a file in one step: whatever happens, it is the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _summary(experiment: Experiment, rows: list[reporting.Row], count: int, population: Population) -> dict[str, Any]:
-    """What became of so many members, from all their rows."""
-    members = []
-    for index, last in enumerate(rows[-count:]):
-        best = max(rows[index::count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
-        members.append(
-            {
-                **reporting.identity(last),
-                "final_return": last["eval/return_mean"],
-                "best_return": best["eval/return_mean"],
-                "best_epoch": best["epoch"],
-                "diverged_by": last["diverged_by"],
-                "diverged_at": last["diverged_at"],
-            }
-        )
-    ends, device = rows[-count:], jax.local_devices()[0]
-    steady = {
-        name: float(np.nanmedian([row[name] for row in rows if name in row] or [np.nan]))
-        for name in ("perf/env_steps_per_second", "perf/updates_per_second")
-    }
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
-    compiled = population.programs["epoch"].compiled
-    analysis = compiled.memory_analysis() if compiled else None
-    return {
-        "environment": experiment.environment.name,
-        **_outcome(experiment, members),
-        "epochs": ends[0]["epoch"],
-        "env_steps_per_member": max(row["env_steps"] for row in ends),
-        "env_steps_total": sum(row["env_steps"] for row in ends),
-        "updates_total": sum(row["updates"] for row in ends),
-        "wall_seconds": ends[0]["wall_seconds"],
-        "env_steps_per_second": steady["perf/env_steps_per_second"],
-        "updates_per_second": steady["perf/updates_per_second"],
-        "peak_memory_bytes": peak or _peak_rss(),
-        "state_bytes": memory.parts(state_like(experiment, count)),
-        "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
-        "device": f"{device.device_kind} x {jax.local_device_count()}",
-        "versions": _versions(),
-        "date": datetime.date.today().isoformat(),
-        "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
-    }
-
-
-def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What came of members together, from their final returns."""
-    final = np.array([member["final_return"] for member in members], float)
-    low, high = confidence_interval(final)
-    selecting = experiment.population.selection.method != "none"
-    whole = len(members) == experiment.population.num_members
-    return {
-        "members": [*members],
-        "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
-        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
-        "final_return_iqm": float(interquartile_mean(final)),
-        "final_return_interval_95": [float(low), float(high)],
-    }
-
-
-def _merged(experiment: Experiment, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of a run from those of its parts."""
-    first = {name: value for name, value in summaries[0].items() if name != "checkpoints"}
-    together: dict[Callable[[list[float]], float], tuple[str, ...]] = {
-        sum: ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
-        max: ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
-        min: ("epochs", "env_steps_per_member"),
-    }
-    sizes = [summary["state_bytes"] for summary in summaries]
-    return {
-        **first,
-        **_outcome(experiment, [member for summary in summaries for member in summary["members"]]),
-        **{
-            name: unite([np.nan if s[name] is None else s[name] for s in summaries])
-            for unite, names in together.items()
-            for name in names
-        },
-        "state_bytes": {name: sum(size[name] for size in sizes) for name in sizes[0]},
-        "device": ", ".join(summary["device"] for summary in summaries),
-    }
-
-
 def _joined(experiment: Experiment, results: Sequence[Result]) -> Result:
     """The results of parts as one."""
     rows = sorted((row for result in results for row in result.rows), key=lambda row: (row["epoch"], row["member"]))
     agents = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(result.agents for result in results))
-    return Result(rows, _merged(experiment, [result.summary for result in results]), agents)
-
-
-def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:
-    """What is swept and what came of it, variant by variant, from the final returns [M]."""
-    values = config.swept(experiment)
-    found = []
-    for variant, returns in zip(values, final.reshape(len(values), -1), strict=True):
-        low, high = confidence_interval(returns)
-        found.append(
-            variant
-            | {
-                "final_return_iqm": float(interquartile_mean(returns)),
-                "final_return_interval_95": [float(low), float(high)],
-            }
-        )
-    return found
-
-
-def _versions() -> dict[str, str]:
-    packages = ("jaxddpg", "jax", "flax", "optax", "gymnax")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _peak_rss() -> int:
-    """Bytes; Linux counts in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Result(rows, outcome.merged(experiment, [result.summary for result in results]), agents)

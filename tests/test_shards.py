@@ -14,10 +14,13 @@ import numpy as np
 import probes
 import pytest
 from jax.sharding import PartitionSpec
+from test_resume import after, comparable, equal
 
 from jaxddpg import composition, config, settings, shards
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.experiment import resume, run
 from jaxddpg.features import polynomial
 from jaxddpg.training import clock_at
 from jaxddpg.types import Clock
@@ -173,3 +176,25 @@ def test_what_cannot_be_split_is_said(overrides, fault):
     with pytest.raises(config.ConfigError) as caught:
         config.parse(SIZES, overrides)
     assert fault in caught.value.faults
+
+
+@pytest.mark.parametrize("num_shards", [2, 4])
+def test_members_in_shards_are_taken_whole(num_shards):
+    """Spread over both devices, or all shards on one: every part of a copy is that of the same member."""
+    experiment = config.parse(SIZES, {"training.num_shards": num_shards})
+    population = composition.populate(experiment)
+    groups = population.init()
+    state = population.gather(groups)
+    wanted = [2, 2, 0]
+    taken = population.gather(population.take(groups, wanted))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[wanted]), taken, state)
+
+
+def test_a_run_in_shards_goes_on_to_the_bit_and_is_evaluated(tmp_path):
+    experiment = config.parse(SIZES, {"training.num_shards": 2, "checkpoint.interval_seconds": 0})
+    whole = run(experiment, tmp_path / "whole")
+    run(experiment, tmp_path / "run", stopping=after(2))
+    equal(resume(tmp_path / "run"), whole)
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert [row["seed"] for row in evaluate(tmp_path / "run", num_episodes=2)] == [0, 1, 2]
+    assert load_policy(tmp_path / "run", member=1)(np.ones(3, np.float32)).shape == (1,)

@@ -1,0 +1,137 @@
+"""What came of a run, as it stands in `summary.json`: of the members that one process trained, and of all."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxddpg import config, memory, reporting
+from jaxddpg.composition import state_like
+from jaxddpg.population import Population
+from jaxddpg.settings import Experiment
+from jaxddpg.statistics import confidence_interval, interquartile_mean
+
+
+def summary(experiment: Experiment, rows: list[reporting.Row], count: int, population: Population) -> dict[str, Any]:
+    """Of so many members, from all their rows."""
+    members = []
+    for index, last in enumerate(rows[-count:]):
+        best = max(rows[index::count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
+        members.append(
+            {
+                **reporting.identity(last),
+                "final_return": last["eval/return_mean"],
+                "best_return": best["eval/return_mean"],
+                "best_epoch": best["epoch"],
+                "diverged_by": last["diverged_by"],
+                "diverged_at": last["diverged_at"],
+            }
+        )
+    ends, device = rows[-count:], jax.local_devices()[0]
+    steady = {
+        name: float(np.median([rate for row in rows if (rate := row.get(name, np.nan)) == rate] or [np.nan]))
+        for name in ("perf/env_steps_per_second", "perf/updates_per_second")
+    }
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
+    compiled = population.programs["epoch"].compiled
+    analysis = compiled.memory_analysis() if compiled else None
+    return {
+        "environment": experiment.environment.name,
+        **_outcome(experiment, members),
+        "epochs": ends[0]["epoch"],
+        "env_steps_per_member": max(row["env_steps"] for row in ends),
+        "env_steps_total": sum(row["env_steps"] for row in ends),
+        "updates_total": sum(row["updates"] for row in ends),
+        "wall_seconds": ends[0]["wall_seconds"],
+        "env_steps_per_second": steady["perf/env_steps_per_second"],
+        "updates_per_second": steady["perf/updates_per_second"],
+        "peak_memory_bytes": peak or _peak_rss(),
+        "state_bytes": memory.parts(state_like(experiment, count)),
+        "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
+        "device": f"{device.device_kind} x {jax.local_device_count()}",
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+        "config_hash": hashlib.sha256(config.dump(experiment).encode()).hexdigest()[:16],
+    }
+
+
+def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What came of members together, from their final returns."""
+    final = np.array([member["final_return"] for member in members])
+    low, high = confidence_interval(final)
+    selecting = experiment.population.selection.method != "none"
+    whole = len(members) == experiment.population.num_members
+    return {
+        "members": [*members],
+        "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
+        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
+        "final_return_iqm": float(interquartile_mean(final)),
+        "final_return_interval_95": [float(low), float(high)],
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A `summary.json`; what was not finite is not a number."""
+    found = json.loads(path.read_text())
+    for member in found["members"]:
+        member |= {name: math.nan for name in ("final_return", "best_return") if member[name] is None}
+    return found
+
+
+def merged(experiment: Experiment, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of a run from those of its parts."""
+    first = {name: value for name, value in summaries[0].items() if name != "checkpoints"}
+    together: dict[Callable[[list[float]], float], tuple[str, ...]] = {
+        sum: ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
+        max: ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
+        min: ("epochs", "env_steps_per_member"),
+    }
+    sizes = [each["state_bytes"] for each in summaries]
+    return {
+        **first,
+        **_outcome(experiment, [member for each in summaries for member in each["members"]]),
+        **{
+            name: unite([np.nan if s[name] is None else s[name] for s in summaries])
+            for unite, names in together.items()
+            for name in names
+        },
+        "state_bytes": {name: sum(size[name] for size in sizes) for name in sizes[0]},
+        "device": ", ".join(each["device"] for each in summaries),
+    }
+
+
+def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:
+    """What is swept and what came of it, variant by variant, from the final returns [M]."""
+    values = config.swept(experiment)
+    found = []
+    for variant, returns in zip(values, final.reshape(len(values), -1), strict=True):
+        low, high = confidence_interval(returns)
+        found.append(
+            variant
+            | {
+                "final_return_iqm": float(interquartile_mean(returns)),
+                "final_return_interval_95": [float(low), float(high)],
+            }
+        )
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of all that a run depends on."""
+    packages = ("jaxddpg", "jax", "flax", "optax", "gymnax")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _peak_rss() -> int:
+    """Bytes; Linux counts in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
