@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, settings
+from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
+from jaxddpg.statistics import best
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
 NEWEST, BEST = "newest", "best"
@@ -40,17 +42,16 @@ def evaluate(
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
     _check_seed(seed)
     use_all_cores()
-    experiment, epoch, agents, diverged = _policies(Path(directory), epoch)
+    experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
-    identities = _identities(Path(directory), experiment, epoch)
     members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
     metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
     return [
         {
-            "epoch": epoch,
+            "epoch": epochs[index],
             **member,
             "num_episodes": num_episodes,
             "episode_seed": seed,
@@ -112,7 +113,7 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
         how = "sweep" if experiment.population.sweep else "train"
         file = place / (config.SWEEP if several else "config.yaml")
         for name, program in config.programs(experiment).items():
-            rows = _rows(place / name, program)
+            rows = run_directory.rows(place / name, program)
             epoch, last = rows[-1]["epoch"] if rows else None, program.training.num_epochs
             if epoch != last:
                 where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
@@ -138,7 +139,7 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
     found = []
     programs = config.programs(config.whole(directory))
     for name, program in programs.items():
-        rows = _rows(directory / name, program)
+        rows = run_directory.rows(directory / name, program)
         try:
             env_steps, metrics = plotting.by_epoch(rows)
         except (ValueError, KeyError, TypeError) as error:
@@ -220,10 +221,13 @@ def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tup
 
 
 class Policies(NamedTuple):
-    """What a checkpoint says of the policies of a run."""
+    """What checkpoints say of the policies of a run."""
 
     experiment: Experiment
-    epoch: int
+    identities: list[reporting.Row]
+    """what tells each member from others, at the epoch of its checkpoint"""
+    epochs: list[int]
+    """[M]"""
     agents: State
     """each leaf [M, ...]"""
     diverged: np.ndarray
@@ -231,27 +235,41 @@ class Policies(NamedTuple):
 
 
 def _policies(directory: Path, epoch: int | str) -> Policies:
-    """The policies of a checkpoint; where the newest is damaged, those of an older one, with a warning."""
+    """The policies of checkpoints, of each part of a run its own."""
     experiment = config.of_run(directory)
-    parts = config.parts(directory, experiment)
-    places = [part.directory for part in parts]
-    found = checkpoint.epochs(*places)
+    parts = run_directory.parts(directory, experiment)
+    restored = [_restored(experiment, part, epoch) for part in parts]
+    epochs = [at for (at, _), part in zip(restored, parts, strict=True) for _ in part.members]
+    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(state for _, state in restored))
+    identities = config.identities(experiment)
+    if experiment.population.selection.method != "none":  # which is in one part, and changes numbers
+        rows = run_directory.rows(directory, experiment)
+        last = [row for row in rows if row["epoch"] == epochs[0]]
+        chosen = best([math.nan if row["parent"] is None else row["eval/return_mean"] for row in last])
+        identities = [
+            reporting.identity(row) | {"standing": "best" if member == chosen else reporting.standing(row)}
+            for member, row in enumerate(last)
+        ]
+    return Policies(experiment, identities, epochs, states["agent"], np.asarray(states["health"].diverged))
+
+
+def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str) -> tuple[int, dict[str, State]]:
+    """The agents and the health of a part's members, and after which epoch; where the newest checkpoint is damaged, of
+    an older one, with a warning."""
+    directory, members = part
+    found = checkpoint.epochs(directory)
     if not found:
         raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
-    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(*places)]}
+    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(directory)]}
     chosen = named.get(epoch, [epoch])
     if not {*chosen} <= {*found}:
         raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
-    reasons: list[str] = []
+    shapes = state_like(experiment, len(members))
+    wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
     for candidate in chosen:
         try:
-            each = []
-            for part in parts:
-                config.check_unaltered(checkpoint.origin(part.directory, candidate), experiment)
-                shapes = state_like(experiment, len(part.members))
-                wanted = {"agent": shapes.agent, "health": shapes.health}
-                each.append(checkpoint.restore(part.directory, candidate, wanted, partial=True))
-            restored = jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+            config.check_unaltered(checkpoint.origin(directory, candidate), experiment)
+            restored = checkpoint.restore(directory, candidate, wanted, partial=True)
         except checkpoint.DamagedError as error:
             reasons.append(str(error))
             continue
@@ -261,31 +279,17 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
             reasons.append(config.first_line(error))
             break
         if reasons:
-            warnings.warn(f"{reasons[0]}; the policies are those of epoch {candidate}", stacklevel=3)
-        return Policies(experiment, candidate, restored["agent"], np.asarray(restored["health"].diverged))
+            warnings.warn(f"{reasons[0]}; the policies are those of epoch {candidate}", stacklevel=4)
+        return candidate, restored
     raise ConfigError([f"the policies of {directory} cannot be read: {reasons[0]}"])
-
-
-def _rows(directory: Path, experiment: Experiment) -> list[reporting.Row]:
-    """The rows of a run, whoever trained its members."""
-    return reporting.rows_of([part.directory for part in config.parts(directory, experiment)])
-
-
-def _identities(directory: Path, experiment: Experiment, epoch: int) -> list[reporting.Row]:
-    """What told the members apart after an epoch; where they are selected, their numbers change."""
-    if experiment.population.selection.method == "none":
-        return config.identities(experiment)
-    rows = _rows(directory, experiment)
-    return [reporting.identity(row) for row in rows if row["epoch"] == epoch]
 
 
 def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:
     """The experiment of one member of a run, its environment and agent, and its agent state."""
-    experiment, _, agents, _ = _policies(directory, epoch)
-    count = experiment.population.num_members
-    if not 0 <= member < count:
-        raise ConfigError([f"member is {member}, but must be at least 0 and below {count}"])
-    variant = config.variants(experiment)[member // experiment.population.num_seeds]
+    experiment, identities, _, agents, _ = _policies(directory, epoch)
+    if not 0 <= member < len(identities):
+        raise ConfigError([f"member is {member}, but must be at least 0 and below {len(identities)}"])
+    variant = config.variant(experiment, reporting.swept(identities[member]))
     environment = make_environment(variant.environment)
     agent = make_agent(environment, variant.agent)
     return variant, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), agents)

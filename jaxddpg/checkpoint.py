@@ -71,16 +71,15 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Mappin
     return Written(size, time.perf_counter() - start)
 
 
-def epochs(*runs: Path) -> list[int]:
-    """The epochs of which there is a checkpoint, in each of several parts of a run, the newest first; what an
-    interrupted save left does not count."""
-    found = [{path.stem for path in (run / DIRECTORY).glob("*.json")} for run in runs]
-    return sorted((int(name) for name in set.intersection(*found) if name.isdecimal()), reverse=True)
+def epochs(run: Path) -> list[int]:
+    """The epochs of which there is a checkpoint, the newest first; what an interrupted save left does not count."""
+    found = (path.stem for path in (run / DIRECTORY).glob("*.json"))
+    return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
 
-def best(*runs: Path) -> int | None:
-    """The epoch of the checkpoint with the highest score, of all parts together; None where there is no checkpoint."""
-    return max(epochs(*runs), key=lambda epoch: sum(_score(run, epoch) for run in runs), default=None)
+def best(run: Path) -> int | None:
+    """The epoch of the checkpoint with the highest score; None where there is no checkpoint."""
+    return max(epochs(run), key=lambda epoch: _score(run, epoch), default=None)
 
 
 def origin(run: Path, epoch: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.distributed:
         if not options.run_dir:
             raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
-        from jaxddpg.directories import check_free
+        from jaxddpg.run_directory import check_free
 
         check_free(directory)  # before another process can have begun in it
     if options.sweep:
@@ -126,7 +126,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
-    with _watch(options) as watch, _Signals() as signals:
+    with _processes(options, experiment) as watch, _Signals() as signals:
         import jax
         import numpy as np
 
@@ -138,6 +138,8 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
             jax.config.update("jax_debug_key_reuse", True)
         first, alone = watch.host.process_id == 0, watch.host.num_processes == 1
         quiet = options.quiet or not first
+        if not first and not options.quiet:
+            print("training; the first process tells what comes of all", file=sys.stderr, flush=True)
         try:
             results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
         except (room.RunError, FloatingPointError) as error:
@@ -147,14 +149,23 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         if not signals.received:
             watch.finish(lambda: bool(signals.received))
         if watch.lost and not signals.received:
+            reached = summaries[0]["epochs"]
             print(
-                f"error: another process of this run was lost; this one ended after epoch {summaries[0]['epochs']}; "
+                f"error: another process of this run was lost or stopped; this one ended after epoch {reached}; "
                 f"`jaxddpg resume {directory}` goes on, with as many processes or fewer",
                 file=sys.stderr,
             )
             return 1
         if first and not alone and not signals.received:
-            summaries = [room.conclude(directory)]
+            whole = room.conclude(directory)
+            if whole is None:
+                print(
+                    f"error: the parts of other processes are not in {directory}; is it on a file system that all of "
+                    "them share?",
+                    file=sys.stderr,
+                )
+                return 1
+            summaries = [whole]
     members = [member for summary in summaries for member in summary["members"]]
     returns = np.array([member["final_return"] for member in members])
     total = {
@@ -162,7 +173,9 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         for name in ("env_steps_total", "updates_total", "wall_seconds", "compile_seconds")
     }
     variants = any(summary["variants"] for summary in summaries)
-    outcome = f"IQM of the final returns {reporting.mean_return(returns)}"
+    total_members = experiment.population.num_members
+    share = f" of {len(members)} of the {total_members} members" if len(members) < total_members else ""
+    outcome = f"IQM of the final returns{share} {reporting.mean_return(returns)}"
     if experiment.population.selection.method != "none":
         chosen = members[summaries[0]["chosen"]]
         # The best of several by this very measure: what it is worth, others must say.
@@ -170,7 +183,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     reporting.print_table(
         f"{experiment.environment.name}: {'IQM of the final returns, ' * variants}{experiment.evaluation.num_episodes} "
         "noiseless episodes per seed",
-        _by_variant(summaries) if variants else _by_seed(members),
+        _by_variant(summaries) if variants else _by_seed(members, summaries[0]["chosen"]),
         "\n".join(
             [
                 # Of all variants together it would say nothing.
@@ -184,8 +197,8 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     )
     halted = room.halted(experiment, members)
     epochs = min(summary["epochs"] for summary in summaries)
-    whole = len(members) == experiment.population.num_members and epochs == experiment.training.num_epochs
-    if signals.received and not halted and not whole:
+    ended = len(members) == experiment.population.num_members and epochs == experiment.training.num_epochs
+    if signals.received and not halted and not ended:
         print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
         return 128 + signals.received
     diverged = [member for member in members if member["diverged_by"]]
@@ -201,27 +214,35 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     return 0
 
 
-def _watch(options: argparse.Namespace) -> hosts.Alone:
-    """What watches over the processes of a run."""
+def _processes(options: argparse.Namespace, experiment: config.Experiment) -> hosts.Processes:
+    """Those that share this run."""
     given = (options.coordinator, options.num_processes, options.process_id)
     if not options.distributed:
-        if any(value is not None for value in given):
-            raise ConfigError(["--coordinator, --num-processes and --process-id need --distributed"])
-        return hosts.Alone()
+        if any(value is not None for value in (*given, options.meet_seconds)):
+            raise ConfigError(["--coordinator, --num-processes, --process-id and --meet-seconds need --distributed"])
+        return hosts.Processes()
+    seconds = 300 if options.meet_seconds is None else options.meet_seconds
+    if seconds < 1:
+        raise ConfigError([f"--meet-seconds is {seconds}, but must be at least 1"])
     if len({value is None for value in given}) > 1:
         raise ConfigError(["--coordinator, --num-processes and --process-id tell where to meet only together"])
     if options.coordinator is not None:
         host, _, port = options.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ConfigError([f"--coordinator is {options.coordinator}, but must be HOST:PORT, such as node1:29500"])
+        if options.num_processes < 1:
+            raise ConfigError([f"--num-processes is {options.num_processes}, but must be at least 1"])
         if not 0 <= options.process_id < options.num_processes:
             raise ConfigError(
                 [f"--process-id is {options.process_id}, but must be at least 0 and below {options.num_processes}"]
             )
-    return hosts.Watch(hosts.Rendezvous(*given, options.meet_seconds))
+    hosts.check(experiment, options.num_processes or 1)  # where it is told, nobody need be waited for to know
+    return hosts.Watch(hosts.Rendezvous(*given, seconds, config.dump(experiment)))
 
 
-def _by_seed(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
+    from jaxddpg import reporting
+
     names = config.brief(name for name in members[0] if "." in name)
     return [
         {names[path]: config.text(member[path]) for path in names}
@@ -231,7 +252,8 @@ def _by_seed(members: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "best of all epochs": member["best_return"],
             "in epoch": member["best_epoch"],
         }
-        for member in members
+        | ({"": "best" if index == chosen else reporting.standing(member)} if "parent" in member else {})
+        for index, member in enumerate(members)
     ]
 
 
@@ -253,16 +275,20 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     from jaxddpg.analysis import evaluate
 
     rows = evaluate(options.run, options.num_episodes, options.seed, options.epoch)
-    returns = np.array([row["return_mean"] for row in rows])
+    returns = np.array([row["return_mean"] for row in rows if row.get("standing") != "rests"])
     worst = float(np.nan_to_num(returns, nan=-np.inf).min())
+    epochs = " and ".join(map(str, sorted({row["epoch"] for row in rows})))
+    best = [row["return_mean"] for row in rows if row.get("standing") == "best"]
+    found_best = f"; of the one that training found best {reporting.number(best[0])}" if best else ""
     reporting.print_table(
-        f"{options.run}, epoch {rows[0]['epoch']}: {options.num_episodes} noiseless episodes per seed",
+        f"{options.run}, epoch {epochs}: {options.num_episodes} noiseless episodes per seed",
         [
             {path: config.text(value) for path, value in reporting.swept(row).items()}
             | {"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]}
+            | ({"": row["standing"]} if "standing" in row else {})
             for row in rows
         ],
-        f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}",
+        f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}{found_best}",
     )
     with (options.output or options.run / "evaluation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -429,9 +455,7 @@ def _add_distributed(command: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where they meet, served by process 0")
     group.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
     group.add_argument("--process-id", metavar="K", type=int, help="which of them this is, from 0")
-    group.add_argument(
-        "--meet-seconds", metavar="S", type=int, default=300, help="to wait until all are there (default 300)"
-    )
+    group.add_argument("--meet-seconds", metavar="S", type=int, help="to wait until all are there (default 300)")
 
 
 def _settings_help() -> str:

@@ -49,18 +49,16 @@ class Cohort:
         """Chooses who goes on to an epoch, where that is due, by the rows of the epoch before."""
         if self._section.method == "none" or not rows:
             return
-        due, axes = self.is_due(epoch), [*self._experiment.population.sweep]
-        chosen = selection.choose(self._section, epoch - 1, rows, axes, self._holds) if due else selection.same(rows)
-        self.identities = [one | change for one, change in zip(self.identities, chosen, strict=True)]
-        if due:
-            going = [one for one in self.identities if one["parent"] is not None]
-            running, parents = [one["member"] for one in going], [one["parent"] for one in going]
-            copied = getattr(self._section, "copy_replay", True)
-            replays = [
-                parent if copied or rows[member]["diverged_by"] else member
-                for member, parent in zip(running, parents, strict=True)
-            ]
-            self._regroup(running, parents, replays)
+        axes = self._experiment.population.sweep
+        choices = selection.choose(self._section, epoch - 1, rows, [*axes], self._holds)
+        self.identities = [
+            one | {**choice.numbers, "parent": choice.parent}
+            for one, choice in zip(self.identities, choices, strict=True)
+        ]
+        if self.is_due(epoch):
+            running = {member: choice for member, choice in enumerate(choices) if choice.parent is not None}
+            parents, replays = ([getattr(choice, part) for choice in running.values()] for part in ("parent", "replay"))
+            self._regroup([*running], parents, replays)
 
     def gather(self, part: Callable[[State], State] = lambda state: state) -> State:
         """A part of the states of all members on the host, each leaf [M, ...]."""

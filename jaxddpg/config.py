@@ -115,7 +115,9 @@ def variants(experiment: Experiment) -> list[Experiment]:
             faults |= dict.fromkeys(error.faults)
     if not faults:
         counted = Counter(text(told(one, population.sweep)) for one in found)
-        faults = dict.fromkeys(f"the variant {same} is named twice" for same, times in counted.items() if times > 1)
+        faults = dict.fromkeys(
+            f"the variant {same} is named twice; name it once" for same, times in counted.items() if times > 1
+        )
     if not faults and population.combine == "random" and len(found) < population.num_draws:
         faults = {f"there are only {len(found)} different variants to draw, not {population.num_draws}": None}
     if faults:
@@ -201,27 +203,8 @@ def _name(values: Mapping[str, Any]) -> str:
 
 SWEEP = "sweep.yaml"
 """In the directory of a sweep that falls into several runs, each in a directory of its own below it."""
-HOSTS = "hosts"
-"""In the directory of a run that several processes train: a directory for the part of each."""
 HARMLESS = ("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting.")
-"""Settings that do not alter what is learned up to an epoch."""
-
-
-class Part(NamedTuple):
-    """The members of a run that one process trains, and where it leaves what it measures and its checkpoints."""
-
-    directory: Path
-    members: range
-
-
-def parts(directory: Path, experiment: Experiment, count: int = 0) -> list[Part]:
-    """The parts into which a run falls: `count` of them, or, where that is 0, as many as there are on disk."""
-    first = next((directory / HOSTS).glob("*_of_*"), None)
-    count = count or (int(first.name.rpartition("_")[2]) if first else 1)
-    places = [directory / HOSTS / f"{index}_of_{count}" for index in range(count)] if count > 1 else [directory]
-    members = experiment.population.num_members
-    ends = [members * index // count for index in range(count + 1)]
-    return [Part(place, range(*ends[index : index + 2])) for index, place in enumerate(places)]
+"""Settings that do not alter what is learned up to an epoch, or placement by no more than rounding."""
 
 
 def of_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -253,12 +236,18 @@ def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment,
 
 def harmless(experiment: Experiment) -> dict[str, Any]:
     """The settings that do not, likewise."""
-    return {path: value for path, value in _flat(experiment) if path.startswith(HARMLESS)}
+    return {path: value for path, value in _flat(experiment) if path.startswith(_harmless(experiment))}
 
 
 def learning(experiment: Experiment) -> dict[str, Any]:
     """The settings that alter what is learned, by dotted path, as they stand in YAML."""
-    return {path: value for path, value in _flat(experiment) if not path.startswith(HARMLESS)}
+    return {path: value for path, value in _flat(experiment) if not path.startswith(_harmless(experiment))}
+
+
+def _harmless(experiment: Experiment) -> tuple[str, ...]:
+    """Where members are selected, rounding may decide who is."""
+    selecting = experiment.population.selection.method != "none"
+    return tuple(path for path in HARMLESS if not (selecting and path == "population.placement"))
 
 
 def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
@@ -398,10 +387,16 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
         )
         return alternatives[default]()
     if isinstance(content, Mapping):
-        own = {field.name for field in dataclasses.fields(alternatives[choice])}
+        having = dict[str, list[str]]()
         for value, kind in alternatives.items():
-            for name in {field.name for field in dataclasses.fields(kind)} & content.keys() - own:
-                faults[path + name] = f"{path}{name} is a setting of {tag} {value}, but {path}{tag} is {choice}"
+            for field in dataclasses.fields(kind):
+                having.setdefault(field.name, []).append(value)
+        for name, values in having.items():
+            if name in content and choice not in values:
+                faults[path + name] = (
+                    f"{path}{name} is a setting of {tag} {' or '.join(values)}, but {path}{tag} is {choice}; leave it "
+                    f"out, or give the section anew: --{path.removesuffix('.')} '{{{tag}: {choice}}}'"
+                )
         content = {name: value for name, value in content.items() if path + str(name) not in faults}
     return _section(alternatives[choice], content, path, faults)
 
@@ -447,7 +442,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
         return tuple(_value(typing.get_args(kind)[0], entry, field) for entry in value)
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
-            raise ValueError("names with values, such as {dt: 0.02}")
+            raise ValueError("names with values, {name: value, ...}")
         return dict(value)
     if kind is bool:
         if not isinstance(value, bool):

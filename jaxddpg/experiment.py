@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, config, directories, memory, outcome, reporting, settings
+from jaxddpg import checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
@@ -30,7 +30,6 @@ from jaxddpg.statistics import interquartile_mean
 from jaxddpg.training import Health, clock_at
 from jaxddpg.types import State
 
-_APART = "this sweep falls into several programs, but processes share the members of one; sweep each apart"
 _SMALLER = (
     "lower replay.capacity, population.num_seeds, evaluation.num_episodes or the hidden_sizes, and name a new --run-dir"
 )
@@ -77,7 +76,9 @@ def run(
             not suffice, and the directory is left without results.
         RunError: the disk is full or cannot be written; the newest sound checkpoint stays, to be resumed from.
     """
-    experiment, *others = config.programs(config.checked(experiment)).values()
+    experiment = config.checked(experiment)
+    hosts.check(experiment, host.num_processes)
+    experiment, *others = config.programs(experiment).values()
     if others:
         raise ConfigError(
             [f"population.sweep falls into {1 + len(others)} programs, but a run is one; `jaxddpg sweep` runs them all"]
@@ -90,17 +91,16 @@ def run(
             return _run(experiment, None, everyone, quiet, stopping)
     directory = Path(directory)
     if host.num_processes == 1:  # else this was looked at before the processes met
-        directories.check_free(directory)
-    part = config.parts(directory, experiment, host.num_processes)[host.process_id]
-    _check_spread(experiment, host)
+        run_directory.check_free(directory)
+    part = run_directory.parts(directory, experiment, host.num_processes)[host.process_id]
     _check_runs_here(experiment, len(part.members))
-    with directories.claimed(part.directory), _failures_told(directory):
+    with run_directory.claimed(part.directory), _failures_told(directory):
         if host.process_id == 0:
             if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-                raise ConfigError([directories.IN_USE.format(directory)])
-            directories.write(directory / "config.yaml", config.dump(experiment))
+                raise ConfigError([run_directory.IN_USE.format(directory)])
+            run_directory.write(directory / "config.yaml", config.dump(experiment))
         else:
-            directories.check_agreement(directory, experiment)
+            run_directory.await_first(directory, stopping)
         return _run(experiment, *part, quiet, stopping)
 
 
@@ -120,16 +120,15 @@ def sweep(
     Raises:
         ConfigError, RunError: as `run`; of several runs those that ended before are kept.
     """
+    hosts.check(experiment, host.num_processes)
     directory, programs = Path(directory), config.programs(config.checked(experiment))
     if [*programs] == [""]:
         return [run(experiment, directory, quiet=quiet, stopping=stopping, host=host)]
-    if host.num_processes > 1:
-        raise ConfigError([_APART])
-    directories.check_free(directory)
+    run_directory.check_free(directory)
     for program in programs.values():
         _check_runs_here(program, program.population.num_members)
     directory.mkdir(parents=True, exist_ok=True)
-    directories.write(directory / config.SWEEP, config.dump(experiment))
+    run_directory.write(directory / config.SWEEP, config.dump(experiment))
     return resume_sweep(directory, quiet=quiet, stopping=stopping)
 
 
@@ -146,16 +145,15 @@ def resume_sweep(
     `changes` and errors are as for `resume`.
     """
     directory, results = Path(directory), list[Result]()
-    if host.num_processes > 1:
-        raise ConfigError([_APART])
-    with directories.claimed(directory):
+    with run_directory.claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
+        hosts.check(experiment, host.num_processes)
         programs = {directory / name: program for name, program in config.programs(experiment).items()}
         begun = [place for place in programs if (place / "config.yaml").exists()]
         for place in begun:
-            (part,) = config.parts(place, programs[place])
+            (part,) = run_directory.parts(place, programs[place])
             _check_epochs(programs[place], _recall(part, programs[place]).epoch)
-        directories.write(directory / config.SWEEP, config.dump(experiment))
+        run_directory.write(directory / config.SWEEP, config.dump(experiment))
         for place, program in programs.items():
             if results and stopping():
                 break
@@ -193,20 +191,20 @@ def resume(
     """
     directory = Path(directory)
     experiment, changed = config.extended(directory, changes or {})
-    parts = config.parts(directory, experiment)[host.process_id :: host.num_processes]
+    parts = run_directory.parts(directory, experiment)[host.process_id :: host.num_processes]
     if not parts:
         raise ConfigError([f"{directory} has fewer parts than there are processes; use fewer"])
     _check_extras(experiment.reporting)
     with ExitStack() as stack:
         stack.enter_context(_failures_told(directory))
         for part in parts:
-            stack.enter_context(directories.claimed(part.directory))
+            stack.enter_context(run_directory.claimed(part.directory))
             _check_runs_here(experiment, len(part.members))
         histories = [_recall(part, experiment) for part in parts]
         for history in histories:
             _check_epochs(experiment, history.epoch)
         if host.process_id == 0:
-            directories.write(directory / "config.yaml", config.dump(experiment))
+            run_directory.write(directory / "config.yaml", config.dump(experiment))
         for part, history in zip(parts, histories, strict=True):
             now = datetime.datetime.now().isoformat(timespec="seconds")
             record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": outcome.versions()}
@@ -216,22 +214,23 @@ def resume(
         for part, history in zip(parts, histories, strict=True):
             if not results or not stopping():
                 results.append(_run(experiment, *part, quiet, stopping, history))
-        if len(results) == 1:
-            return results[0]
+    if host.num_processes == 1 and len(parts) > 1:
         conclude(directory)
-        return _joined(experiment, results)
+    return _joined(experiment, results)
 
 
 def conclude(directory: str | Path) -> dict[str, Any] | None:
     """Makes one run of the parts that several processes left: its summary, which is returned, and its picture; None
-    where not all of them have ended."""
+    where not all of them have come to their end."""
     directory = Path(directory)
     experiment = config.of_run(directory)
-    found = [part.directory / "summary.json" for part in config.parts(directory, experiment)]
-    if not all(path.exists() for path in found):
+    paths = [part.directory / "summary.json" for part in run_directory.parts(directory, experiment)]
+    found = [outcome.read(path) for path in paths if path.exists()]
+    ended = [each["epochs"] == experiment.training.num_epochs or halted(experiment, each["members"]) for each in found]
+    if len(found) < len(paths) or not all(ended):
         return None
-    summary = outcome.merged(experiment, [outcome.read(path) for path in found])
-    directories.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+    summary = outcome.merged(experiment, found)
+    run_directory.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
     _draw(directory)
     return summary
 
@@ -273,19 +272,6 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
             goes_on = f"{'make room, then ' * full}`jaxddpg resume {directory}` goes on"
             remedy = f"; {goes_on if there else f'{directory} is no longer there'}"
         raise RunError(f"{reason}{remedy}") from error
-
-
-def _check_spread(experiment: Experiment, host: Host) -> None:
-    """ConfigError where several processes cannot share the members."""
-    method, members = experiment.population.selection.method, experiment.population.num_members
-    if host.num_processes > 1 and method != "none":
-        raise ConfigError(
-            [f"population.selection.method is {method}, but members that go on as others must be in one process"]
-        )
-    if host.num_processes > members:
-        raise ConfigError(
-            [f"there are {host.num_processes} processes, but only {members} members; use fewer processes"]
-        )
 
 
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
@@ -343,13 +329,13 @@ def _run(
         summary = outcome.summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
-            directories.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-            if (directory / "config.yaml").exists():  # else it is a part of a run
+            run_directory.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
+            if count == total:  # else it is a part of a run
                 _draw(directory)
     return Result(rows, summary, agents)
 
 
-def _recall(part: config.Part, experiment: Experiment) -> History:
+def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     """The rows up to the newest sound checkpoint; none where the run was interrupted before its first.
 
     Raises:
@@ -503,7 +489,7 @@ def _over(experiment: Experiment, rows: Sequence[reporting.Row]) -> bool:
 
 def halted(experiment: Experiment, members: Sequence[reporting.Row]) -> bool:
     """Whether the divergence of members, as rows or summaries tell it, ends the run."""
-    diverged = [member["diverged_by"] != "" for member in members]
+    diverged = [member["diverged_by"] != "" for member in reporting.running(members)]
     return any(diverged) if experiment.population.on_divergence == "stop" else all(diverged)
 
 
@@ -546,6 +532,8 @@ def _draw(directory: Path) -> None:
 
 def _joined(experiment: Experiment, results: Sequence[Result]) -> Result:
     """The results of parts as one."""
+    if len(results) == 1:
+        return results[0]
     rows = sorted((row for result in results for row in result.rows), key=lambda row: (row["epoch"], row["member"]))
     agents = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(result.agents for result in results))
     return Result(rows, outcome.merged(experiment, [result.summary for result in results]), agents)

@@ -6,6 +6,7 @@ beside each trainer. Where a peer is lost JAX ends the process that it runs in, 
 whose end is the news, and not the trainer.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,13 +14,16 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from jaxddpg import config
 from jaxddpg.config import ConfigError
+from jaxddpg.settings import Experiment
 
 HEARTBEAT_SECONDS = 10
 """A process that was silent for so long is lost."""
 _FOREVER = 10**8
+_DISAGREE = "the purposes differ"
 
 
 class Host(NamedTuple):
@@ -27,6 +31,24 @@ class Host(NamedTuple):
 
     process_id: int = 0
     num_processes: int = 1
+
+
+def check(experiment: Experiment, num_processes: int) -> None:
+    """ConfigError where so many processes cannot share an experiment."""
+    if num_processes == 1:
+        return
+    population = experiment.population
+    faults, method = [], population.selection.method
+    if len(config.programs(experiment)) > 1:
+        faults.append("population.sweep falls into several programs, but processes share one; sweep each value apart")
+    if method != "none":
+        faults.append(f"population.selection.method is {method}, but members that are selected must be in one process")
+    if population.on_divergence == "stop":
+        faults.append("population.on_divergence is stop, but processes do not tell each other of it; use freeze")
+    if num_processes > (count := population.num_members):
+        faults.append(f"{num_processes} processes cannot share {count} member{'s'[: count > 1]}; use fewer of them")
+    if faults:
+        raise ConfigError(faults)
 
 
 class Rendezvous(NamedTuple):
@@ -38,10 +60,12 @@ class Rendezvous(NamedTuple):
     process_id: int | None = None
     seconds: int = 300
     """to wait for all of them"""
+    purpose: str = ""
+    """What each is to do, which must be the same"""
 
 
-class Alone:
-    """What stands for the watch where there is but one process."""
+class Processes:
+    """The processes of a run: one, unless there is a watch over several."""
 
     host = Host()
     lost = False
@@ -56,13 +80,14 @@ class Alone:
         """There is nobody to wait for."""
 
 
-class Watch(Alone):
+class Watch(Processes):
     """Beside the training: knows which process this is, and whether a peer was lost.
 
     Used as a context manager: entering it waits until all processes are there; leaving it leaves them.
 
     Raises:
-        ConfigError: they do not come, the port is taken, or there is no cluster that tells where to meet.
+        ConfigError: they do not come or have other purposes, the port is taken, or there is no cluster that tells where
+            to meet.
     """
 
     def __init__(self, rendezvous: Rendezvous) -> None:
@@ -132,6 +157,8 @@ class Watch(Alone):
         errors, coordinator, seconds = "".join(self._errors), self._rendezvous.coordinator, self._rendezvous.seconds
         if "Failed to add port" in errors:
             return f"--coordinator {coordinator}: the port is taken on this host; name another"
+        if _DISAGREE in errors:
+            return "the processes were given different settings; give each the same file and flags"
         if "DEADLINE_EXCEEDED" in errors or "Barrier timed out" in errors:
             return (
                 f"not all processes have come within {seconds} s; look whether each was started, with the same "
@@ -146,9 +173,10 @@ class Watch(Alone):
         return f"the processes did not meet: {''.join(last)[:200] or 'the watch ended'}"
 
 
-def _watch(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: int) -> None:
+def _watch(rendezvous: Rendezvous) -> None:
     """The watch: tells who this process is, waits for word that it is done, then for all others."""
     import jax
+    from jax._src import distributed
 
     done = threading.Event()
 
@@ -159,15 +187,24 @@ def _watch(coordinator: str | None, num_processes: int | None, process_id: int |
 
     threading.Thread(target=listen, daemon=True).start()
     jax.distributed.initialize(
-        coordinator,
-        num_processes,
-        process_id,
-        initialization_timeout=seconds,
+        rendezvous.coordinator,
+        rendezvous.num_processes,
+        rendezvous.process_id,
+        initialization_timeout=rendezvous.seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=_FOREVER,
     )
+    index, count = jax.process_index(), jax.process_count()
+    # The store that jax.distributed keeps for itself: a collective would need connections between all of them.
+    store: Any = distributed.global_state.client
+    store.key_value_set(f"{__package__}/{index}", hashlib.sha256(rendezvous.purpose.encode()).hexdigest())
+    milliseconds = 1000 * rendezvous.seconds
+    purposes = {store.blocking_key_value_get(f"{__package__}/{other}", milliseconds) for other in range(count)}
+    store.wait_at_barrier(f"{__package__}/all have read", milliseconds)  # what process 0 takes with it when it leaves
+    if len(purposes) > 1:
+        sys.exit(_DISAGREE)
     visible = jax.config.values["jax_cuda_visible_devices"]  # of those on this host, where it runs several processes
-    found = {"process_id": jax.process_index(), "num_processes": jax.process_count(), "visible_devices": visible}
+    found = {"process_id": index, "num_processes": count, "visible_devices": visible}
     print(json.dumps(found), flush=True)
     done.wait()
     jax.distributed.shutdown()
@@ -176,4 +213,4 @@ def _watch(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 if __name__ == "__main__":
-    _watch(*json.loads(sys.argv[1]))
+    _watch(Rendezvous(*json.loads(sys.argv[1])))

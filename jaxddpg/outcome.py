@@ -8,7 +8,7 @@ import math
 import platform
 import resource
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,22 @@ from jaxddpg import config, memory, reporting
 from jaxddpg.composition import state_like
 from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
-from jaxddpg.statistics import confidence_interval, interquartile_mean
+from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 
 def summary(experiment: Experiment, rows: list[reporting.Row], count: int, population: Population) -> dict[str, Any]:
     """Of so many members, from all their rows."""
     members = []
     for index, last in enumerate(rows[-count:]):
-        best = max(rows[index::count], key=lambda row: np.nan_to_num(row["eval/return_mean"], nan=-np.inf))
+        own = rows[index::count]
+        peak = own[best([row["eval/return_mean"] for row in own])]
         members.append(
             {
                 **reporting.identity(last),
+                **{name: last[name] for name in ("parent",) if name in last},
                 "final_return": last["eval/return_mean"],
-                "best_return": best["eval/return_mean"],
-                "best_epoch": best["epoch"],
+                "best_return": peak["eval/return_mean"],
+                "best_epoch": peak["epoch"],
                 "diverged_by": last["diverged_by"],
                 "diverged_at": last["diverged_at"],
             }
@@ -42,7 +44,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
         name: float(np.median([rate for row in rows if (rate := row.get(name, np.nan)) == rate] or [np.nan]))
         for name in ("perf/env_steps_per_second", "perf/updates_per_second")
     }
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
+    used = (device.memory_stats() or {}).get("peak_bytes_in_use") if device.platform != "cpu" else None
     compiled = population.programs["epoch"].compiled
     analysis = compiled.memory_analysis() if compiled else None
     return {
@@ -55,7 +57,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
         "wall_seconds": ends[0]["wall_seconds"],
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
-        "peak_memory_bytes": peak or _peak_rss(),
+        "peak_memory_bytes": used or _peak_rss(),
         "state_bytes": memory.parts(state_like(experiment, count)),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
@@ -74,7 +76,9 @@ def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> di
     return {
         "members": [*members],
         "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
-        "chosen": int(np.argmax(np.nan_to_num(final, nan=-np.inf))) if selecting else None,
+        "chosen": best([np.nan if one.get("parent", 0) is None else one["final_return"] for one in members])
+        if selecting
+        else None,
         "final_return_iqm": float(interquartile_mean(final)),
         "final_return_interval_95": [float(low), float(high)],
     }
@@ -89,25 +93,28 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def merged(experiment: Experiment, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of a run from those of its parts."""
+    """The summary of a run from those of its parts, as if all of them ran at the same time."""
     first = {name: value for name, value in summaries[0].items() if name != "checkpoints"}
-    together: dict[Callable[[list[float]], float], tuple[str, ...]] = {
-        sum: ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
-        max: ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
-        min: ("epochs", "env_steps_per_member"),
+    united: dict[str, tuple[str, ...]] = {
+        "sum": ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
+        "max": ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
+        "min": ("epochs", "env_steps_per_member"),
     }
     sizes = [each["state_bytes"] for each in summaries]
     return {
         **first,
         **_outcome(experiment, [member for each in summaries for member in each["members"]]),
-        **{
-            name: unite([np.nan if s[name] is None else s[name] for s in summaries])
-            for unite, names in together.items()
-            for name in names
-        },
+        **{name: _united(how, [each[name] for each in summaries]) for how, names in united.items() for name in names},
         "state_bytes": {name: sum(size[name] for size in sizes) for name in sizes[0]},
         "device": ", ".join(each["device"] for each in summaries),
     }
+
+
+def _united(how: str, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and value == value]
+    if not known:
+        return None
+    return sum(known) if how == "sum" else max(known) if how == "max" else min(known)
 
 
 def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:

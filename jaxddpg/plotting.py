@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from jaxddpg.statistics import (
+    best,
     confidence_interval,
     interquartile_mean,
     performance_profile,
     pooled_mean,
     stratified_interval,
+    worst_if_not_finite,
 )
 
 
@@ -56,6 +59,12 @@ class Curves(NamedTuple):
         return self.metrics["eval/return_mean"]
 
 
+def _best(run: Curves) -> int:
+    """The member that is best at the end, of those that run."""
+    assert run.lineage
+    return best(np.where(run.lineage.resting[-1], np.nan, run.returns[-1]))
+
+
 def by_epoch(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The env steps [epochs] and the metrics [epochs, M] of a run's rows; an epoch that is not complete is left out.
 
@@ -84,11 +93,11 @@ def chosen(run: Curves) -> Curves:
     """Of members that were selected from, which are no samples of anything, the one that is best at the end."""
     if run.lineage is None:
         return run
-    best = [int(np.argmax(np.nan_to_num(run.returns[-1], nan=-np.inf)))]
+    one = [_best(run)]
     return run._replace(
         label=f"{run.label}, best of {run.returns.shape[1]}",
-        metrics={name: curves[:, best] for name, curves in run.metrics.items()},
-        seeds=[run.seeds[best[0]]],
+        metrics={name: curves[:, one] for name, curves in run.metrics.items()},
+        seeds=[run.seeds[one[0]]],
         lineage=None,
     )
 
@@ -154,10 +163,10 @@ def _returns(axes: Any, runs: Sequence[Curves]) -> None:
         _crowd(axes, runs)
     else:
         for number, run in enumerate(runs):
+            whom = "those that run" if run.lineage and run.lineage.resting.any() else run.returns.shape[1]
+            _band(axes, run, "eval/return_mean", f"C{number}", f"{run.label}, IQM of {whom}")
             if run.lineage:
-                _selected(axes, run, f"C{number}")
                 continue
-            _band(axes, run, "eval/return_mean", f"C{number}", f"{run.label}, IQM of {run.returns.shape[1]}")
             for count, curve in enumerate(lost := run.returns.T[~np.isfinite(run.returns[-1])]):
                 last = np.flatnonzero(np.isfinite(curve))[-1:]
                 label = None if count else f"{len(lost)} diverged"
@@ -196,17 +205,17 @@ def _finish(axes: Any, ylabel: str, title: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _selected(axes: Any, run: Curves, colour: str) -> None:
-    """The returns of members as long as they run, and the IQM of those that do; they are no independent samples."""
+def _selected(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:
+    """Members as long as they run, and the IQM of those that do; they are no independent samples."""
     assert run.lineage
-    shown = np.where(run.lineage.resting | ~np.isfinite(run.returns), np.nan, run.returns)
-    axes.plot(run.env_steps, shown, color=colour, alpha=0.35, linewidth=0.6)
-    middle = [
-        float(interquartile_mean(returns[~rests]))
-        for returns, rests in zip(run.returns, run.lineage.resting, strict=True)
-    ]
-    label = f"{run.label}, IQM of those of {shown.shape[1]} that run"
-    axes.plot(run.env_steps, np.where(np.isfinite(middle), middle, np.nan), color=colour, linewidth=1.8, label=label)
+    curves, style = run.metrics[name], "--" if dashed else "-"
+    shown = np.where(run.lineage.resting | ~np.isfinite(curves), np.nan, curves)
+    axes.plot(run.env_steps, shown, color=colour, alpha=0.35, linewidth=0.6, linestyle=style)
+    middle = np.array(
+        [float(interquartile_mean(row[~rests])) for row, rests in zip(curves, run.lineage.resting, strict=True)]
+    )
+    shown = np.where(np.isfinite(middle), middle, np.nan)
+    axes.plot(run.env_steps, shown, color=colour, linewidth=1.8, linestyle=style, label=label)
 
 
 def _lineage(axes: Any, run: Curves, name: str) -> None:
@@ -214,24 +223,21 @@ def _lineage(axes: Any, run: Curves, name: str) -> None:
     the best at the end are thick."""
     assert run.lineage
     parents, numbers = run.lineage.parents, run.lineage.numbers[name]
-    epochs, count = parents.shape
-    alive = ~run.lineage.resting
-    colours = colormaps["viridis"](
-        np.argsort(np.argsort(np.nan_to_num(run.returns[-1], nan=-np.inf))) / max(count - 1, 1)
-    )
-    ancestor = int(np.argmax(np.nan_to_num(run.returns[-1], nan=-np.inf)))
-    for epoch in range(epochs - 1, 0, -1):
-        for member in np.flatnonzero(alive[epoch]):
+    ranks = np.argsort(np.argsort(worst_if_not_finite(run.returns[-1])))
+    colours = colormaps["viridis"](ranks / max(len(ranks) - 1, 1))
+    ancestor, lines = _best(run), []
+    for epoch in range(len(parents) - 1, 0, -1):
+        for member in np.flatnonzero(~run.lineage.resting[epoch]):
             parent = int(parents[epoch, member])
-            ends = [numbers[epoch - 1, parent], numbers[epoch, member]]
-            axes.plot(
-                run.env_steps[epoch - 1 : epoch + 1],
-                ends,
-                color=colours[member],
-                linestyle="-" if parent == member else ":",
-                linewidth=2.6 if member == ancestor else 0.9,
+            ends = (
+                (run.env_steps[epoch - 1], numbers[epoch - 1, parent]),
+                (run.env_steps[epoch], numbers[epoch, member]),
             )
+            lines.append((ends, colours[member], "-" if parent == member else ":", 2.6 if member == ancestor else 0.9))
         ancestor = int(parents[epoch, ancestor])
+    segments, shades, styles, widths = zip(*lines, strict=True) if lines else ((), (), (), ())
+    axes.add_collection(LineCollection(segments, colors=shades, linestyles=styles, linewidths=widths))
+    axes.autoscale_view()
     found = numbers[np.isfinite(numbers)]
     if found.size and found.min() > 0 and found.max() >= 8 * found.min():
         axes.set_yscale("log")
@@ -319,6 +325,9 @@ def _shown(value: Any) -> str:
 
 def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:
     """Members as thin lines, their IQM as a thick one with its 95 % interval."""
+    if run.lineage:
+        _selected(axes, run, name, colour, label, dashed)
+        return
     curves = run.metrics[name]
     style = "--" if dashed else "-"
     middle = interquartile_mean(curves)

@@ -153,17 +153,21 @@ def make_population(
         def taken(*leaves: jax.Array) -> list[jax.Array]:
             held = [{shard.device: shard.data for shard in leaf.addressable_shards} for leaf in leaves]
 
-            def copy(source: int, column: int, device: jax.Device) -> jax.Array:
-                group, place = divmod(source, size)
-                block_row, offset = divmod(place, block)
-                return jax.device_put(held[group][devices[block_row, column]][offset], device)
+            def block_of(sources: np.ndarray, column: int, device: jax.Device) -> jax.Array:
+                """Copies of the members of these places, on a device."""
+                group, place = np.divmod(sources, size)
+                origins = [held[g][devices[p // block, column]] for g, p in zip(group, place, strict=True)]
+                if all(origin is held[group[0]][device] for origin in origins):
+                    return jnp.take(origins[0], place % block, axis=0)  # in one step, without a copy of each by itself
+                rows = [origin[p % block] for origin, p in zip(origins, place, strict=True)]
+                return jnp.stack([jax.device_put(one, device) for one in rows])
 
             return [
                 jax.make_array_from_single_device_arrays(
                     leaves[0].shape,
                     leaves[0].sharding,
                     [
-                        jnp.stack([copy(source, column, devices[block_row, column]) for source in group[block_row]])
+                        block_of(group[block_row], column, devices[block_row, column])
                         for block_row, column in np.ndindex(*devices.shape)
                     ],
                 )

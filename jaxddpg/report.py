@@ -136,8 +136,13 @@ def _write_returns(runs: Sequence[Curves], path: Path) -> None:
                 best = int(np.argmax(np.where(np.isfinite(curve), curve, -np.inf)))
                 told = {**run.values} | {name: last[member] for name, last in _last_numbers(run).items()}
                 values = [told.get(name, "") for name in swept]
-                ends = [run.env_steps[-1], curve[-1], curve[best], run.env_steps[best]]
+                ends = [run.env_steps[_last_epoch(run, member)], curve[-1], curve[best], run.env_steps[best]]
                 writer.writerow([run.label, run.environment, *values, seed, *ends])
+
+
+def _last_epoch(run: Curves, member: int) -> int:
+    """The place of the last epoch in which a member ran."""
+    return -1 if run.lineage is None else int(np.flatnonzero(~run.lineage.resting[:, member])[-1])
 
 
 def _last_numbers(run: Curves) -> dict[str, np.ndarray]:

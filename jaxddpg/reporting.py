@@ -73,6 +73,11 @@ def running(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.get("parent", row["member"]) is not None]
 
 
+def standing(row: Row) -> str:
+    """Whether a member of a run that selects them goes on."""
+    return "rests" if row["parent"] is None else "runs"
+
+
 def named(row: Row) -> str:
     """What tells the member of a row from others, as part of a sentence."""
     return f"seed {row['seed']}" + "".join(f", {name} {value}" for name, value in swept(row).items())
@@ -89,16 +94,6 @@ def divergence(row: Row) -> str:
 def _console(file: TextIO, quiet: bool) -> Console:
     """A console that prints names and paths as they are, brackets and colons included."""
     return Console(file=file, quiet=quiet, soft_wrap=True, markup=False, emoji=False, highlight=False)
-
-
-def rows_of(parts: Sequence[Path]) -> list[Row]:
-    """The rows of a run from the directories of its parts, of those epochs that all of them have ended."""
-    each = []
-    for part in parts:
-        rows = read_rows(part / METRICS)
-        count = len({row["member"] for row in rows}) or 1
-        each.append([rows[start : start + count] for start in range(0, len(rows) - count + 1, count)])
-    return [row for epoch in zip(*each, strict=False) for rows in epoch for row in rows]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -157,12 +152,14 @@ class TensorBoard:
 
         for row in running(rows):
             member = row["member"]
+            selected = "parent" in row
             if member not in self._writers:
                 values = "".join(f"{name}={value}," for name, value in swept(row).items())
+                values = f"member_{member}," if selected else values
                 path = self._directory / "tensorboard" / f"{values}seed_{row['seed']}"
                 self._writers[member] = SummaryWriter(str(path), purge_step=self._purge_step)
             for name, value in row.items():
-                if "/" in name:
+                if "/" in name or (selected and "." in name):
                     self._writers[member].add_scalar(name, value, row["env_steps"])
 
 
@@ -193,7 +190,7 @@ class WeightsAndBiases:
 
     def epoch(self, rows: Sequence[Row]) -> None:
         rows = running(rows)
-        names = [name for name in rows[0] if "/" in name]
+        names = [name for name in rows[0] if "/" in name or ("parent" in rows[0] and "." in name)]
         log = {name: float(interquartile_mean(np.array([row[name] for row in rows]))) for name in names}
         if len(rows) > 1:
             log |= {f"member_{row['member']}/{name}": row[name] for row in rows for name in names}
@@ -235,6 +232,7 @@ class Display:
         rows = running(rows)
         row, now = rows[0], time.perf_counter()
         first_epoch, start = self._first = self._first or (row["epoch"], now)
+        self._diverged &= {other["member"] for other in rows if other["diverged_by"]}  # others took their places
         for other in rows:
             if other["diverged_by"] and other["member"] not in self._diverged:
                 self._diverged.add(other["member"])

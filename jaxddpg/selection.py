@@ -8,15 +8,28 @@ whose state this one went on, itself for most, None for one that rests; and the 
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxddpg import settings
 from jaxddpg.settings import Halving, PopulationBased
+from jaxddpg.statistics import worst_if_not_finite
 
 Row = Mapping[str, Any]
 Selection = settings.NoSelection | Halving | PopulationBased
+
+
+class Choice(NamedTuple):
+    """What a member goes on with."""
+
+    parent: int | None
+    """The member whose state it takes; None: it rests."""
+    replay: int | None
+    """The member whose replay it takes."""
+    numbers: Mapping[str, Any] = MappingProxyType({})
+    """Swept settings by dotted path, where they change."""
 
 
 def is_due(section: Selection, epoch: int) -> bool:
@@ -26,55 +39,54 @@ def is_due(section: Selection, epoch: int) -> bool:
 
 def choose(
     section: Selection, epoch: int, rows: Sequence[Row], axes: Sequence[str], holds: Callable[[Row], bool]
-) -> list[dict[str, Any]]:
-    """The parent of each of the members after an epoch, from its rows [M], and numbers where they change.
+) -> list[Choice]:
+    """With what each member goes on after an epoch, from its rows [M]: where no choice is due, with what it has.
 
     Args:
         axes: the paths of swept settings.
         holds: whether settings, by path, obey every rule.
     """
-    # Nothing is as bad as a number that is not finite; of equal ones the first is better.
-    scores = np.nan_to_num([row["eval/return_mean"] for row in rows], nan=-np.inf, posinf=-np.inf)
-    ranking = np.argsort(-scores, kind="stable").tolist()
+    running = [member for member, row in enumerate(rows) if row["parent"] is not None]
+    same = [Choice(member, member) if member in running else Choice(None, None) for member in range(len(rows))]
+    if not is_due(section, epoch):
+        return same
+    scores = worst_if_not_finite([rows[member]["eval/return_mean"] for member in running])
+    ranking = [running[place] for place in np.argsort(-scores, kind="stable")]  # of equal ones the first is better
     match section:
         case PopulationBased():
             source = random.Random(f"{section.seed} {epoch}")
-            return _exploit_and_explore(section, source, rows, scores, ranking, axes, holds)
+            return _exploit_and_explore(section, source, rows, ranking, axes, holds)
         case Halving():
-            running = [member for member in ranking if rows[member]["parent"] is not None]
-            kept = {*running[: -(-len(running) // section.reduction)]}
-            return [{"parent": member if member in kept else None} for member in range(len(rows))]
-    return same(rows)
-
-
-def same(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The same where nothing is chosen: who runs goes on as it is."""
-    return [{"parent": None if row["parent"] is None else member} for member, row in enumerate(rows)]
+            kept = ranking[: -(-len(ranking) // section.reduction)]
+            return [one if member in kept else Choice(None, None) for member, one in enumerate(same)]
+    return same
 
 
 def _exploit_and_explore(
     section: PopulationBased,
     source: random.Random,
     rows: Sequence[Row],
-    scores: np.ndarray,
     ranking: Sequence[int],
     axes: Sequence[str],
     holds: Callable[[Row], bool],
-) -> list[dict[str, Any]]:
+) -> list[Choice]:
     """Truncation selection (Jaderberg et al. 2017, arXiv 1711.09846, section 4.1): each of the worst goes on from one
     of the best, as does every diverged member, with each swept number multiplied by one of the factors. A number
     whose product would break a rule stays that of the parent."""
     count = max(1, int(section.share * len(rows)))
-    best = [member for member in ranking[:count] if np.isfinite(scores[member])]
-    worst = {*ranking[-count:], *(member for member, row in enumerate(rows) if row["diverged_by"])} - {*best}
+    best = [member for member in ranking[:count] if math.isfinite(rows[member]["eval/return_mean"])]
+    diverged = {member for member, row in enumerate(rows) if row["diverged_by"]}
+    worst = {*ranking[-count:], *diverged} - {*best}
     chosen = []
     for member in range(len(rows)):
-        parent = source.choice(best) if best and member in worst else member
-        values = {path: rows[parent][path] for path in axes}
-        if parent != member:
-            for path in axes:
-                product = float(f"{float(values[path]) * source.choice(section.factors):.7g}")
-                if math.isfinite(product) and holds(changed := values | {path: product}):
-                    values = changed
-        chosen.append(values | {"parent": parent})
+        if member not in worst or not best:
+            chosen.append(Choice(member, member))
+            continue
+        parent = source.choice(best)
+        numbers = {path: rows[parent][path] for path in axes}
+        for path in axes:
+            product = float(f"{float(numbers[path]) * source.choice(section.factors):.7g}")
+            if math.isfinite(product) and holds(changed := numbers | {path: product}):
+                numbers = changed
+        chosen.append(Choice(parent, parent if section.copy_replay or member in diverged else member, numbers))
     return chosen

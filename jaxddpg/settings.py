@@ -329,7 +329,7 @@ class Population:
         told = ", ".join(f"{path} {length}" for path, length in lengths.items())
         product = math.prod(lengths.values())
         drawn = self.combine == "random"
-        return [
+        rules = [
             Rule(
                 drawn or not ranges,
                 ("combine", "sweep"),
@@ -351,6 +351,11 @@ class Population:
                 f"but population.combine is {self.combine}, which draws nothing; use random",
             ),
         ]
+        if self.selection.method != "none" and all(rule.holds for rule in rules):
+            alone = self.num_members == 1
+            words = "but one member alone has none to be compared with; use more population.num_seeds, or a sweep"
+            rules.append(Rule(not alone, ("selection.method", "num_seeds", "sweep"), words))
+        return rules
 
     def variants(self) -> list[dict[str, Any]]:
         """The swept settings of each variant; of an experiment that sweeps nothing one that changes nothing."""
@@ -452,6 +457,17 @@ class Experiment(Member):
     population: Population = setting(Population, "the members")
     checkpoint: Checkpoint = setting(Checkpoint, "what is kept to go on from")
     reporting: Reporting = setting(Reporting, "further outputs")
+
+    def rules(self) -> list[Rule]:
+        selection, num_epochs = self.population.selection, self.training.num_epochs
+        return [
+            *super().rules(),
+            Rule(
+                isinstance(selection, NoSelection) or selection.interval <= num_epochs,
+                ("population.selection.interval", "training.num_epochs"),
+                f"so that in the {num_epochs} of training.num_epochs nobody is ever chosen; use less",
+            ),
+        ]
 
     def member(self) -> Member:
         """The part that the compiled program is made from."""

@@ -6,12 +6,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
+def worst_if_not_finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Values in which what is not finite, a diverged member's, counts as the worst there is."""
+    return np.where(np.isfinite(values), values, -np.inf)
+
+
+def best(values: Sequence[float] | np.ndarray) -> int:
+    """Which of the values is the highest, the first of equal ones."""
+    return int(np.argmax(worst_if_not_finite(values)))
+
+
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
     """The mean over the last axis without its lowest and highest quarter, rounded down.
 
     A member whose value is not finite (diverged) counts as the worst there is.
     """
-    ordered = np.sort(np.where(np.isfinite(values), values, -np.inf), axis=-1)
+    ordered = np.sort(worst_if_not_finite(values), axis=-1)
     quarter = ordered.shape[-1] // 4
     return ordered[..., quarter : ordered.shape[-1] - quarter].mean(-1)
 
@@ -44,7 +54,7 @@ def probability_of_improvement(one: Sequence[np.ndarray], other: Sequence[np.nda
     """
     shares = []
     for a, b in zip(one, other, strict=True):
-        a, b = (np.where(np.isfinite(values), values, -np.inf) for values in (a, b))
+        a, b = map(worst_if_not_finite, (a, b))
         shares.append(np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b)))
     return float(np.mean(shares))
 

@@ -151,7 +151,7 @@ def test_a_flag_does_not_take_the_next_flag_for_its_value(tiny):
         ("- agent", ["bad.yaml must hold sections such as `agent:`"]),
         ("population: {seed: yes}", ["population.seed is true", "must be a whole number"]),
         ("agent: {tau: '1e1'}", ["agent.tau is", "at most 1"]),
-        ("environment: {parameters: 5}", ["environment.parameters is 5", "such as {dt: 0.02}"]),
+        ("environment: {parameters: 5}", ["environment.parameters is 5", "names with values, {name: value, ...}"]),
         ("reporting: {wandb: 1}", ["reporting.wandb is 1", "true or false"]),
         ("7: seven", ["7 is not a setting"]),
     ],

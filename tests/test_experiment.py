@@ -16,7 +16,7 @@ import pytest
 from test_reporting import events
 
 import jaxddpg
-from jaxddpg import config, directories, experiment
+from jaxddpg import config, experiment, run_directory
 from jaxddpg.analysis import evaluate, load_policy, plot
 from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
@@ -319,7 +319,7 @@ def test_a_missing_extra_is_said_before_the_directory_is_taken(name, package, tm
 
 
 def test_of_two_runs_that_start_together_one_gets_the_directory(tmp_path):
-    with directories.claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
+    with run_directory.claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
         run(tiny(), tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
 

@@ -17,7 +17,7 @@ from test_cli import call, refused
 from test_experiment import lines, tiny
 from test_resume import comparable
 
-from jaxddpg import checkpoint, composition, config, hosts
+from jaxddpg import checkpoint, composition, config, hosts, run_directory
 from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import resume, run
@@ -100,7 +100,7 @@ def lose(experiment, directory, process_id):
 
 
 def test_two_processes_give_the_numbers_of_one(whole):
-    """After 3000 updates of every member the metrics are equal; states to 1e-5 after the first 200."""
+    """The metrics of the first 200 updates of every member are equal."""
     directory, said = whole
     assert [code for code, _, _ in said] == [0, 0]
     sections = SECTIONS | {"training": SECTIONS["training"] | {"num_epochs": 4}}
@@ -180,6 +180,50 @@ def test_one_process_goes_on_with_the_parts_of_two(experiment, whole, tmp_path):
     assert len(result.agents.actor["params"]["Dense_0"]["bias"]) == 5
 
 
+def test_an_interrupted_run_is_read_part_by_part(experiment, whole, tmp_path):
+    """Each part has its own newest checkpoint, and its own best."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    for epoch in checkpoint.epochs(part(tmp_path / "run", 1)):
+        if epoch == EPOCHS:
+            checkpoint.remove(part(tmp_path / "run", 1), epoch)
+    found = evaluate(tmp_path / "run", num_episodes=2)
+    assert [r["epoch"] for r in found] == [EPOCHS] * 2 + [EPOCHS - 1] * 3
+    expected = evaluate(whole[0], num_episodes=2)
+    assert found[:2] == expected[:2]
+    best = [checkpoint.best(part(whole[0], k)) for k in range(2)]
+    assert [r["epoch"] for r in evaluate(whole[0], num_episodes=2, epoch="best")] == [best[0]] * 2 + [best[1]] * 3
+
+
+def test_a_member_that_diverges_is_told_of_by_the_first_process(experiment, tmp_path):
+    """Of three rates one is far too high; its member is in the part of the other process."""
+    path = "--population.sweep.agent"
+    axis = [f"{path}.critic_learning_rate", "[1e-3,1e-3,1e30]", f"{path}.actor_learning_rate", "[1e-3,2e-3,3e-3]"]
+    axis += ["--population.combine", "zip", "--num-seeds", "1"]
+    said = both("sweep", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "2", *axis)
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert "diverged at env step" in said[0][2]
+    assert "diverged" in said[0][1]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [member["final_return"] is None for member in summary["members"]] == [False, False, True]
+    assert len(summary["variants"]) == 3
+
+
+def test_a_signal_to_all_stops_all_and_they_go_on(experiment, whole, tmp_path):
+    port = free_port()
+    processes = [start("train", experiment, "--run-dir", tmp_path / "run", process_id=k, port=port) for k in range(2)]
+    while min(len(rows(tmp_path / "run", k)) for k in range(2)) < 5 * 3:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert [code for code, _, _ in both("resume", tmp_path / "run")] == [0, 0]
+    for process_id in range(2):
+        assert comparable(part(tmp_path / "run", process_id)) == comparable(part(whole[0], process_id))
+
+
 def test_slurm_tells_who_is_who(experiment, tmp_path):
     """The variables that srun sets; the port follows from the job's number."""
     job = next(job for job in range(1, 4096) if free(61440 + job))
@@ -233,10 +277,10 @@ def test_processes_with_other_settings_do_not_train_together(experiment, tmp_pat
     command = ("train", experiment, "--run-dir", tmp_path / "run")
     first = start(*command, process_id=0, port=port)
     second = start(*command, "--agent.gamma", "0.5", process_id=1, port=port)
-    assert "this process was given other settings than the first" in second.communicate()[1]
-    assert second.returncode == 2
-    assert "another process of this run was lost" in first.communicate()[1]
-    assert first.returncode == 1
+    for process in (first, second):
+        assert "error: the processes were given different settings" in process.communicate()[1]
+        assert process.returncode == 2
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +288,12 @@ def test_processes_with_other_settings_do_not_train_together(experiment, tmp_pat
     [
         ("--distributed --run-dir {}", "--distributed finds no cluster that tells where to meet, such as SLURM"),
         ("--distributed", "--distributed needs a --run-dir, the same for all processes"),
-        ("--num-processes 2 --run-dir {}", "--coordinator, --num-processes and --process-id need --distributed"),
+        ("--num-processes 2 --run-dir {}", "--coordinator, --num-processes, --process-id and --meet-seconds need"),
+        ("--distributed --run-dir {} --meet-seconds -3", "--meet-seconds is -3, but must be at least 1"),
+        (
+            "--distributed --run-dir {} --coordinator a:1 --num-processes 0 --process-id 0",
+            "--num-processes is 0, but must be at least 1",
+        ),
         ("--distributed --run-dir {} --coordinator a:1", "tell where to meet only together"),
         (
             "--distributed --run-dir {} --coordinator nowhere --num-processes 2 --process-id 0",
@@ -262,18 +311,31 @@ def test_where_to_meet_must_be_told(flags, fragment, experiment, tmp_path):
 
 
 def test_members_are_shared_by_no_more_processes_than_there_are(tmp_path):
-    with pytest.raises(ConfigError, match="there are 4 processes, but only 3 members"):
+    with pytest.raises(ConfigError, match="4 processes cannot share 3 members"):
         run(tiny(), tmp_path / "run", host=hosts.Host(0, 4))
-    selecting = tiny(population={"selection": {"method": "pbt"}})
-    with pytest.raises(ConfigError, match="members that go on as others must be in one process"):
-        run(selecting, tmp_path / "run", host=hosts.Host(0, 2))
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        ("--population.selection.method pbt --population.selection.interval 1", "must be in one process"),
+        ("--population.on_divergence stop", "population.on_divergence is stop, but processes do not tell each other"),
+        ("--population.sweep.agent.batch_size [4,8]", "population.sweep falls into several programs"),
+        ("--num-seeds 1", "2 processes cannot share 1 member;"),
+    ],
+)
+def test_what_processes_cannot_share_is_said_before_they_meet(flags, fragment, experiment, tmp_path):
+    command = "sweep" if "sweep" in flags else "train"
+    meeting = "--distributed --coordinator 127.0.0.1:1 --num-processes 2 --process-id 0 --quiet"
+    said = call(command, experiment, "--run-dir", tmp_path / "run", *flags.split(), *meeting.split())
+    assert not refused(said, fragment)
 
 
 def test_parts_hold_every_member_once():
     experiment = config.parse({"population": {"num_seeds": 11}})
     for count in (1, 2, 3, 11):
-        parts = config.parts(Path("run"), experiment, count)
+        parts = run_directory.parts(Path("run"), experiment, count)
         assert [member for one in parts for member in one.members] == [*range(11)]
         assert len({one.directory for one in parts}) == count
 

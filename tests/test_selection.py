@@ -15,6 +15,7 @@ from jaxddpg import checkpoint, composition, config, plotting, selection
 from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import resume, run
+from jaxddpg.selection import Choice
 from jaxddpg.settings import Halving, PopulationBased
 
 EPOCHS = 6
@@ -54,14 +55,15 @@ def test_the_worst_go_on_from_the_best_with_other_numbers():
     rows = [row(member, score, x=float(member + 1), y=10.0) for member, score in enumerate(scores)]
     parents, factors = set(), set()
     for epoch in range(1, 40):
+        epoch *= section.interval
         chosen = selection.choose(section, epoch, rows, ["x", "y"], lambda values: True)
-        for member, change in enumerate(chosen):
+        for member, choice in enumerate(chosen):
             if member in (2, 5):
-                parent = change["parent"]
-                parents.add(parent)
-                factors |= {(change["x"] / (parent + 1), change["y"] / 10)}
+                parents.add(choice.parent)
+                factors |= {(choice.numbers["x"] / (choice.parent + 1), choice.numbers["y"] / 10)}
+                assert choice.replay == choice.parent
             else:
-                assert change == {"parent": member, "x": member + 1.0, "y": 10.0}
+                assert choice == Choice(member, member)
         assert chosen == selection.choose(section, epoch, rows, ["x", "y"], lambda values: True)
     assert parents == {1, 4}
     assert factors == {(a, b) for a in (0.5, 2.0) for b in (0.5, 2.0)}
@@ -71,23 +73,24 @@ def test_the_worst_go_on_from_the_best_with_other_numbers():
 def test_a_diverged_member_is_always_replaced(lost):
     """However many there are, by one that did not diverge."""
     rows = [row(m, math.nan if m in lost else float(m), diverged_by="loss" if m in lost else "") for m in range(6)]
-    chosen = selection.choose(PopulationBased(share=0.2), 5, rows, [], lambda values: True)
-    replaced = {member for member, change in enumerate(chosen) if change["parent"] != member}
+    chosen = selection.choose(PopulationBased(share=0.2, copy_replay=False), 5, rows, [], lambda values: True)
+    replaced = {member for member, choice in enumerate(chosen) if choice.parent != member}
     assert lost <= replaced
-    assert not lost & {change["parent"] for change in chosen}
+    assert not lost & {choice.parent for choice in chosen}
+    assert not lost & {choice.replay for choice in chosen}
 
 
 def test_where_all_diverged_nobody_is_replaced():
     rows = [row(member, math.nan, diverged_by="loss") for member in range(4)]
     chosen = selection.choose(PopulationBased(), 5, rows, [], lambda values: True)
-    assert [change["parent"] for change in chosen] == [0, 1, 2, 3]
+    assert chosen == [Choice(member, member) for member in range(4)]
 
 
 def test_a_product_that_breaks_a_rule_is_not_taken():
     rows = [row(0, 1.0, gamma=0.9, rate=0.1), row(1, 0.0, gamma=0.5, rate=0.5)]
     section = PopulationBased(factors=(2.0,))
     chosen = selection.choose(section, 5, rows, ["gamma", "rate"], lambda values: values["gamma"] <= 1)
-    assert chosen[1] == {"parent": 0, "gamma": 0.9, "rate": 0.2}
+    assert chosen[1] == Choice(0, 0, {"gamma": 0.9, "rate": 0.2})
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [(2, [6, 3, 2, 1, 1]), (3, [4, 2, 1, 1, 1]), (12, [1, 1, 1, 1, 1])])
@@ -95,8 +98,9 @@ def test_halving_keeps_the_best(reduction, expected):
     scores = random.Random(0).sample(range(100), 12)
     rows, running = [row(member, float(score)) for member, score in enumerate(scores)], []
     for epoch in range(1, 6):
-        chosen = selection.choose(Halving(reduction=reduction), epoch, rows, [], lambda values: True)
-        rows = [one | change for one, change in zip(rows, chosen, strict=True)]
+        section = Halving(interval=1, reduction=reduction)
+        chosen = selection.choose(section, epoch, rows, [], lambda values: True)
+        rows = [one | {"parent": choice.parent} for one, choice in zip(rows, chosen, strict=True)]
         running.append([one["member"] for one in rows if one["parent"] is not None])
     assert [len(members) for members in running] == expected
     for members in running:
@@ -112,10 +116,12 @@ def test_what_was_chosen_stands_in_the_rows(whole):
     moved = 0
     for epoch in range(1, EPOCHS + 1):
         before, now = epochs[epoch - 1], epochs[epoch]
-        expected = selection.choose(section, epoch - 1, before, axes, lambda values: True)
-        due = epoch in (3, 5)
-        expected = expected if due else [{"parent": None if r["parent"] is None else r["member"]} for r in before]
-        assert [{name: r[name] for name in change} for r, change in zip(now, expected, strict=True)] == expected
+        choices = selection.choose(section, epoch - 1, before, axes, lambda values: True)
+        for one, last, choice in zip(now, before, choices, strict=True):
+            assert one["parent"] == choice.parent
+            assert one["agent.actor_learning_rate"] == {**last, **choice.numbers}["agent.actor_learning_rate"]
+        if epoch not in (3, 5):
+            assert all(choice.parent in (None, member) for member, choice in enumerate(choices))
         moved += sum(r["parent"] != r["member"] for r in now)
         for one, last in zip(now, before, strict=True):
             grown = one["env_steps"] - last["env_steps"]
@@ -128,7 +134,9 @@ def test_what_was_chosen_stands_in_the_rows(whole):
         r["agent.actor_learning_rate"] for r in epochs[-1]
     ]
     finals = [member["final_return"] for member in result.summary["members"]]
-    assert finals[result.summary["chosen"]] == max(finals)
+    running = [r["member"] for r in epochs[-1] if r["parent"] is not None]
+    assert result.summary["chosen"] in running
+    assert finals[result.summary["chosen"]] == max(finals[member] for member in running)
     assert result.summary["env_steps_total"] == sum(r["env_steps"] for r in epochs[-1])
 
 
@@ -145,7 +153,8 @@ def test_selection_goes_on_to_the_bit(whole, interruptions, tmp_path):
 
 
 @pytest.mark.parametrize("placement", [2, 5])
-def test_every_placement_makes_the_same_choices(whole, placement, tmp_path):
+def test_every_placement_can_select(whole, placement, tmp_path):
+    """After so few steps rounding decides nothing, so that the choices are the same."""
     method, directory, result = whole
     other = run(selecting(method, population={"placement": placement}), tmp_path / "run")
     names = ("epoch", "member", "parent", "agent.actor_learning_rate", "env_steps")
@@ -203,6 +212,31 @@ def test_evaluation_is_of_the_numbers_that_members_have(whole):
     assert [r["seed"] for r in rows] == [3, 4, 5, 6, 7]
 
 
+def test_the_best_is_one_that_runs():
+    """A member that rests may have a better last evaluation; the picture is of the lineage of one that runs."""
+    rows = [row(m, score, parent=m) for m, score in enumerate([5.0, 9.0, 7.0])]
+    rows += [row(0, 6.0, parent=0), row(1, 9.0, parent=None), row(2, 4.0, parent=0)]
+    for place, one in enumerate(rows):
+        one |= {"epoch": place // 3, "env_steps": 10 * (place // 3), "x": 1.0 + place}
+    lineage = plotting.lineage(rows, ["x"])
+    run_ = plotting.Curves("all", *plotting.by_epoch(rows), {}, seeds=[0, 1, 2], lineage=lineage)
+    best = plotting.chosen(run_)
+    assert (best.seeds, best.returns[-1].tolist()) == ([0], [6.0])
+
+
+def test_a_picture_is_drawn_whoever_is_best(tmp_path):
+    rows = [row(m, score, parent=m) for m, score in enumerate([5.0, 9.0])]
+    rows += [row(0, math.nan, parent=0, diverged_by="loss"), row(1, 9.0, parent=None)]
+    for place, one in enumerate(rows):
+        one |= {"epoch": place // 2, "env_steps": 10 * (place // 2), "x": 1.0 + place}
+    run_ = plotting.Curves("all", *plotting.by_epoch(rows), {}, lineage=plotting.lineage(rows, ["x"]), seeds=[0, 1])
+    for name in ("q_start_mean", "discounted_return_mean"):
+        run_.metrics[f"eval/{name}"] = run_.returns
+    plotting.plot([run_], tmp_path / "one.png")
+    plotting.plot([run_, run_._replace(label="again")], tmp_path / "two.png")
+    assert min((tmp_path / name).stat().st_size for name in ("one.png", "two.png")) > 10_000
+
+
 def test_the_picture_and_the_report_tell_of_selection(whole, tmp_path):
     method, directory, _ = whole
     lineage = plotting.lineage(lines(directory), ["agent.actor_learning_rate"])
@@ -232,7 +266,13 @@ def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
         ({"sweep": {"environment.parameters.power": [1e-3, 2e-3]}}, "must share one environment and one program"),
         ({"selection": {"method": "ptb"}}, "population.selection.method is ptb, but must be one of none, pbt, halving"),
         ({"selection": {"method": "pbt", "share": 0.7}}, "population.selection.share is 0.7, but must be greater than"),
-        ({"selection": {"method": "pbt", "reduction": 2}}, "population.selection.reduction is a setting of method"),
+        (
+            {"selection": {"method": "pbt", "reduction": 2}},
+            "population.selection.reduction is a setting of method halving, but population.selection.method is pbt; "
+            "leave it out, or give the section anew: --population.selection '{method: pbt}'",
+        ),
+        ({"selection": BASED | {"interval": 7}}, "population.selection.interval is 7, so that in the 6 of"),
+        ({"sweep": {}, "num_seeds": 1}, "population.selection.method is pbt, but one member alone has none to be"),
     ],
 )
 def test_what_cannot_be_selected_is_said(population, fault):
@@ -241,7 +281,9 @@ def test_what_cannot_be_selected_is_said(population, fault):
     assert any(fault in sentence for sentence in caught.value.faults)
 
 
-def test_selection_is_part_of_what_is_learned(tmp_path):
+@pytest.mark.parametrize("flag", ["population.selection.interval", "population.placement"])
+def test_what_decides_who_is_selected_cannot_change(flag, tmp_path):
+    """Placement too: rounding may decide between two members."""
     run(selecting(BASED), tmp_path / "run", stopping=after(2))
-    said = call("resume", tmp_path / "run", "--population.selection.interval", "3")
-    assert not refused(said, "population.selection.interval is 3", "which cannot change")
+    said = call("resume", tmp_path / "run", f"--{flag}", "3")
+    assert not refused(said, f"{flag} is 3", "which cannot change")

@@ -16,13 +16,13 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_resume import after, comparable, equal
 
-from jaxddpg import composition, config, settings, shards
+from jaxddpg import composition, config, noise, replay, settings, shards
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.experiment import resume, run
 from jaxddpg.features import polynomial
-from jaxddpg.training import clock_at
+from jaxddpg.training import clock_at, make_trainer
 from jaxddpg.types import Clock
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=4, num_shards=4)
@@ -148,7 +148,32 @@ def test_shards_see_worlds_of_their_own():
     assert len(np.unique(written.reshape(-1, written.shape[-1]), axis=0)) == 4 * 32
 
 
-def test_what_one_shard_finds_not_finite_freezes_the_member(monkeypatch):
+def test_shards_explore_and_sample_by_themselves():
+    """In an epoch no two environments are disturbed alike, and no two shards draw their batches with one key."""
+    environment, make = learner("none")
+    axis = shards.AXIS
+
+    def sample(key, clock, state, n):
+        rows = memory.sample(key, clock, state, n)
+        return rows.replace(reward=jax.random.normal(key, (n,)))
+
+    def update(key, clock, state, batch):
+        mean, draw = jnp.mean(batch.reward), jax.random.normal(key)
+        spread = [jax.lax.pmax(x, axis) - jax.lax.pmin(x, axis) for x in (mean, draw)]
+        return agent.update(key, clock, state, batch)[0], {"sampling": spread[0], "updating": spread[1]}
+
+    agent, memory = make(axis_name=axis), replay.uniform(200)
+    config = settings.Training(num_envs=8, num_shards=4, warmup_steps=16, steps_per_epoch=19, num_epochs=1)
+    parts = (agent._replace(update=update), noise.gaussian(0.1), memory._replace(sample=sample))
+    trainer = shards.together(make_trainer(environment, *parts, config), 4)
+    key = jax.random.key(0)
+    state, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), trainer.init(key))
+    assert len(np.unique(np.asarray(state.noise), axis=0)) == 8
+    assert metrics["sampling"] > 0.01
+    assert metrics["updating"] > 0.01
+
+
+def test_what_one_shard_finds_not_finite_freezes_the_member():
     sections = SIZES | {"environment": {"name": "probes:spoiled", "parameters": {"nan_at_step": 25.0}}}
     trainer = composition.build(config.parse(sections).member())
     key = jax.random.key(0)

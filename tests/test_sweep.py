@@ -203,7 +203,11 @@ def test_flags_name_axes():
             {"combine": "random", "num_draws": 3},
             "population.sweep: there are only 1 different variants to draw, not 3",
         ),
-        ({"agent.tau": ["1e-1", 0.1]}, {}, "population.sweep: the variant {agent.tau: 0.1} is named twice"),
+        (
+            {"agent.tau": ["1e-1", 0.1]},
+            {},
+            "population.sweep: the variant {agent.tau: 0.1} is named twice; name it once",
+        ),
         ({"agent.tau": {"linspace": [0.1, 0.2, 10**9]}}, {}, "population.sweep.agent.tau is {linspace: [0.1, 0.2, 1"),
         (
             {"agent.tau": {"linspace": [0.1, 0.2, 200]}, "noise.scale": {"linspace": [0.1, 0.2, 200]}},
