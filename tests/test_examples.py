@@ -131,16 +131,19 @@ def test_the_budget_in_a_configs_comment_is_true(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_runs(path, tmp_path):
+    whole = config.read(path)
+    selecting = whole.population.selection.method != "none"
     settings = config.read(
         path,
         {
-            "training.num_epochs": "1",
+            "training.num_epochs": "2" if selecting else "1",
             "training.steps_per_epoch": "4",
             "training.warmup_steps": "130",
-            "replay.capacity": str(min(2080, config.read(path).replay.capacity)),
+            "replay.capacity": str(min(2080, whole.replay.capacity)),
             "evaluation.num_episodes": "1",
             "population.num_seeds": "1",
-        },
+        }
+        | ({"population.selection.interval": "1"} if selecting else {}),
     )
     result = experiment.run(settings, tmp_path / "run")
     assert np.isfinite(result.summary["final_return_iqm"])
@@ -179,6 +182,10 @@ def test_readmes_table_is_that_of_the_committed_scores():
 
 def test_the_tables_of_peers_are_those_of_the_committed_results():
     assert bench("peers.py --table").strip() in (ROOT / "bench" / "README.md").read_text()
+
+
+def test_the_table_of_populations_is_that_of_the_committed_results():
+    assert bench("pbt.py --table").strip() in (ROOT / "bench" / "README.md").read_text()
 
 
 def test_the_table_of_silver2014_is_that_of_the_committed_results():

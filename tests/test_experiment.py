@@ -106,6 +106,7 @@ def update_counts(agents):
 def test_a_run_directory_holds_what_it_should(finished):
     names = {path.name for path in finished[0].iterdir()}
     assert names == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "summary.json",
@@ -321,7 +322,7 @@ def test_a_missing_extra_is_said_before_the_directory_is_taken(name, package, tm
 def test_of_two_runs_that_start_together_one_gets_the_directory(tmp_path):
     with run_directory.claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
         run(tiny(), tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_overrides_may_be_values():

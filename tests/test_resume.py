@@ -195,11 +195,11 @@ def test_two_processes_never_share_a_directory(tmp_path):
         run(small(), tmp_path / "run", stopping=after(2))
         code = (
             "import fcntl, os, sys, time\n"
-            "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+            "fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX)\n"
             "print('held', flush=True)\n"
             "time.sleep(60)\n"
         )
-        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
         other = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         stack.callback(other.kill)
         other.stdout.readline()
@@ -332,13 +332,13 @@ def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
 
 
 def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_path, monkeypatch):
-    def fails_in_the_third_epoch(experiment):
-        population = composition.populate(experiment)
+    def fails_in_the_third_epoch(experiment, members):
+        population = composition.populate(experiment, members)
 
-        def epoch(clock, groups):
+        def epoch(clock, *groups):
             if clock.epoch == 3:
                 raise FloatingPointError("invalid value (nan)")
-            return population.epoch(clock, groups)
+            return population.epoch(clock, *groups)
 
         return population._replace(epoch=epoch)
 
