@@ -91,7 +91,8 @@ class Watch(Processes):
     """
 
     def __init__(self, rendezvous: Rendezvous) -> None:
-        self._rendezvous = rendezvous
+        digest = hashlib.sha256(rendezvous.purpose.encode()).hexdigest()
+        self._rendezvous = rendezvous._replace(purpose=digest)  # short enough for a command line
         self._leaving = False
         self._ending: threading.Thread | None = None
 
@@ -103,7 +104,7 @@ class Watch(Processes):
             stderr=subprocess.PIPE,
             text=True,
             # No device is of use to it; a signal to the trainer is not meant for it.
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             start_new_session=True,
         )
         assert self._process.stdout
@@ -197,7 +198,7 @@ def _watch(rendezvous: Rendezvous) -> None:
     index, count = jax.process_index(), jax.process_count()
     # The store that jax.distributed keeps for itself: a collective would need connections between all of them.
     store: Any = distributed.global_state.client
-    store.key_value_set(f"{__package__}/{index}", hashlib.sha256(rendezvous.purpose.encode()).hexdigest())
+    store.key_value_set(f"{__package__}/{index}", rendezvous.purpose)
     milliseconds = 1000 * rendezvous.seconds
     purposes = {store.blocking_key_value_get(f"{__package__}/{other}", milliseconds) for other in range(count)}
     store.wait_at_barrier(f"{__package__}/all have read", milliseconds)  # what process 0 takes with it when it leaves
