@@ -128,10 +128,8 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     with _processes(options, experiment) as watch, _Signals() as signals:
         import jax
-        import numpy as np
 
         from jaxddpg import experiment as room
-        from jaxddpg import reporting
 
         if options.debug:
             jax.config.update("jax_debug_nans", True)
@@ -166,6 +164,24 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
                 )
                 return 1
             summaries = [whole]
+    return _tell(experiment, directory, summaries, quiet, first, signals.received)
+
+
+def _tell(
+    experiment: config.Experiment,
+    directory: Path,
+    summaries: Sequence[dict[str, Any]],
+    quiet: bool,
+    first: bool,
+    received: int,
+) -> int:
+    """Says what came of runs, and gives the exit code; of several processes the `first` speaks for all. `received` is
+    the signal that ended them, if one did."""
+    import numpy as np
+
+    from jaxddpg import experiment as room
+    from jaxddpg import reporting
+
     members = [member for summary in summaries for member in summary["members"]]
     returns = np.array([member["final_return"] for member in members])
     total = {
@@ -198,9 +214,9 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     halted = room.halted(experiment, members)
     epochs = min(summary["epochs"] for summary in summaries)
     ended = len(members) == experiment.population.num_members and epochs == experiment.training.num_epochs
-    if signals.received and not halted and not ended:
+    if received and not halted and not ended:
         print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
-        return 128 + signals.received
+        return 128 + received
     diverged = [member for member in members if member["diverged_by"]]
     for member in diverged if first else ():
         print(reporting.divergence(member), file=sys.stderr)
