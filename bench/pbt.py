@@ -8,7 +8,6 @@ population is kept in bench/results/pbt.csv; `--table` prints the table from it.
 """
 
 import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, facts, table
+
+from jaxddpg import outcome
+from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 POPULATIONS, MEMBERS = 10, 16
 TABLE = RESULTS / "pbt.csv"
@@ -50,14 +52,14 @@ def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict
     told = [token for path, value in flags.items() for token in (f"--{path}", value)]
     jaxddpg("sweep", "configs/pendulum.yaml", *told, "--run-dir", directory, "--quiet")
     jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population)
-    summary = json.loads((directory / "summary.json").read_text())
-    finals = np.nan_to_num([member["final_return"] or np.nan for member in summary["members"]], nan=-np.inf)
-    best = int(np.argmax(finals))
+    summary = outcome.read(directory / "summary.json")
+    finals = [member["final_return"] for member in summary["members"]]
+    winner = best(finals)
     with (directory / "evaluation.csv").open() as file:
-        row = next(row for row in csv.DictReader(file) if int(row["member"]) == best)
+        row = next(row for row in csv.DictReader(file) if int(row["member"]) == winner)
     return {
         "return": float(row["return_mean"]),
-        "claimed": float(finals[best]),
+        "claimed": finals[winner],
         "actor_learning_rate": float(row["agent.actor_learning_rate"]),
         "critic_learning_rate": float(row["agent.critic_learning_rate"]),
         "env_steps": summary["env_steps_total"],
@@ -83,8 +85,6 @@ def measure() -> None:
 
 def told() -> str:
     """The table of what is kept."""
-    from jaxddpg.statistics import confidence_interval, interquartile_mean
-
     with TABLE.open() as file:
         rows = [*csv.DictReader(file)]
     of = {method: np.array([float(row["return"]) for row in rows if row["method"] == method]) for method in METHODS}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
-from jaxddpg.statistics import best
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
 NEWEST, BEST = "newest", "best"
@@ -245,7 +243,7 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     if experiment.population.selection.method != "none":  # which is in one part, and changes numbers
         rows = run_directory.rows(directory, experiment)
         last = [row for row in rows if row["epoch"] == epochs[0]]
-        chosen = best([math.nan if row["parent"] is None else row["eval/return_mean"] for row in last])
+        chosen = reporting.leader(last, "eval/return_mean")
         identities = [
             reporting.identity(row) | {"standing": "best" if member == chosen else reporting.standing(row)}
             for member, row in enumerate(last)

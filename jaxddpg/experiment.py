@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings
+from jaxddpg import checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
@@ -283,11 +283,8 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
             check_member(variant.member())
             looked_at.append(variant.environment)
     on_cpu = jax.default_backend() == "cpu"
-    devices, row = jax.local_device_count(), experiment.training.num_shards
-    if on_cpu:
-        devices = row = 1  # which share the machine's memory
-    elif row > devices:
-        row = 1
+    devices = 1 if on_cpu else jax.local_device_count()  # those of a CPU share the machine's memory
+    row = shards.devices_each(experiment.training.num_shards, devices)
     sharing, free = -(-count // (devices // row)), memory.free()
     copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
     memory.check(experiment, state_like(experiment, sharing), copies, free and free * row)
@@ -321,7 +318,11 @@ def _run(
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
         # Never given a name: where it is held, the memory of what was read from disk is not given back.
-        groups = population.scatter(_saved(directory, experiment, history)) if history.rows else population.init()
+        groups = (
+            population.scatter(_saved(directory, experiment, history.epoch, count))
+            if history.rows
+            else population.init()
+        )
         identities = config.identities(experiment)[members.start : members.stop]
         cohort = Cohort(experiment, population, groups, identities, history.rows[-count:])
         del groups  # they are given away with each epoch
@@ -363,12 +364,11 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     return History((), ["there is no checkpoint to go on from; starting anew"])
 
 
-def _saved(directory: Path | None, experiment: Experiment, history: History) -> State:
-    """The state of a checkpoint, which fits the config."""
+def _saved(directory: Path | None, experiment: Experiment, epoch: int, count: int) -> State:
+    """The state of so many members in a checkpoint, which fits the config."""
     assert directory is not None
-    count = sum(row["epoch"] == history.epoch for row in history.rows)
     try:
-        return checkpoint.restore(directory, history.epoch, state_like(experiment, count))
+        return checkpoint.restore(directory, epoch, state_like(experiment, count))
     except ValueError as error:
         raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error
 

@@ -67,7 +67,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
     }
 
 
-def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _outcome(experiment: Experiment, members: Sequence[reporting.Row]) -> dict[str, Any]:
     """What came of members together, from their final returns."""
     final = np.array([member["final_return"] for member in members])
     low, high = confidence_interval(final)
@@ -76,9 +76,7 @@ def _outcome(experiment: Experiment, members: Sequence[Mapping[str, Any]]) -> di
     return {
         "members": [*members],
         "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
-        "chosen": best([np.nan if one.get("parent", 0) is None else one["final_return"] for one in members])
-        if selecting
-        else None,
+        "chosen": reporting.leader(members, "final_return") if selecting else None,
         "final_return_iqm": float(interquartile_mean(final)),
         "final_return_interval_95": [float(low), float(high)],
     }

@@ -112,8 +112,8 @@ def make_population(
         num_shards: into which a member falls.
     """
     count = len(seeds)
-    spread = 1 < num_shards <= jax.local_device_count()
-    row = num_shards if spread else 1
+    row = shards.devices_each(num_shards, jax.local_device_count())
+    spread = row > 1
     available = jax.local_device_count() // row
     block = min(placement, count) or (1 if jax.default_backend() == "cpu" else -(-count // available))
     # As few dispatches as the block allows, spread over all devices, then as few devices as that leaves busy.

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from jaxddpg.statistics import confidence_interval, interquartile_mean
+from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 METRICS = "metrics.jsonl"
 Row = dict[str, Any]
@@ -70,12 +70,21 @@ def mean_return(returns: np.ndarray) -> str:
 
 def running(rows: Sequence[Row]) -> list[Row]:
     """Without those of members that rest."""
-    return [row for row in rows if row.get("parent", row["member"]) is not None]
+    return [row for row in rows if not _rests(row)]
+
+
+def leader(rows: Sequence[Row], measure: str) -> int:
+    """The place of the row whose measure is the highest, of members that do not rest."""
+    return best([math.nan if _rests(row) else row[measure] for row in rows])
+
+
+def _rests(row: Row) -> bool:
+    return row.get("parent", row["member"]) is None
 
 
 def standing(row: Row) -> str:
     """Whether a member of a run that selects them goes on."""
-    return "rests" if row["parent"] is None else "runs"
+    return "rests" if _rests(row) else "runs"
 
 
 def named(row: Row) -> str:

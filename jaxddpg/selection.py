@@ -46,10 +46,11 @@ def choose(
         axes: the paths of swept settings.
         holds: whether settings, by path, obey every rule.
     """
-    running = [member for member, row in enumerate(rows) if row["parent"] is not None]
-    same = [Choice(member, member) if member in running else Choice(None, None) for member in range(len(rows))]
+    resting = Choice(None, None)
+    same = [resting if row["parent"] is None else Choice(member, member) for member, row in enumerate(rows)]
     if not is_due(section, epoch):
         return same
+    running = [member for member, choice in enumerate(same) if choice is not resting]
     scores = worst_if_not_finite([rows[member]["eval/return_mean"] for member in running])
     ranking = [running[place] for place in np.argsort(-scores, kind="stable")]  # of equal ones the first is better
     match section:
@@ -57,8 +58,8 @@ def choose(
             source = random.Random(f"{section.seed} {epoch}")
             return _exploit_and_explore(section, source, rows, ranking, axes, holds)
         case Halving():
-            kept = ranking[: -(-len(ranking) // section.reduction)]
-            return [one if member in kept else Choice(None, None) for member, one in enumerate(same)]
+            kept = {*ranking[: -(-len(ranking) // section.reduction)]}
+            return [one if member in kept else resting for member, one in enumerate(same)]
     return same
 
 

@@ -3,6 +3,7 @@ average what they learn from, so that their learners stay one."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -10,6 +11,16 @@ from jaxddpg.types import Clock, Key, Metrics, State, Trainer
 
 AXIS = "shards"
 """The mapped axis, by `vmap` or over devices, under which the functions of one shard run."""
+
+
+def devices_each(num_shards: int, available: int) -> int:
+    """On how many of the available devices a member lies: one for each of its shards, or one for all of them."""
+    return num_shards if num_shards <= available else 1
+
+
+def averaging(axis_name: str | None) -> Callable[[Any], Any]:
+    """What makes of a shard's means over its rows those over the whole batch; None where there is but one shard."""
+    return partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
 
 
 def together(trainer: Trainer, num_shards: int) -> Trainer:

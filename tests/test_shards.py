@@ -40,12 +40,8 @@ def learner(kind):
     environment = probes.echo(action_size=2)
     if kind in ("none", "layer", "batch"):
         network = {"hidden_sizes": (8, 8), "normalization": kind}
-        section = settings.DDPG(
-            batch_size=32, max_grad_norm=0.1, actor=settings.Actor(**network), critic=settings.Critic(**network)
-        )
-        section = settings.dataclasses.replace(
-            section, critic=settings.Critic(**network, action_layer=1, weight_decay=0.1)
-        )
+        critic = settings.Critic(**network, action_layer=1, weight_decay=0.1)
+        section = settings.DDPG(batch_size=32, max_grad_norm=0.1, actor=settings.Actor(**network), critic=critic)
         return environment, partial(ddpg, environment, section)
     features = polynomial(-jnp.ones(1), jnp.ones(1), 2)
     section = settings.COPDAC(critic=kind, batch_size=32, max_grad_norm=0.1)

@@ -10,7 +10,6 @@ moved with it would have Q(s, mu(s)) = V(s) whatever the policy, and no gradient
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ import optax
 from flax.struct import PyTreeNode
 from jax.scipy.sparse.linalg import cg
 
-from jaxddpg import equations, settings
+from jaxddpg import equations, settings, shards
 from jaxddpg.networks import FeatureNetwork
 from jaxddpg.types import Agent, Clock, Environment, Features, Key, Metrics, Params, Scalar, Transition
 
@@ -54,7 +53,7 @@ def copdac(
     policy = FeatureNetwork(features, config.actor.hidden_sizes, environment.action_size)
     baseline = FeatureNetwork(features, config.baseline.hidden_sizes, 1)
     bound = optax.clip_by_global_norm(config.max_grad_norm)
-    average = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
+    average = shards.averaging(axis_name)
 
     def mu(theta: Params, observation: jax.Array) -> jax.Array:
         output: Any = policy.apply(theta, observation)

@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from flax.struct import PyTreeNode
 
-from jaxddpg import equations, settings
+from jaxddpg import equations, settings, shards
 from jaxddpg.networks import Actor, Critic
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Scalar, Transition
 
@@ -58,7 +58,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         config.critic.final_bound,
         axis_name,
     )
-    average = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
+    average = shards.averaging(axis_name)
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
     follow = partial(equations.soft_update, tau=config.tau)
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
