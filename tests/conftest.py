@@ -1,9 +1,27 @@
-"""Every test sees two CPU devices, whatever the machine has; what one compiles, its subprocesses need not."""
+"""Every test sees two CPU devices, whatever the machine has; compiled programs are kept between runs of the suite."""
 
 import os
-import tempfile
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxddpg-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory):
+    """A sweep that needs two programs, interrupted in the first and resumed."""
+    from helpers import SCALES, after, call, swept
+
+    from jaxddpg import config
+    from jaxddpg.experiment import sweep
+
+    directory = tmp_path_factory.mktemp("several") / "sweep"
+    (directory.parent / "sweep.yaml").write_text(
+        config.dump(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}, checkpoint={"interval_seconds": 0}))
+    )
+    sweep(config.read(directory.parent / "sweep.yaml"), directory, stopping=after(2))
+    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["0_agent.batch_size=4"]
+    return directory, call("resume", directory)

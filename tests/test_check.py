@@ -3,7 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from test_cli import call
+from helpers import call
 
 from jaxddpg import check, equations, noise, training
 from jaxddpg.envs import goddard, silver2014

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 from flax.struct import PyTreeNode
+from helpers import cut_a_file, empty_it, flip_a_byte
 
 from jaxddpg import checkpoint
 from jaxddpg.agents.ddpg import ddpg
@@ -91,25 +92,8 @@ def test_relative_paths_work(tmp_path, monkeypatch):
     assert (folder(tmp_path) / "1").is_dir()
 
 
-def flip_a_byte(path):
-    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def cut_a_file(path):
-    file = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    file.write_bytes(file.read_bytes()[:-1])
-
-
 def lose_a_file(path):
     next(p for p in (path / "d").iterdir()).unlink()
-
-
-def empty_it(path):
-    shutil.rmtree(path)
-    path.mkdir()
 
 
 @pytest.mark.parametrize("harm", [flip_a_byte, cut_a_file, lose_a_file, empty_it, shutil.rmtree])

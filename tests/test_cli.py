@@ -1,6 +1,5 @@
 import contextlib
 import csv
-import io
 import json
 import re
 import signal
@@ -13,28 +12,11 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from helpers import TINY, call, refused
 
 from jaxddpg import config, load_policy, plotting, reporting
-from jaxddpg.cli import main
 
 HERE = Path(__file__).parent
-TINY = """
-environment: {parameters: {max_steps_in_episode: 10}}
-agent: {batch_size: 4, actor: {hidden_sizes: [8]}, critic: {hidden_sizes: [8]}}
-replay: {capacity: 64}
-training: {num_envs: 2, warmup_steps: 4, steps_per_epoch: 6, num_epochs: 1}
-evaluation: {num_episodes: 2}
-"""
-
-
-def call(*arguments):
-    """The exit code of a command, and what it wrote to standard output and standard error."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture
@@ -66,14 +48,6 @@ def diverged(tmp_path_factory):
         said = call("train", "tiny.yaml", "--quiet", *rates)
     (run,) = (directory / "runs").iterdir()
     return run, said
-
-
-def refused(said, *fragments):
-    """Whether the input was refused in one sentence that has all the fragments; else what was said."""
-    code, out, err = said
-    lines = err.splitlines()
-    fine = (code, out, len(lines)) == (2, "", 1) and lines[0].startswith("error: ")
-    return [] if fine and all(fragment in err for fragment in fragments) else said
 
 
 @pytest.mark.parametrize(

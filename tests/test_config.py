@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from helpers import faults, reread
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
@@ -14,18 +15,6 @@ from jaxddpg.settings import Experiment
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 SCALES = [1e-7, 3e-4, 0.1, 1 / 3, 1.0]
 HORIZONS = [1e-3, 5e5, 1e22, inf]
-
-
-def faults(content, overrides=None):
-    with pytest.raises(ConfigError) as error:
-        config.parse(content, overrides)
-    return error.value.faults
-
-
-def reread(experiment, tmp_path):
-    path = tmp_path / "dumped.yaml"
-    path.write_text(config.dump(experiment))
-    return config.read(path)
 
 
 def sections(section):

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from test_cli import call
-from test_experiment import lines, tiny
+from helpers import call, lines, tiny
 
 from jaxddpg import composition, config
 from jaxddpg.analysis import evaluate, load_policy

@@ -2,9 +2,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import statistics
-from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -13,7 +11,7 @@ import numpy as np
 import optax
 import probes
 import pytest
-from test_reporting import events
+from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
 
 import jaxddpg
 from jaxddpg import config, experiment, run_directory
@@ -22,8 +20,6 @@ from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import run
 
-MEMBERS, EPOCHS = 3, 2
-WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
 IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", "diverged_by", "diverged_at"}
 MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
 EVALUATION = {f"eval/{name}" for name in MEASURED}
@@ -33,28 +29,6 @@ LEARNING = {
     "train/actor_saturation",
     *(f"perf/{name}" for name in ("env_steps_per_second", "updates_per_second")),
 }
-
-
-def tiny(**changes):
-    """An experiment with an asymmetric action Box, whose first training episodes end in the second epoch."""
-    sections = {
-        "environment": {
-            "name": "MountainCarContinuous-v0",
-            "parameters": {"min_action": -0.5, "max_action": 2.0, "max_steps_in_episode": 10},
-        },
-        "agent": {"batch_size": 4, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
-        "replay": {"capacity": 64},
-        "training": {
-            "num_envs": ENVS,
-            "updates_per_step": Fraction(1, PERIOD),
-            "warmup_steps": WARMUP,
-            "steps_per_epoch": STEPS,
-            "num_epochs": EPOCHS,
-        },
-        "evaluation": {"num_episodes": 2},
-        "population": {"seed": 7, "num_seeds": MEMBERS},
-    }
-    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()})
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +61,6 @@ def unlearned(tmp_path_factory):
 def measured(finished):
     """Three evaluations of the finished run, the last with another seed."""
     return [evaluate(finished[0], num_episodes=2, seed=seed) for seed in (0, 0, 1)]
-
-
-def lines(directory):
-    written = (directory / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line, parse_constant=pytest.fail) for line in written]
-
-
-def summary_of(directory):
-    return json.loads((directory / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
 def update_counts(agents):

@@ -221,7 +221,7 @@ def test_within_an_episode_both_observations_are_the_same():
     np.testing.assert_array_equal(time_step.final_observation, [0.5, 1])
 
 
-@pytest.mark.parametrize("make", [*CONTINUOUS, Echo()], ids=str)
+@pytest.mark.parametrize("make", [*CONTINUOUS, Echo()], ids=[*CONTINUOUS, "Echo"])
 def test_a_state_keeps_its_strong_types(make):
     """A weak type would change in the first step, and a compiled loop would be traced twice."""
     environment = from_gymnax(make)

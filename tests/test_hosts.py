@@ -13,9 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_cli import call, refused
-from test_experiment import lines, tiny
-from test_resume import comparable
+from helpers import call, comparable, lines, refused, tiny
 
 from jaxddpg import checkpoint, composition, config, hosts, run_directory
 from jaxddpg.analysis import evaluate, load_policy

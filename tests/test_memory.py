@@ -2,8 +2,7 @@ import re
 
 import jax
 import pytest
-from test_cli import call, refused
-from test_experiment import tiny
+from helpers import call, refused, tiny
 
 from jaxddpg import composition, memory
 from jaxddpg.config import ConfigError

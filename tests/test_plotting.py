@@ -5,15 +5,14 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
+from helpers import CURVES
 
 from jaxddpg import plotting, reporting
-
-NAMES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
 
 
 def line(epoch, member, **changes):
     row = {"epoch": epoch, "member": member, "seed": member + 7, "env_steps": 100 * epoch + 8, "updates": epoch}
-    return json.dumps(row | {name: 10.0 * epoch + member for name in NAMES} | changes)
+    return json.dumps(row | {name: 10.0 * epoch + member for name in CURVES} | changes)
 
 
 def written(tmp_path, lines):
@@ -28,7 +27,7 @@ def read(path):
 
 def curves(label="a", epochs=3, members=4, references=None, seed=0):
     rng = np.random.default_rng(seed)
-    metrics = {name: rng.normal(size=(epochs, members)) for name in NAMES}
+    metrics = {name: rng.normal(size=(epochs, members)) for name in CURVES}
     return plotting.Curves(label, np.arange(epochs) * 50, metrics, references or {})
 
 
@@ -41,7 +40,7 @@ def test_metrics_are_read_by_epoch_and_member(tmp_path):
 
 def test_only_metrics_are_metrics(tmp_path):
     _, metrics = read(written(tmp_path, [line(0, 0)]))
-    assert set(metrics) == set(NAMES)
+    assert set(metrics) == set(CURVES)
 
 
 def test_null_is_read_as_not_a_number(tmp_path):

@@ -4,20 +4,17 @@ import re
 import matplotlib.image
 import numpy as np
 import pytest
-from test_cli import call, refused
-from test_plotting import NAMES
-from test_sweep import several, swept
+from helpers import CURVES, call, refused, swept
 
 from jaxddpg import plotting, report, statistics
 from jaxddpg.experiment import sweep
 
-__all__ = ["several"]
 REFERENCES = {"random": -1200.0, "best known": -200.0}
 
 
 def curves(label, environment="Pendulum-v1", middle=0.0, members=6, seed=0, references=REFERENCES, **values):
     rng = np.random.default_rng(seed)
-    metrics = {name: middle + rng.normal(size=(3, members)) for name in NAMES}
+    metrics = {name: middle + rng.normal(size=(3, members)) for name in CURVES}
     seeds = range(seed, seed + members)
     return plotting.Curves(label, np.arange(3) * 50, metrics, references, values, environment, seeds)
 

@@ -2,12 +2,11 @@ import contextlib
 import io
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
 import wandb
-from tensorboardX.proto import event_pb2
+from helpers import events
 
 from jaxddpg import reporting
 
@@ -30,19 +29,6 @@ def rows(epoch=1, members=2, **changes):
         | changes
         for member in range(members)
     ]
-
-
-def events(folder):
-    """(tag, step) -> value of all TensorBoard events of a folder; each stands between its length and checksums."""
-    values = {}
-    for path in folder.glob("*tfevents*"):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack_from("<Q", data)
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
-            values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-            data = data[16 + length :]
-    return values
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_checkpoint import cut_a_file, empty_it, flip_a_byte
-from test_cli import call, refused
-from test_experiment import lines, tiny
+from helpers import after, call, comparable, cut_a_file, empty_it, equal, flip_a_byte, lines, refused, tiny
 
 from jaxddpg import checkpoint, composition, config
 from jaxddpg.analysis import evaluate, load_policy
@@ -39,22 +37,6 @@ def whole(tmp_path_factory):
     """An uninterrupted run."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     return directory, run(small(), directory)
-
-
-def comparable(directory):
-    """What must be equal: all but the time it took."""
-    timed = ("wall_seconds", "perf/")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in lines(directory)]
-
-
-def after(epochs):
-    """A question that is answered with yes after so many epochs, the start among them."""
-    asked = iter(range(epochs - 1))
-    return lambda: next(asked, None) is None
-
-
-def equal(result, other):
-    jax.tree.map(np.testing.assert_array_equal, result.agents, other.agents)
 
 
 @pytest.mark.parametrize("interruptions", [(1,), (3,), (2, 2, 1)])

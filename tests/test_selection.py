@@ -7,9 +7,7 @@ import random
 import jax
 import numpy as np
 import pytest
-from test_cli import call, refused
-from test_experiment import lines, tiny
-from test_resume import after, comparable, equal
+from helpers import after, call, comparable, equal, lines, refused, tiny
 
 from jaxddpg import checkpoint, composition, config, plotting, selection
 from jaxddpg.analysis import evaluate, load_policy

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
+from helpers import after, comparable, equal
 from jax.sharding import PartitionSpec
-from test_resume import after, comparable, equal
 
 from jaxddpg import composition, config, noise, replay, settings, shards
 from jaxddpg.agents.copdac import copdac

@@ -6,10 +6,22 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from test_cli import call, refused
-from test_config import faults, reread
-from test_experiment import lines, tiny
-from test_resume import after, comparable, equal
+from helpers import (
+    GRID,
+    RATES,
+    SCALES,
+    SEEDS,
+    after,
+    call,
+    comparable,
+    equal,
+    faults,
+    lines,
+    refused,
+    reread,
+    swept,
+    tiny,
+)
 
 from jaxddpg import composition, config, plotting
 from jaxddpg.analysis import evaluate, load_policy
@@ -17,14 +29,7 @@ from jaxddpg.experiment import resume, resume_sweep, run, sweep
 from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
 
-RATES, SCALES, SEEDS = [1e-4, 1e-2], [0.1, 0.2, 0.4], 2
-GRID = {"agent.actor_learning_rate": {"logspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
 VARIANTS = [{"agent.actor_learning_rate": rate, "noise.scale": scale} for rate in RATES for scale in SCALES]
-
-
-def swept(axes=GRID, **changes):
-    population = {"seed": 7, "num_seeds": SEEDS, "sweep": axes} | changes.pop("population", {})
-    return tiny(**changes | {"population": population})
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +37,6 @@ def grid(tmp_path_factory):
     directory = tmp_path_factory.mktemp("grid") / "run"
     (result,) = sweep(swept(checkpoint={"interval_seconds": 0}), directory)
     return directory, result
-
-
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    """A sweep that needs two programs, interrupted in the first and gone on with."""
-    directory = tmp_path_factory.mktemp("several") / "sweep"
-    (directory.parent / "sweep.yaml").write_text(
-        config.dump(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}, checkpoint={"interval_seconds": 0}))
-    )
-    sweep(config.read(directory.parent / "sweep.yaml"), directory, stopping=after(2))
-    assert [path.name for path in directory.iterdir() if path.is_dir()] == ["0_agent.batch_size=4"]
-    return directory, call("resume", directory)
 
 
 def test_a_member_of_a_sweep_is_the_run_with_its_values(grid):
