@@ -18,7 +18,7 @@ from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
-from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
+from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale, seed_key
 
 NEWEST, BEST = "newest", "best"
 
@@ -185,7 +185,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} is no name of a GIF; name one such as rollout.gif"])
     _check_seed(seed)
     experiment, environment, agent, state = _policy(Path(directory), member, epoch)
-    observations, actions, rewards = _play(jax.random.key(seed), environment, agent, state)
+    observations, actions, rewards = _play(seed_key(seed), environment, agent, state)
     name, parameters = experiment.environment.name, experiment.environment.parameters
     try:
         rendering.draw(rendering.Rollout(name, observations, actions, rewards, parameters), path)
@@ -266,7 +266,7 @@ def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str
     wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
     for candidate in chosen:
         try:
-            config.check_unaltered(checkpoint.origin(directory, candidate), experiment)
+            config.check_unaltered(checkpoint.origin(directory, candidate).settings, experiment)
             restored = checkpoint.restore(directory, candidate, wanted, partial=True)
         except checkpoint.DamagedError as error:
             reasons.append(str(error))

@@ -17,6 +17,7 @@ from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.envs.episodic import episodic
+from jaxddpg.networks import Actor
 from jaxddpg.training import clock_at, make_trainer
 from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Replay, Transition
 
@@ -113,6 +114,21 @@ def target_networks() -> Iterator[Case]:
     _, response = jax.jit(lambda: jax.lax.scan(follow, jnp.zeros(()), length=num_updates))()
     exact = 1 - (1 - tau) ** np.arange(1, num_updates + 1)
     yield Case("soft update: response", response, exact, 100 * _epsilon())
+
+
+def offset_observations() -> Iterator[Case]:
+    """Batch normalisation finds the moments of observations that lie far from zero: half 9,999, half 10,001."""
+    actor = Actor(action_size=1, hidden_sizes=(2,), normalization="batch", final_bound=1.0)
+    rows = 10_000.0 + jnp.asarray([[-1.0], [1.0]] * 128)
+
+    @jax.jit
+    def learn(rows: jax.Array) -> Any:
+        variables = actor.init(jax.random.key(0), rows)
+        return actor.apply(variables, rows, learning=True, mutable=["batch_stats"])[1]
+
+    moved = learn(rows)["batch_stats"]["BatchNorm_0"]  # by 0.01 from a mean of 0 and a variance of 1
+    yield Case("batch norm: mean", moved["mean"], 100.0, 1e4 * _epsilon())
+    yield Case("batch norm: variance", moved["var"], 1.0, 100 * _epsilon())
 
 
 def endings() -> Iterator[Case]:
@@ -307,4 +323,4 @@ def _flat(weights: Any) -> np.ndarray:
 
 
 ESTIMATED = (exploration, regulator)
-EXACT = (target_networks, endings, compatible_critic, policy_gradient, parallel)
+EXACT = (target_networks, offset_observations, endings, compatible_critic, policy_gradient, parallel)

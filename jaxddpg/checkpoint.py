@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +38,20 @@ class Written(NamedTuple):
     seconds: float
 
 
-def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Mapping[str, Any] | None = None) -> Written:
-    """Writes the state after an epoch; `score` tells the best checkpoint from others, `origin` the settings that led
-    to it.
+class Origin(NamedTuple):
+    """What a checkpoint comes from, each by name; empty where nothing is known."""
+
+    settings: dict[str, Any]
+    """Those of the experiment that change what is learned, by dotted path."""
+    jax: dict[str, Any]
+    """Those of JAX that change numbers by more than rounding."""
+
+
+UNKNOWN = Origin({}, {})
+
+
+def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Origin = UNKNOWN) -> Written:
+    """Writes the state after an epoch; `score` ranks checkpoints, `origin` is what led to it.
 
     Raises:
         OSError: the disk is full or cannot be written; older checkpoints are as they were.
@@ -55,7 +66,7 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Mappin
         content = {
             "epoch": epoch,
             "score": score if np.isfinite(score) else None,
-            "origin": origin or {},
+            "origin": origin._asdict(),
             "files": {name: _checksum(path / name) for name in files},
         }
         partial = path.with_suffix(".json.partial")
@@ -82,8 +93,8 @@ def best(run: Path) -> int | None:
     return max(epochs(run), key=lambda epoch: _score(run, epoch), default=None)
 
 
-def origin(run: Path, epoch: int) -> dict[str, Any]:
-    """The settings that a checkpoint comes from, once every file of it is seen to be what was written.
+def origin(run: Path, epoch: int) -> Origin:
+    """What a checkpoint comes from, after every file of it was compared with its checksum.
 
     Raises:
         DamagedError: one is not, or is missing.
@@ -97,7 +108,9 @@ def origin(run: Path, epoch: int) -> dict[str, Any]:
         sound = False
     if content is None or not sound:
         raise DamagedError(f"the checkpoint of epoch {epoch} is damaged")
-    return content["origin"]
+    found = content["origin"]
+    # Earlier versions wrote the experiment's settings alone.
+    return UNKNOWN._replace(**found) if {*found} <= {*Origin._fields} else UNKNOWN._replace(settings=found)
 
 
 def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
@@ -134,7 +147,7 @@ class Writer:
     Used as a context manager: leaving it waits for the last one.
     """
 
-    def __init__(self, run: Path, keep: int, origin: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, run: Path, keep: int, origin: Origin = UNKNOWN) -> None:
         self._run, self._keep, self._origin = run, keep, origin
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[Written] | None = None

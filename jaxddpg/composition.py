@@ -1,10 +1,8 @@
 """From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
-import dataclasses
 import importlib
-import typing
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, assert_never
+from collections.abc import Callable
+from typing import assert_never
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import Population, make_population
 from jaxddpg.settings import Experiment, Member
 from jaxddpg.training import make_trainer
-from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer
+from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer, seed_key
 
 REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
 
@@ -85,7 +83,7 @@ def check_environment(section: settings.Environment) -> None:
         return state, after, observation, time_step
 
     try:
-        before, after, start, time_step = jax.eval_shape(glimpse, section, jax.random.key(0))
+        before, after, start, time_step = jax.eval_shape(glimpse, section, seed_key(0))
     except ConfigError:
         raise
     except Exception as error:
@@ -208,46 +206,5 @@ def populate(experiment: Experiment, members: range | None = None) -> Population
 def state_like(experiment: Experiment, members: int | None = None) -> State:
     """The shapes and types of the state of so many members, of all by default, each leaf [M, ...]."""
     count = experiment.population.num_members if members is None else members
-    alone = jax.eval_shape(build(variants(experiment)[0].member()).init, jax.random.key(0))
+    alone = jax.eval_shape(build(variants(experiment)[0].member()).init, seed_key(0))
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), alone)
-
-
-def _register(section: type) -> None:
-    """Makes a settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves."""
-    # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
-    sections = {field.name for field in dataclasses.fields(section) if isinstance(field.default_factory, type)}
-
-    def flatten(value: Any) -> tuple[tuple[dict[str, Any]], tuple]:
-        numbers, structure = {}, []
-        for field in dataclasses.fields(section):
-            entry = getattr(value, field.name)
-            if isinstance(entry, Mapping):
-                static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
-                numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
-                structure.append((field.name, tuple(sorted(static.items()))))
-            elif field.type is settings.Scalar or field.name in sections:
-                numbers[field.name] = entry
-            else:
-                structure.append((field.name, entry))
-        return (numbers,), tuple(structure)
-
-    def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
-        (numbers,) = children
-        return section(
-            **numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure}
-        )
-
-    jax.tree_util.register_pytree_node(section, flatten, unflatten)
-
-
-def _sections(section: type) -> Iterator[type]:
-    """A settings class and all below it, alternatives too."""
-    yield section
-    for kind in typing.get_type_hints(section).values():
-        for inner in typing.get_args(kind) or (kind,):
-            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _sections(inner)
-
-
-for _section in dict.fromkeys(_sections(Member)):
-    _register(_section)

@@ -274,6 +274,25 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         raise RunError(f"{reason}{remedy}") from error
 
 
+def _jax_settings() -> dict[str, Any]:
+    """The settings of JAX that change numbers by more than rounding."""
+    names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+
+def _check_jax_settings(before: Mapping[str, Any]) -> None:
+    """ConfigError where the numbers of a run would continue as others."""
+    now = _jax_settings()
+    faults = [
+        f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
+        + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
+        for name, old in before.items()
+        if now.get(name) != old
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
     use_all_cores()
@@ -311,7 +330,7 @@ def _run(
             display.note(note)
         if directory is not None:
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
-            origin = config.learning(experiment)
+            origin = checkpoint.Origin(config.learning(experiment), _jax_settings())
             writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin))
         population, start = populate(experiment, members), time.perf_counter()
         if not _over(experiment, history.rows[-count:]):
@@ -353,7 +372,8 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
         except checkpoint.DamagedError as error:
             notes.append(f"{error}; an older one is looked for")
             continue
-        config.check_unaltered(origin, experiment)  # its file may have been edited by hand
+        config.check_unaltered(origin.settings, experiment)  # its file may have been edited by hand
+        _check_jax_settings(origin.jax)
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue

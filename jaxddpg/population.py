@@ -10,9 +10,9 @@ there are fewer devices than shards, a device holds all shards of a member.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,19 +22,29 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxddpg import shards
-from jaxddpg.types import Clock, State, Trainer
+from jaxddpg.types import Clock, State, Trainer, seed_key
 
 Groups = list[State]
 HostMetrics = dict[str, np.ndarray]
 
 
 def use_all_cores() -> None:
-    """One virtual CPU device per core, where nobody has decided otherwise and JAX has not started yet."""
-    configured = jax.config.jax_num_cpu_devices >= 0  # type: ignore[attr-defined]
-    if not configured and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with suppress(RuntimeError):  # the backend runs already
-            jax.config.update("jax_num_cpu_devices", cores)
+    """One virtual CPU device per core, unless the user has set their number; a warning where JAX has started before."""
+    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
+        return
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:  # the backend runs already
+        if jax.default_backend() == "cpu" and jax.local_device_count() < cores:
+            warnings.warn(
+                f"JAX had started before and has {jax.local_device_count()} CPU device, so that members train on one "
+                f"core of {cores}; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
+                f'jax.config.update("jax_num_cpu_devices", {cores}) before anything else of JAX',
+                stacklevel=2,
+            )
 
 
 class Program:
@@ -220,7 +230,7 @@ def make_population(
             by_member,
         ),
     }
-    keys = scatter(jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)))
+    keys = scatter(jax.vmap(seed_key)(np.asarray(seeds, np.uint32)))
 
     def enrol(members: Sequence[Any]) -> Groups:
         numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))

@@ -1,17 +1,20 @@
 """The vocabulary of an experiment: its sections, and for each setting its default, its meaning and its rule.
 
 A setting typed `Scalar` is a number that the compiled program takes as input: changing or sweeping it never compiles
-again. Everything else gives the program its shape. This room imports nothing but the standard library and the axes of
-sweeps, so help and configuration errors never wait for JAX.
+again. Everything else gives the program its shape. The sections are pytrees whose leaves are those numbers. This module
+does not import JAX, so that help and configuration errors never wait for it.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
 from typing import Annotated, Any, Literal, NamedTuple
+
+import wrapt
 
 from jaxddpg import axes
 
@@ -55,6 +58,14 @@ class Environment:
     parameters: Mapping[str, Any] = setting(dict, "its parameters by name; floats are traced, the others static")
 
 
+def _layer_normalization(normalization: str, hidden_sizes: tuple[int, ...]) -> Rule:
+    return Rule(
+        normalization != "layer" or min(hidden_sizes) > 1,
+        ("normalization", "hidden_sizes"),
+        "but in a hidden layer of 1 unit the unit is its own mean, and nothing is learned; use at least 2 units",
+    )
+
+
 @dataclass(frozen=True)
 class Actor:
     """The policy network."""
@@ -62,6 +73,9 @@ class Actor:
     hidden_sizes: tuple[int, ...] = setting((256, 256), "units of each hidden layer", at_least=1)
     normalization: Literal["none", "layer", "batch"] = setting("none", "of the hidden layers")
     final_bound: Scalar = setting(3e-3, "last layer starts from U(-bound, bound)", at_least=0)
+
+    def rules(self) -> list[Rule]:
+        return [_layer_normalization(self.normalization, self.hidden_sizes)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,8 @@ class Critic:
                 self.action_layer < len(self.hidden_sizes),
                 ("action_layer", "hidden_sizes"),
                 f"but the critic has only {len(self.hidden_sizes)} hidden layer; use 0",
-            )
+            ),
+            _layer_normalization(self.normalization, self.hidden_sizes),
         ]
 
 
@@ -109,11 +124,18 @@ class DDPG:
 
     def rules(self) -> list[Rule]:
         whole = self.microbatch_size in (0, self.batch_size)
+        normalizations = (self.actor.normalization, self.critic.normalization)
         return [
             Rule(
-                whole or "batch" not in (self.actor.normalization, self.critic.normalization),
+                whole or "batch" not in normalizations,
                 ("microbatch_size", "actor.normalization", "critic.normalization"),
                 "but batch normalisation needs the statistics of the whole batch; use 0",
+            ),
+            Rule(
+                self.batch_size > 1 or "batch" not in normalizations,
+                ("batch_size", "actor.normalization", "critic.normalization"),
+                "but batch normalisation needs at least 2 transitions: one alone is its own mean, and nothing is "
+                "learned; use at least 2",
             ),
         ]
 
@@ -472,3 +494,50 @@ class Experiment(Member):
     def member(self) -> Member:
         """The part that the compiled program is made from."""
         return Member(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Member)})
+
+
+def _sections(section: type) -> Iterator[type]:
+    """A settings class and all below it, alternatives too."""
+    yield section
+    for kind in typing.get_type_hints(section).values():
+        for inner in typing.get_args(kind) or (kind,):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                yield from _sections(inner)
+
+
+def _flattening(section: type) -> tuple[Callable, Callable]:
+    """How JAX takes a settings class apart and puts it together again."""
+    # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
+    sections = {field.name for field in dataclasses.fields(section) if isinstance(field.default_factory, type)}
+
+    def flatten(value: Any) -> tuple[tuple[dict[str, Any]], tuple]:
+        numbers, structure = {}, []
+        for field in dataclasses.fields(section):
+            entry = getattr(value, field.name)
+            if isinstance(entry, Mapping):
+                static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
+                numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
+                structure.append((field.name, tuple(sorted(static.items()))))
+            elif field.type is Scalar or field.name in sections:
+                numbers[field.name] = entry
+            else:
+                structure.append((field.name, entry))
+        return (numbers,), tuple(structure)
+
+    def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
+        (numbers,) = children
+        return section(
+            **numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure}
+        )
+
+    return flatten, unflatten
+
+
+@wrapt.when_imported("jax")
+def _register(jax: Any) -> None:
+    """Makes every settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves.
+
+    JAX is not imported for it, only waited for, because help and configuration errors do without.
+    """
+    for section in dict.fromkeys(_sections(Member)):
+        jax.tree_util.register_pytree_node(section, *_flattening(section))

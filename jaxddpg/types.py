@@ -24,6 +24,11 @@ Scalar = float | jax.Array
 Metrics = dict[str, jax.Array]
 
 
+def seed_key(seed: int | jax.Array | np.ndarray) -> Key:
+    """The key of a seed; its generator is the same whatever JAX's default is."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 class Clock(PyTreeNode):
     """The time that all members of a population share; never batched.
 

@@ -27,6 +27,19 @@ def quadratic(best: tuple[float, ...] = (0.3, -0.6)) -> Environment:
     )
 
 
+def offset_observation(offset: float = 1000.0) -> Environment:
+    """One step with reward -(a - 0.8 x)^2, x uniform in [-1, 1] and observed as x + offset: doing nothing earns -0.213,
+    the best policy 0."""
+    return episodic(
+        start=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
+        move=lambda key, state, action: (state, -((action[0] - 0.8 * state) ** 2), jnp.ones((), bool)),
+        observe=lambda state: state[None] + offset,
+        observation_size=1,
+        action_size=1,
+        episode_length=1,
+    )
+
+
 def echo(limit: int = 3, action_size: int = 1) -> Environment:
     """The reward is the first action, so that what was executed can be read off; truncated after `limit` steps."""
     return _clockwork(limit, lambda time, action: (action[0], jnp.zeros((), bool)), action_size=action_size)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import call
 
-from jaxddpg import check, equations, noise, training
+from jaxddpg import check, equations, networks, noise, training
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.types import Transition
 
@@ -62,6 +62,10 @@ BROKEN = {
     "the targets follow too fast": (
         (equations, "soft_update", lambda target, online, tau: (1 - 2 * tau) * target + 2 * tau * online),
         (check.target_networks, {"soft update: response"}),
+    ),
+    "the variance is a difference of means": (
+        (networks, "_TWO_PASSES", networks._TWO_PASSES | {"use_fast_variance": True}),
+        (check.offset_observations, {"batch norm: variance"}),
     ),
     "a time limit cuts the bootstrap": (
         (training, "_transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),

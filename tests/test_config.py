@@ -1,6 +1,8 @@
 import dataclasses
 import random
 import re
+import subprocess
+import sys
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -356,3 +358,38 @@ def test_a_text_that_spells_a_tiny_number_is_read_at_once():
 def test_a_count_that_no_machine_holds_is_refused():
     (fault,) = faults({}, {"training.num_epochs": "1e400"})
     assert "must be a whole number below 2^31" in fault
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.parametrize(
+    ("normalization", "hidden_size", "batch_size", "place", "remedy"),
+    [
+        ("batch", 8, 1, "agent.batch_size is 1, but batch normalisation needs", "use at least 2"),
+        ("layer", 1, 64, "agent.{}.normalization is layer, but in a hidden layer of 1 unit", "use at least 2 units"),
+    ],
+)
+def test_a_normalisation_over_one_value_is_refused(network, normalization, hidden_size, batch_size, place, remedy):
+    """It gives 0 whatever the value, so that no weight ever moves."""
+    section = {"normalization": normalization, "hidden_sizes": [4, hidden_size]}
+    (sentence,) = faults({"agent": {"batch_size": batch_size, network: section}})
+    assert sentence.startswith(place.format(network))
+    assert sentence.endswith(remedy)
+    section["hidden_sizes"] = [4, 2]
+    assert config.parse({"agent": {"batch_size": 2, network: section}})
+
+
+@pytest.mark.parametrize(
+    "imports", ["import jax; from jaxddpg import settings", "from jaxddpg import settings; import jax"]
+)
+def test_settings_are_pytrees_by_themselves(imports):
+    """Whatever else is imported, and in whatever order: the leaves are the traced numbers."""
+    program = f"""{imports}
+import sys
+assert "jaxddpg.composition" not in sys.modules
+changed = jax.tree.map(lambda x: 2 * x, settings.DDPG(gamma=0.25))
+assert (changed.gamma, changed.critic.final_bound, changed.batch_size) == (0.5, 6e-3, 256)
+assert jax.jit(lambda noise: noise.scale)(settings.Noise(scale=0.5)) == 0.5
+world = settings.Environment("x", {{"m": 2.0, "n": 3}})
+assert jax.tree.leaves(world) == [2.0]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

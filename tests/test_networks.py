@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +101,69 @@ def test_acting_uses_the_averages_so_no_row_sees_another():
     alone = network.apply(variables, OBSERVATION[:1])
     assert jnp.all(jnp.isfinite(alone))
     np.testing.assert_allclose(network.apply(variables, OBSERVATION)[:1], alone, atol=1e-6)
+
+
+UNFRIENDLY = [(0.0, 1.0, 256), (1e4, 1.0, 256), (1e3, 0.6, 64), (-1e4, 1.0, 2), (0.0, 1e-3, 256), (0.0, 1e4, 3)]
+"""Offset, deviation and size of data, of which E[x^2] - E[x]^2 in float32 leaves nothing or too much."""
+
+
+def unfriendly(offset, deviation, size, columns=5, dtype=np.float32):
+    return (offset + deviation * np.random.default_rng(0).normal(size=(size, columns))).astype(dtype)
+
+
+def standardized(values, axis, epsilon):
+    """What a normalisation makes of values, in NumPy's float64."""
+    values = np.asarray(values, np.float64)
+    return (values - values.mean(axis, keepdims=True)) / np.sqrt(values.var(axis, keepdims=True) + epsilon)
+
+
+def normalizers(network, variables, kind, *inputs, **how):
+    """The outputs of a network's layers of a kind, by their names, and the statistics to store."""
+    _, captured = network.apply(
+        variables,
+        *inputs,
+        capture_intermediates=lambda module, _: type(module).__name__ == kind,
+        mutable=["intermediates", "batch_stats"],
+        **how,
+    )
+    found = {name: layer["__call__"][0] for name, layer in captured["intermediates"].items() if name.startswith(kind)}
+    return found, captured.get("batch_stats")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("offset", "deviation", "size"), UNFRIENDLY)
+def test_batch_normalisation_standardizes_whatever_the_offset(offset, deviation, size, shards, dtype):
+    """Also where the batch falls into shards, whose own means differ: rows are in order, so that shards are unlike."""
+    size += size % shards
+    with jax.enable_x64(dtype == np.float64):
+        rows = np.sort(unfriendly(offset, deviation, size, dtype=dtype), axis=0)
+        network = Actor(2, (4,), "batch", 3e-3, axis_name="shards")
+        variables = jax.jit(network.init)(jax.random.key(0), rows)
+        parts = rows.reshape(shards, -1, rows.shape[1])
+        learn = partial(normalizers, network, variables, "BatchNorm", learning=True)
+        found, stored = jax.jit(jax.vmap(learn, axis_name="shards"))(parts)
+        normalized = np.asarray(found["BatchNorm_0"]).reshape(rows.shape)
+        # The mean itself is rounded.
+        tolerance = 1e3 * np.finfo(dtype).eps + 2 * np.spacing(dtype(abs(offset))) / rows.std(0).min()
+        np.testing.assert_allclose(normalized, standardized(rows, 0, 1e-5), atol=tolerance)
+        moved = {name: np.asarray(value[0], np.float64) for name, value in stored["BatchNorm_0"].items()}
+        exact = rows.astype(np.float64)
+        np.testing.assert_allclose(moved["mean"], 0.01 * exact.mean(0), rtol=1e-3, atol=1e-3 * deviation)
+        np.testing.assert_allclose(moved["var"], 0.99 + 0.01 * exact.var(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.parametrize(("offset", "deviation", "size"), UNFRIENDLY)
+def test_layer_normalisation_standardizes_whatever_the_offset(offset, deviation, size, network, dtype):
+    """The first layer is replaced by one that passes the data on."""
+    with jax.enable_x64(dtype == np.float64):
+        values = unfriendly(offset, deviation, 7, columns=size, dtype=dtype)
+        modules = {"actor": Actor(1, (size,), "layer", 3e-3), "critic": Critic((size,), 0, "layer", 3e-3)}
+        inputs = [values] if network == "actor" else [values[:, :-1], values[:, -1:]]
+        variables = jax.jit(modules[network].init)(jax.random.key(0), *inputs)
+        variables["params"]["Dense_0"] = {"kernel": np.eye(size, dtype=dtype), "bias": np.zeros(size, dtype)}
+        found, _ = jax.jit(partial(normalizers, modules[network], variables, "LayerNorm"))(*inputs)
+        tolerance = 1e3 * np.finfo(dtype).eps + 2 * np.spacing(dtype(abs(offset))) / values.std(1).min()
+        np.testing.assert_allclose(found["LayerNorm_0"], standardized(values, -1, 1e-6), atol=tolerance)

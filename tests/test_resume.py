@@ -353,3 +353,28 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
     (tmp_path / "run" / "learning_curve.png").mkdir()
     with pytest.warns(UserWarning, match="jaxddpg plot .* draws it"):
         equal(resume(tmp_path / "run"), whole[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1), ("enable_x64", True)]
+)
+def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, tmp_path):
+    """Another stream of random numbers, or another precision, would make another run of it."""
+    run(small(), tmp_path / "run", stopping=after(3))
+    before = getattr(jax.config, f"jax_{name}")
+    jax.config.update(f"jax_{name}", value)
+    try:
+        with pytest.raises(ConfigError, match=f"jax_{name} is {value}, but was {before} .*JAX_{name.upper()}={before}"):
+            resume(tmp_path / "run")
+    finally:
+        jax.config.update(f"jax_{name}", before)
+    equal(resume(tmp_path / "run"), whole[1])
+
+
+def test_the_generator_of_keys_is_not_that_of_jaxs_default(whole, tmp_path):
+    run(small(), tmp_path / "run", stopping=after(3))
+    with jax.default_prng_impl("rbg"):
+        result = resume(tmp_path / "run")
+        anew = run(small())
+    equal(result, whole[1])
+    equal(anew, whole[1])

@@ -53,6 +53,17 @@ def test_a_time_limit_does_not_cut_the_bootstrap():
     assert learned_value(probes.endless_reward(limit=4)) == pytest.approx(1 / (1 - 0.9), rel=0.01)
 
 
+def test_batch_normalisation_learns_from_observations_with_an_offset():
+    """Doing nothing earns -0.213; where the variance is E[x^2] - E[x]^2 nothing is learned."""
+    environment, network = probes.offset_observation(1000.0), {"hidden_sizes": (32, 32), "normalization": "batch"}
+    agent = DDPG(batch_size=64, actor=Actor(**network), critic=Critic(**network))
+    config = Training(num_envs=8, warmup_steps=50, steps_per_epoch=2_000, num_epochs=1)
+    trainer = make(environment, config, agent, capacity=8_000)
+    state, _ = run(trainer, config)
+    metrics = jax.jit(trainer.evaluate)(jax.random.key(1), clock_at(config, 1), state.agent)
+    assert metrics["return_mean"] > -0.02
+
+
 def test_termination_does():
     assert learned_value(probes.reward_then_end()) == pytest.approx(1.0, abs=0.02)
 
