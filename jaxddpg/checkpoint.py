@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,6 +51,17 @@ class Origin(NamedTuple):
 UNKNOWN = Origin({}, {})
 
 
+def check_path(run: Path) -> None:
+    """Raises ValueError where Orbax or TensorStore would read the path of a run as another one."""
+    whole = run.absolute()
+    odd = [character for character in "[]\\" if character in str(whole)]
+    odd += [part for part in whole.parts if part.endswith(":")]  # such as gs:, which begins a URL
+    if odd:
+        raise ValueError(f"has {odd[0]} in its path, which the checkpoint library reads as something else")
+    if any("\ud800" <= character <= "\udfff" for character in str(whole)):
+        raise ValueError(f"has a path that is not valid {sys.getfilesystemencoding()}")
+
+
 def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Origin = UNKNOWN) -> Written:
     """Writes the state after an epoch; `score` ranks checkpoints, `origin` is what led to it.
 
@@ -59,6 +71,7 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Origin
     start, path = time.perf_counter(), _path(run, epoch)
     _manifest(path).unlink(missing_ok=True)
     try:
+        check_path(run)
         _check_room(run, state)
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(path, args=ocp.args.PyTreeSave(state), force=True)
@@ -122,8 +135,9 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
 
     Raises:
         DamagedError: as `origin`.
-        ValueError: the checkpoint has another structure, other shapes or types.
+        ValueError: the checkpoint has another structure, other shapes or types, or as `check_path`.
     """
+    check_path(run)
     origin(run, epoch)
     arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 import typing
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import platformdirs
 
-from jaxddpg import config, hosts
+from jaxddpg import config, hosts, process
 from jaxddpg.config import ConfigError
 
 
@@ -36,14 +36,18 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
-    # A factory named in a config is looked for beside the user's own code.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    _keep_compiled_programs()
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
+        with process.prepared(_compilation_cache()):
+            return _run(sys.argv[1:] if arguments is None else arguments)
+    except FileNotFoundError:
+        print("error: the working directory no longer exists; change to one that does", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
+    try:
+        tokens, overrides = _split(arguments)
         options, unknown = _parser().parse_known_args(tokens)
         if unknown:
             raise ConfigError([f"{' '.join(unknown)} is nothing that this command knows; see jaxddpg COMMAND --help"])
@@ -66,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, previous)
 
 
-def _keep_compiled_programs() -> None:
-    """Has JAX, not yet imported, keep what it compiles in the user's cache directory, so that a program is compiled
-    once on a machine. JAX's own variables say otherwise: JAX_ENABLE_COMPILATION_CACHE=false compiles anew."""
+def _compilation_cache() -> dict[str, str]:
+    """The variables by which JAX, not yet imported, keeps what it compiles in the user's cache directory, so that a
+    program is compiled once on a machine."""
     # A program for one processor may not run on another, which may share the directory.
     description = Path("/proc/cpuinfo")
     lines = description.read_text().splitlines() if description.exists() else []
@@ -79,8 +83,7 @@ def _keep_compiled_programs() -> None:
     ]
     name = hashlib.sha256("".join(sorted(set(processor))).encode()).hexdigest()[:8]
     path = platformdirs.user_cache_path("jaxddpg") / f"jax-{importlib.metadata.version('jax')}-{name}"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(path))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    return {"JAX_COMPILATION_CACHE_DIR": str(path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -127,19 +130,15 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     with _processes(options, experiment) as watch, _Signals() as signals:
-        import jax
-
         from jaxddpg import experiment as room
 
-        if options.debug:
-            jax.config.update("jax_debug_nans", True)
-            jax.config.update("jax_debug_key_reuse", True)
         first, alone = watch.host.process_id == 0, watch.host.num_processes == 1
         quiet = options.quiet or not first
         if not first and not options.quiet:
             print("training; the first process tells what comes of all", file=sys.stderr, flush=True)
         try:
-            results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
+            with _debugging() if options.debug else nullcontext():
+                results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
         except (room.RunError, FloatingPointError) as error:
             print(f"error: {config.first_line(error)}", file=sys.stderr)
             return 1
@@ -165,6 +164,15 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
                 return 1
             summaries = [whole]
     return _tell(experiment, directory, summaries, quiet, first, signals.received)
+
+
+@contextmanager
+def _debugging() -> Iterator[None]:
+    """Has JAX stop at the first NaN, and at a key that is used twice."""
+    import jax
+
+    with jax.debug_nans(True), jax.debug_key_reuse(True):
+        yield
 
 
 def _tell(

@@ -85,10 +85,10 @@ def run(
         )
     _check_extras(experiment.reporting)
     if directory is None:
-        everyone = range(experiment.population.num_members)
-        _check_runs_here(experiment, len(everyone), on_disk=False)
+        members = run_directory.parts(Path(), experiment, host.num_processes)[host.process_id].members
+        _check_runs_here(experiment, len(members), on_disk=False)
         with _failures_told(None):
-            return _run(experiment, None, everyone, quiet, stopping)
+            return _run(experiment, None, members, quiet, stopping)
     directory = Path(directory)
     if host.num_processes == 1:  # else this was looked at before the processes met
         run_directory.check_free(directory)
@@ -96,8 +96,7 @@ def run(
     _check_runs_here(experiment, len(part.members))
     with run_directory.claimed(part.directory), _failures_told(directory):
         if host.process_id == 0:
-            if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-                raise ConfigError([run_directory.IN_USE.format(directory)])
+            run_directory.check_free(directory)  # of two runs that start together, one got it
             run_directory.write(directory / "config.yaml", config.dump(experiment))
         else:
             run_directory.await_first(directory, stopping)
@@ -121,15 +120,17 @@ def sweep(
         ConfigError, RunError: as `run`; of several runs those that ended before are kept.
     """
     hosts.check(experiment, host.num_processes)
-    directory, programs = Path(directory), config.programs(config.checked(experiment))
+    directory, experiment = Path(directory), config.checked(experiment)
+    programs = config.programs(experiment)
     if [*programs] == [""]:
         return [run(experiment, directory, quiet=quiet, stopping=stopping, host=host)]
+    _check_extras(experiment.reporting)
     run_directory.check_free(directory)
     for program in programs.values():
         _check_runs_here(program, program.population.num_members)
-    directory.mkdir(parents=True, exist_ok=True)
-    run_directory.write(directory / config.SWEEP, config.dump(experiment))
-    return resume_sweep(directory, quiet=quiet, stopping=stopping)
+    with run_directory.claimed(directory):
+        run_directory.check_free(directory)  # of two sweeps that start together, one got it
+        return _run_programs(directory, experiment, programs, (), quiet, stopping)
 
 
 def resume_sweep(
@@ -144,25 +145,38 @@ def resume_sweep(
 
     `changes` and errors are as for `resume`.
     """
-    directory, results = Path(directory), list[Result]()
+    directory = Path(directory)
     with run_directory.claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
         hosts.check(experiment, host.num_processes)
-        programs = {directory / name: program for name, program in config.programs(experiment).items()}
-        begun = [place for place in programs if (place / "config.yaml").exists()]
-        for place in begun:
-            (part,) = run_directory.parts(place, programs[place])
-            _check_epochs(programs[place], _recall(part, programs[place]).epoch)
-        run_directory.write(directory / config.SWEEP, config.dump(experiment))
-        for place, program in programs.items():
-            if results and stopping():
-                break
-            if place in begun:  # what was changed in the meantime holds for it too
-                results.append(resume(place, config.harmless(program), quiet=quiet, stopping=stopping))
-            else:
-                results.append(run(program, place, quiet=quiet, stopping=stopping))
-        _draw(directory)
-        return results
+        programs = config.programs(experiment)
+        begun = [name for name in programs if (directory / name / "config.yaml").exists()]
+        for name in begun:
+            (part,) = run_directory.parts(directory / name, programs[name])
+            _check_epochs(programs[name], _recall(part, programs[name]).epoch)
+        return _run_programs(directory, experiment, programs, begun, quiet, stopping)
+
+
+def _run_programs(
+    directory: Path,
+    experiment: Experiment,
+    programs: Mapping[str, Experiment],
+    begun: Sequence[str],
+    quiet: bool,
+    stopping: Callable[[], bool],
+) -> list[Result]:
+    """Runs or resumes the programs of a sweep one after the other, in a directory that is locked."""
+    run_directory.write(directory / config.SWEEP, config.dump(experiment))
+    results = list[Result]()
+    for name, program in programs.items():
+        if results and stopping():
+            break
+        if name in begun:  # what was changed in the meantime holds for it too
+            results.append(resume(directory / name, config.harmless(program), quiet=quiet, stopping=stopping))
+        else:
+            results.append(run(program, directory / name, quiet=quiet, stopping=stopping))
+    _draw(directory)
+    return results
 
 
 def resume(
@@ -203,6 +217,9 @@ def resume(
         histories = [_recall(part, experiment) for part in parts]
         for history in histories:
             _check_epochs(experiment, history.epoch)
+        finished = [_finished(experiment, part, history) for part, history in zip(parts, histories, strict=True)]
+        if all(finished):
+            return _joined(experiment, [done for done in finished if done])
         if host.process_id == 0:
             run_directory.write(directory / "config.yaml", config.dump(experiment))
         for part, history in zip(parts, histories, strict=True):
@@ -211,9 +228,9 @@ def resume(
             with (part.directory / "resumptions.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
         results = list[Result]()
-        for part, history in zip(parts, histories, strict=True):
+        for part, history, done in zip(parts, histories, finished, strict=True):
             if not results or not stopping():
-                results.append(_run(experiment, *part, quiet, stopping, history))
+                results.append(done or _run(experiment, *part, quiet, stopping, history))
     if host.num_processes == 1 and len(parts) > 1:
         conclude(directory)
     return _joined(experiment, results)
@@ -353,6 +370,18 @@ def _run(
             if count == total:  # else it is a part of a run
                 _draw(directory)
     return Result(rows, summary, agents)
+
+
+def _finished(experiment: Experiment, part: run_directory.Part, history: History) -> Result | None:
+    """The result of a part that has ended, as it left it; None where there is something left to be done."""
+    directory, members = part
+    path = directory / "summary.json"
+    if not _over(experiment, history.rows[-len(members) :]) or not path.exists():
+        return None
+    summary = outcome.read(path)
+    if summary["epochs"] != history.epoch:
+        return None  # it is that of an earlier interruption
+    return Result([*history.rows], summary, _saved(directory, experiment, history.epoch, len(members)).agent)
 
 
 def _recall(part: run_directory.Part, experiment: Experiment) -> History:
@@ -539,6 +568,11 @@ def _check_extras(section: settings.Reporting) -> None:
         for name, (package, switched_on) in wanted.items()
         if switched_on and importlib.util.find_spec(package) is None
     ]
+    if not faults and section.wandb:
+        try:
+            reporting.check_wandb()
+        except ValueError as error:
+            faults = [f"reporting.wandb is true, but {error}"]
     if faults:
         raise ConfigError(faults)
 

@@ -168,8 +168,25 @@ class TensorBoard:
                 path = self._directory / "tensorboard" / f"{values}seed_{row['seed']}"
                 self._writers[member] = SummaryWriter(str(path), purge_step=self._purge_step)
             for name, value in row.items():
-                if "/" in name or (selected and "." in name):
+                # There is no point of what is not finite, such as the return of an epoch in which no episode ended.
+                if ("/" in name and math.isfinite(value)) or (selected and "." in name):
                     self._writers[member].add_scalar(name, value, row["env_steps"])
+
+
+def check_wandb() -> None:
+    """Raises ValueError where Weights & Biases would log to its server, but cannot."""
+    import wandb
+
+    if wandb.setup().settings.mode in ("offline", "dryrun", "disabled"):
+        return
+    remedy = "run `wandb login`, or set WANDB_MODE=offline"
+    try:
+        has_key = wandb.login(prompt=False, timeout=10)
+    except wandb.errors.Error as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"Weights & Biases cannot be used: {reason}; {remedy}") from error
+    if not has_key:
+        raise ValueError(f"Weights & Biases has no API key; {remedy}")
 
 
 class WeightsAndBiases:
@@ -191,7 +208,10 @@ class WeightsAndBiases:
         # A run that goes on is the same one there.
         if not self._identity.exists():
             self._identity.write_text(secrets.token_hex(8))
-        self._run = wandb.init(**self._arguments, id=self._identity.read_text())
+        try:
+            self._run = wandb.init(**self._arguments, id=self._identity.read_text())
+        except wandb.errors.Error as error:
+            raise OSError(f"Weights & Biases cannot be used: {error}".split("\n")[0]) from error
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -213,6 +233,8 @@ class Display:
 
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
         self._console = _console(sys.stderr, quiet)
+        # Colours may be forced upon a pipe, and a dumb terminal cannot redraw a line.
+        self._redraws = self._console.is_terminal and sys.stderr.isatty() and not self._console.is_dumb_terminal
         self._title, self._num_epochs = title, num_epochs
         self._first: tuple[int, float] | None = None
         """The first epoch seen, and when: nothing is compiled after it."""
@@ -225,7 +247,7 @@ class Display:
 
     def __enter__(self) -> Self:
         self._console.print(self._title)
-        if self._console.is_terminal:
+        if self._redraws:
             self._live.start()
         else:
             self._console.print("compiling ...")
@@ -260,7 +282,7 @@ class Display:
         self._bar.update(self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}")
         self._status.plain = status
         last = row["epoch"] == self._num_epochs
-        if not self._console.is_terminal and (last or not row["epoch"] or now - self._last_line > self.LINE_SECONDS):
+        if not self._redraws and (last or not row["epoch"] or now - self._last_line > self.LINE_SECONDS):
             self._last_line = now
             self.note(f"epoch {row['epoch']}/{self._num_epochs} | {status}")
 

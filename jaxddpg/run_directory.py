@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +51,10 @@ def check_free(directory: Path) -> None:
     """Raises ConfigError where a run cannot be written; creates nothing."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError([f"--run-dir {directory} is a file; name a directory"])
-    if set("[]") & set(str(directory.absolute())):
-        raise ConfigError(
-            [f"--run-dir {directory} has a bracket in its path, which Orbax takes for a pattern; name another"]
-        )
+    try:
+        checkpoint.check_path(directory)
+    except ValueError as error:
+        raise ConfigError([f"--run-dir {directory} {error}; name another"]) from None
     if (directory / "config.yaml").exists():
         raise ConfigError([IN_USE.format(directory)])
     if (directory / config.SWEEP).exists():
@@ -79,6 +80,12 @@ def claimed(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
+        except OSError as error:  # some network and user-space file systems have none
+            warnings.warn(
+                f"{directory / '.lock'} cannot be locked ({error.strerror}); make sure that no other process trains "
+                f"in {directory}",
+                stacklevel=3,
+            )
         yield
     finally:
         os.close(descriptor)

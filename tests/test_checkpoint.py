@@ -1,5 +1,6 @@
 import json
 import shutil
+import string
 
 import jax
 import numpy as np
@@ -183,3 +184,23 @@ def test_a_manifest_names_every_file(tmp_path):
     on_disk = {str(p.relative_to(folder(tmp_path) / "1")) for p in (folder(tmp_path) / "1").rglob("*") if p.is_file()}
     assert set(content["files"]) == on_disk
     assert (content["epoch"], content["score"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\\", "[", "]", "gs:", "s3:"])
+def test_a_path_that_would_be_read_as_another_is_refused(name, tmp_path):
+    with pytest.raises(OSError, match="reads as something else"):
+        checkpoint.save(tmp_path / name, 1, {"leaf": np.ones(1)})
+    with pytest.raises(ValueError, match="reads as something else"):
+        checkpoint.restore(tmp_path / name, 1, {"leaf": np.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_other_character_of_a_path_is_itself(tmp_path):
+    others = "".join(sorted({*string.printable, *"é日"} - {*"[]\\/"}))
+    for place in (tmp_path / f"{others}", tmp_path / "~" / "%41" / "$HOME" / "{a}"):
+        place.mkdir(parents=True)
+        checkpoint.save(place, 1, {"leaf": np.arange(3.0)})
+        files = {path for path in tmp_path.rglob("*") if path.is_file()}
+        assert files == {path for path in folder(place).rglob("*") if path.is_file()}
+        same(checkpoint.restore(place, 1, {"leaf": np.zeros(3)}), {"leaf": np.arange(3.0)})
+        shutil.rmtree(place)

@@ -1,7 +1,9 @@
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
+import os
 import statistics
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from jaxddpg.analysis import evaluate, load_policy, plot
 from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import run
+from jaxddpg.hosts import Host
 
 IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", "diverged_by", "diverged_at"}
 MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
@@ -360,12 +363,31 @@ def test_an_environment_that_cannot_be_is_refused(change, fragment, monkeypatch)
     assert fragment in str(error.value)
 
 
-def test_a_directory_that_orbax_would_take_for_a_pattern_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="bracket"):
-        run(config.parse({}), tmp_path / "a[b]")
+@pytest.mark.parametrize("name", ["a[b]", "a\\b", "gs:/a", os.fsdecode(b"\xff")])
+def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"has .* path"):
+        run(config.parse({}), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "curves"])
 def test_a_picture_needs_a_name_and_a_kind(name, tmp_path):
     with pytest.raises(ConfigError, match="is no name of a picture"):
         plot([tmp_path], tmp_path / name)
+
+
+def test_a_run_without_a_directory_trains_the_members_of_its_process():
+    result = run(tiny(training=vars(tiny().training) | {"num_epochs": 1}), None, host=Host(1, 2))
+    assert [member["member"] for member in result.summary["members"]] == [1, 2]
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(run_directory.fcntl, "flock", unsupported)
+    with (
+        pytest.warns(UserWarning, match=r"run/\.lock cannot be locked \(Function not implemented\); make sure that no"),
+        run_directory.claimed(tmp_path / "run"),
+    ):
+        assert (tmp_path / "run").is_dir()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import wandb
-from helpers import events
+from helpers import TINY, call, events, refused
 
 from jaxddpg import reporting
 
@@ -83,10 +83,15 @@ def test_tensorboard_has_a_folder_per_member_with_the_metrics_over_env_steps(tmp
     assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"seed_7", "seed_8"}
 
 
-def test_tensorboard_takes_what_is_not_a_number(tmp_path):
+def test_tensorboard_has_no_point_of_what_is_not_finite(tmp_path, capfd):
+    """tensorboardX would write a warning for each."""
     with reporting.TensorBoard(tmp_path) as board:
-        board.epoch(rows(1, 1, **{"eval/return_mean": NAN}))
-    assert math.isnan(events(tmp_path / "tensorboard" / "seed_7")["eval/return_mean", 100])
+        board.epoch(rows(1, 1, **{"eval/return_mean": NAN, "train/critic_loss": INF}))
+    assert {name for name, _ in events(tmp_path / "tensorboard" / "seed_7")} == {
+        "perf/env_steps_per_second",
+        "perf/updates_per_second",
+    }
+    assert capfd.readouterr() == ("", "")
 
 
 def test_weights_and_biases_gets_the_mean_the_members_and_the_config(tmp_path, offline):
@@ -164,3 +169,48 @@ def test_a_member_that_diverged_is_told_once(capsys):
     assert told == [
         "the member of seed 8 diverged at env step 1,234: an observation was not finite; it is frozen as it was before"
     ]
+
+
+@pytest.fixture
+def without_key(tmp_path, monkeypatch):
+    """A user who has never logged in to Weights & Biases."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_wandb_without_a_key_is_refused_before_anything_is_written(without_key, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    for command, flags in (("train", []), ("sweep", ["--population.sweep", "{agent.batch_size: [4, 8]}"])):
+        said = call(
+            command,
+            tmp_path / "tiny.yaml",
+            *flags,
+            "--reporting.wandb",
+            "true",
+            "--run-dir",
+            tmp_path / "run",
+            "--quiet",
+        )
+        assert (
+            refused(said, "reporting.wandb is true", "has no API key; run `wandb login`, or set WANDB_MODE=offline")
+            == []
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_of_wandb_that_does_not_answer_is_named(monkeypatch):
+    def fail(**_):
+        raise wandb.errors.CommError("Failed to authenticate with http://127.0.0.1:9.\nMore lines")
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", fail)
+    with pytest.raises(
+        ValueError, match=r"cannot be used: Failed to authenticate with http://127.0.0.1:9; run `wandb l"
+    ):
+        reporting.check_wandb()

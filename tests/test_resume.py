@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import after, call, comparable, cut_a_file, empty_it, equal, flip_a_byte, lines, refused, tiny
+from helpers import after, call, comparable, cut_a_file, empty_it, equal, flip_a_byte, lines, refused, summary_of, tiny
 
 from jaxddpg import checkpoint, composition, config
 from jaxddpg.analysis import evaluate, load_policy
@@ -54,11 +54,23 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, 
     assert seconds == sorted(seconds)
 
 
-def test_a_finished_run_is_only_told_again(whole):
-    before = (whole[0] / "metrics.jsonl").read_bytes()
+def test_resuming_a_finished_run_changes_no_file_and_gives_its_result(whole):
+    before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
     result = resume(whole[0])
-    assert (whole[0] / "metrics.jsonl").read_bytes() == before
+    assert {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()} == before
     equal(result, whole[1])
+    assert str(result.rows) == str(whole[1].rows)  # a NaN does not equal itself
+    assert result.summary["compile_seconds"] == whole[1].summary["compile_seconds"] > 0
+    assert result.summary["checkpoints"]["written"] == EPOCHS + 1
+
+
+def test_a_summary_of_an_earlier_interruption_is_replaced(whole, tmp_path):
+    run(small(), tmp_path / "run", stopping=after(3))
+    earlier = (tmp_path / "run" / "summary.json").read_text()
+    resume(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(earlier)  # as if killed before the last one was written
+    assert resume(tmp_path / "run").summary["epochs"] == EPOCHS
+    assert summary_of(tmp_path / "run")["epochs"] == EPOCHS
 
 
 def test_more_epochs_make_it_the_longer_run(whole, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -23,8 +24,9 @@ from helpers import (
     tiny,
 )
 
-from jaxddpg import composition, config, plotting
+from jaxddpg import composition, config, plotting, run_directory
 from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.config import ConfigError
 from jaxddpg.experiment import resume, resume_sweep, run, sweep
 from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
@@ -335,3 +337,27 @@ def test_the_band_is_that_of_seeds_and_not_of_settings():
     plotting._sensitivity(axes, runs, "a")
     heights = np.concatenate([path.vertices[:, 1] for band in axes.collections for path in band.get_paths()])
     assert np.ptp(heights) == 0
+
+
+def test_a_sweep_that_is_refused_has_written_nothing(tmp_path):
+    """Two that start together both find the directory free; only the one that holds the lock may write there."""
+    with run_directory.claimed(tmp_path / "sweep"):
+        with pytest.raises(ConfigError, match="another process is training"):
+            sweep(swept({"agent.batch_size": [4, 8]}), tmp_path / "sweep")
+        assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
+
+
+def test_a_sweep_begun_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    """The other one has begun and ended between the first look at the directory and the lock."""
+    claimed = run_directory.claimed
+
+    @contextlib.contextmanager
+    def late(directory):
+        with claimed(directory):
+            (directory / "sweep.yaml").write_text("the other's")
+            yield
+
+    monkeypatch.setattr(run_directory, "claimed", late)
+    with pytest.raises(ConfigError, match="already holds a sweep"):
+        sweep(swept({"agent.batch_size": [4, 8]}), tmp_path / "sweep")
+    assert (tmp_path / "sweep" / "sweep.yaml").read_text() == "the other's"

@@ -1,0 +1,126 @@
+"""The command in all kinds of surroundings, each in a process of its own, and what it leaves to a caller in Python."""
+
+import os
+import pty
+import subprocess
+import sys
+import warnings
+
+import pytest
+from helpers import TINY, call
+
+COMMAND = [sys.executable, "-m", "jaxddpg"]
+
+
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory):
+    """A directory with a tiny experiment and a finished run of it, under names beyond ASCII."""
+    directory = tmp_path_factory.mktemp("surroundings")
+    (directory / "tiny.yaml").write_text(TINY)
+    assert call("train", directory / "tiny.yaml", "--run-dir", directory / "läuft", "--quiet")[0] == 0
+    return directory
+
+
+def shell(command, directory, **variables):
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | variables
+    return subprocess.run(
+        f"'{sys.executable}' -m jaxddpg {command}",
+        shell=True,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_notebooks_backend_does_not_matter(surroundings):
+    """It is handed on to subprocesses, whose environment may not have it."""
+    done = shell("plot läuft", surroundings, MPLBACKEND="module://not_installed.backend_inline")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "läuft/learning_curve.png\n", "")
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(surroundings):
+    done = shell("plot läuft", surroundings, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "l\\xe4uft/learning_curve.png\n", "")
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("closed", [*(pytest.param(one, marks=SLOW) for one in (">&-", "2>&-")), "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(closed, surroundings):
+    """A file opened in their place would be written into by whatever prints."""
+    run = f"run_{len(closed)}"
+    done = shell(f"train tiny.yaml --run-dir {run} {closed}", surroundings)
+    assert done.returncode == 0
+    first = (surroundings / run / "config.yaml").read_text().splitlines()[0]
+    assert first.startswith("environment:")
+    assert (surroundings / run / "metrics.jsonl").read_text().startswith('{"epoch": 0')
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    script = f"cd {tmp_path}/gone && rmdir ../gone && '{sys.executable}' -P -m jaxddpg plot run"
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, env=os.environ | PACKAGE, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: the working directory no longer exists; change to one that does\n"
+
+
+PACKAGE = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
+
+
+@pytest.mark.parametrize(
+    ("term", "redraws"),
+    [pytest.param("xterm", True, marks=SLOW), ("dumb", False), pytest.param("unknown", False, marks=SLOW)],
+)
+def test_progress_is_shown_on_every_terminal(term, redraws, surroundings):
+    """As a bar where a line can be redrawn, else as lines."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "train", "tiny.yaml", "--run-dir", f"shown_{term}"],
+        cwd=surroundings,
+        env=os.environ | {"TERM": term, "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while chunk := os.read(parent, 4096):
+            shown += chunk
+    except OSError:  # how Linux says that the other end was closed
+        pass
+    os.close(parent)
+    assert process.wait() == 0
+    assert (b"\x1b[" in shown) == redraws
+    assert (b"epoch 1/1 | " in shown) == (not redraws)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_in_a_pipe_progress_is_lines_whatever_colours_are_asked_for(variable, surroundings):
+    done = shell(f"train tiny.yaml --run-dir piped_{variable}", surroundings, **{variable: "1"})
+    assert done.returncode == 0
+    assert "epoch 1/1 | " in done.stderr
+    assert "\x1b[2K" not in done.stderr  # erases a line to draw it again
+
+
+def test_a_caller_in_python_finds_everything_as_it_was(surroundings, monkeypatch):
+    monkeypatch.chdir(surroundings)
+    monkeypatch.setenv("MPLBACKEND", "pdf")
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name)
+    import jax
+
+    def state():
+        debugging = (jax.config.jax_debug_nans, jax.config.jax_debug_key_reuse)
+        streams = (sys.stdout, sys.stdout.errors, sys.stderr, sys.stderr.errors)
+        return warnings.showwarning, [*warnings.filters], [*sys.path], dict(os.environ), debugging, streams
+
+    before = state()
+    assert call("plot", "läuft", "--output", "curves.png")[0] == 0
+    assert call("train", "tiny.yaml", "--agent.gamma", "2")[0] == 2
+    assert call("train", "tiny.yaml", "--debug", "--run-dir", "debugged", "--quiet")[0] == 0
+    assert call("--version")[0] == 0
+    assert state() == before
