@@ -19,9 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
-from jaxddpg import axes, settings
+from jaxddpg import axes, notation, settings
 from jaxddpg.envs import known
 from jaxddpg.settings import Experiment, Member
 
@@ -42,20 +40,6 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:200]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the standard loader silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a name must be a text", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a YAML file, with values from `overrides` ("agent.tau": "0.01") laid over it.
 
@@ -67,14 +51,14 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
     try:
         with path.open() as file:  # whose name YAML's errors then tell
-            content = yaml.load(file, _Loader)
+            content = notation.load(file)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
         raise ConfigError([f"there is no file {path}{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except notation.Error as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
     if not isinstance(content, dict | types.NoneType):
         raise ConfigError([f"{path} must hold sections such as `agent:`, not {content!r}"])
@@ -311,11 +295,7 @@ def _plain(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """A value as it is written in YAML, on one line."""
-    return (
-        yaml.safe_dump(_plain(value), default_flow_style=True, sort_keys=False, width=1_000)
-        .removesuffix("...\n")
-        .strip()
-    )
+    return notation.dump(_plain(value))
 
 
 def dump(section: Any, indent: str = "") -> str:
@@ -336,8 +316,8 @@ def _decoded(overrides: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for path, given in overrides.items():
         try:
-            found[path] = yaml.load(given, _Loader) if isinstance(given, str) and path not in texts else given
-        except yaml.YAMLError:
+            found[path] = notation.load(given) if isinstance(given, str) and path not in texts else given
+        except notation.Error:
             found[path] = given
     return found
 
@@ -467,7 +447,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
 
 
 def _number(kind: type, value: Any) -> Any:
-    """A float, int or Fraction; YAML reads 1e-3 as a text, so texts that spell a number are numbers."""
+    """A float, int or Fraction; a text that spells a number, such as inf, is that number."""
     words = {
         float: "a number",
         int: "a whole number",
@@ -487,20 +467,12 @@ def _number(kind: type, value: Any) -> Any:
             elif 1 not in (number.numerator, number.denominator):
                 number = None
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(words) from None
+        number = None
     if number is None or number != number:
-        raise ValueError(words)
+        raise ValueError(words + (" in decimal digits" if isinstance(value, str) and kind is not Fraction else ""))
     if kind is not float and number >= 2**31:
         raise ValueError(f"{words} below 2^31")
     return number
-
-
-def _spells_number(value: Any) -> bool:
-    try:
-        _number(float, value)
-    except ValueError:
-        return False
-    return True
 
 
 def _kind(section: Any, name: str) -> Any:
@@ -598,7 +570,7 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
             faults[path] = f"{path} is not a parameter{suggestion}"
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
             faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
-        elif declared is None and (isinstance(value, bool | int) or not _spells_number(value)):
+        elif declared is None and not isinstance(value, float):
             parameters[parameter] = value
         else:
             try:

@@ -61,7 +61,7 @@ def diverged(tmp_path_factory):
         ("--agent.gamma nan", ["agent.gamma is nan", "must be a number"]),
         ("--agent.tau 0", ["agent.tau is 0", "greater than 0 and at most 1", "default 0.005"]),
         ("--agent.tau 2", ["agent.tau is 2", "greater than 0 and at most 1"]),
-        ("--agent.actor_learning_rate -1e-3", ["agent.actor_learning_rate is -1e-3", "greater than 0"]),
+        ("--agent.actor_learning_rate -1e-3", ["agent.actor_learning_rate is -0.001", "greater than 0"]),
         ("--agent.critic_learning_rate=-1", ["agent.critic_learning_rate is -1", "greater than 0"]),
         (
             "--agent.batch_size 65 --training.warmup_steps 40",

@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import faults, reread
 
 from jaxddpg import config, settings
@@ -299,11 +300,11 @@ def test_environment_parameters_get_their_declared_types():
 
 
 def test_parameters_of_ones_own_environment_keep_their_kinds():
-    """Whole numbers shape a program, floats are its inputs."""
-    own = {"name": "my.module:make", "parameters": {"links": 3, "wind": "1e-2", "wet": False}}
+    """Whole numbers shape a program, floats are its inputs, and a text is a text whatever it spells."""
+    own = {"name": "my.module:make", "parameters": {"links": 3, "wind": 1e-2, "wet": False, "label": "1e-2"}}
     parameters = config.parse({"environment": own}).environment.parameters
-    assert parameters == {"links": 3, "wind": 0.01, "wet": False}
-    assert [type(value) for value in parameters.values()] == [int, float, bool]
+    assert parameters == {"links": 3, "wind": 0.01, "wet": False, "label": "1e-2"}
+    assert [type(value) for value in parameters.values()] == [int, float, bool, str]
 
 
 def test_a_flag_overrides_the_file_and_nothing_else():
@@ -356,3 +357,76 @@ def test_a_text_that_spells_a_tiny_number_is_read_at_once():
 def test_a_count_that_no_machine_holds_is_refused():
     (fault,) = faults({}, {"training.num_epochs": "1e400"})
     assert "must be a whole number below 2^31" in fault
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("010", 10), ("008", 8), ("0100", 100), ("1_000", 1000), ("+5", 5), ("1e3", 1000), ("3.", 3), ("1.5e+1", 15)],
+)
+def test_decimal_digits_are_a_number_however_they_begin(word, number, tmp_path):
+    """In a flag, in a file, on an axis and as a parameter; YAML 1.1 takes 010 for 8 and 008 for a text."""
+    assert config.parse({}, {"population.seed": word}).population.seed == number
+    (tmp_path / "a.yaml").write_text(
+        f"environment: {{name: 'module:make', parameters: {{k: {word}}}}}\nreplay: {{capacity: 100_000}}\n"
+        f"population: {{seed: {word}, sweep: {{agent.critic_learning_rate: [{word}], training.num_epochs: [{word}]}}}}"
+    )
+    experiment = config.read(tmp_path / "a.yaml")
+    assert (experiment.population.seed, experiment.environment.parameters) == (number, {"k": number})
+    (values,) = config.swept(experiment)
+    assert [*values.values()] == [number, number]
+
+
+def test_numbers_padded_by_a_shell_are_different_seeds():
+    seeds = [config.parse({}, {"population.seed": f"{seed:03d}"}).population.seed for seed in range(128)]
+    assert seeds == [*range(128)]
+
+
+@pytest.mark.parametrize("word", ["1:30", "0x10", "0b1", "0o17", "1__0", "1_", "9" * 5000, "2024-01-01", "2024-13-45"])
+def test_what_is_written_in_other_ways_is_no_number(word, tmp_path):
+    (fault,) = faults({}, {"training.num_epochs": word})
+    assert re.fullmatch(r"training.num_epochs is '?[\w:-]+'?, but must be a whole number in decimal digits \(.*", fault)
+    assert faults({}, {"agent.gamma": word})
+    (tmp_path / "a.yaml").write_text(f"training: {{num_epochs: {word}}}")
+    with pytest.raises(ConfigError, match="in decimal digits"):
+        config.read(tmp_path / "a.yaml")
+
+
+def test_a_fraction_may_begin_with_its_point():
+    assert config.parse({}, {"agent.gamma": ".5"}).agent.gamma == 0.5
+    assert config.parse({}, {"training.updates_per_step": "1e-1"}).training.updates_per_step == Fraction(1, 10)
+
+
+TEXTS = [
+    "010",
+    "008",
+    "1:30",
+    "0x10",
+    "0b1",
+    "1_000",
+    "+5",
+    ".5",
+    "1e5",
+    "1e-3",
+    "inf",
+    ".inf",
+    "2024-01-01",
+    "yes",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_like_a_number_comes_back_as_that_text(text, tmp_path):
+    """For us and for every other reader of YAML."""
+    own = {"name": "module:make", "parameters": {"label": text}}
+    experiment = config.parse({"environment": own, "reporting": {"wandb_project": text}})
+    assert reread(experiment, tmp_path) == experiment
+    content = yaml.safe_load(config.dump(experiment))
+    assert (content["reporting"]["wandb_project"], content["environment"]["parameters"]["label"]) == (text, text)
+
+
+@pytest.mark.parametrize("tagged", ["!!int x", "!!float x", "!!bool x", "!!timestamp x", "!!int [1]", "!!binary x"])
+def test_a_value_that_its_tag_does_not_allow_is_refused(tagged, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"agent: {{gamma: {tagged}}}")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not valid YAML"):
+        config.read(tmp_path / "a.yaml")
