@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import difflib
 import errno
 import hashlib
 import importlib.metadata
@@ -33,6 +34,30 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # What follows an unknown option may be its value.
+            named = [token for token in unknown if token.startswith("-")] or unknown
+            raise ConfigError([self._unknown(token) for token in named])
+        return options, unknown
+
+    def _unknown(self, token: str) -> str:
+        """Says that there is no such option or argument, and which is meant where that can be guessed."""
+        kind = "option" if token.startswith("-") else "argument"
+        given, equals, value = token.partition("=")
+        name = given.lstrip("-").replace("-", "_")
+        settings = config.by_last_part() if self.get_default("takes_settings") else {}
+        flags = {last: [f"--{path}" for path in paths] for last, paths in settings.items()}
+        flags |= {option.lstrip("-").replace("-", "_"): [option] for option in self._option_string_actions}
+        last = name.rpartition(".")[2]
+        near = [last] if last in flags else difflib.get_close_matches(last, flags, n=1, cutoff=0.6)
+        found = [flag for key in near for flag in flags[key]]
+        found = [flag for flag in found if flag == f"--{name}"] or found
+        guessed = found and (kind == "option" or equals)
+        meant = " or ".join(f"{flag}{equals}{value}" for flag in found)
+        return f"unknown {kind} {token}; {f'did you mean {meant}?' if guessed else f'see {self.prog} --help'}"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
@@ -44,10 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         tokens, overrides = _split(sys.argv[1:] if arguments is None else arguments)
-        options, unknown = _parser().parse_known_args(tokens)
-        if unknown:
-            raise ConfigError([f"{' '.join(unknown)} is nothing that this command knows; see jaxddpg COMMAND --help"])
-        if overrides and options.command not in (_train, _resume):
+        options = _parser().parse_args(tokens)
+        if overrides and not options.takes_settings:
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
@@ -85,11 +108,15 @@ def _keep_compiled_programs() -> None:
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
-    overrides |= {
-        path: value
-        for path, value in (("population.num_seeds", options.num_seeds), ("population.seed", options.seed))
-        if value is not None
-    }
+    short = {"num-seeds": ("population.num_seeds", options.num_seeds), "seed": ("population.seed", options.seed)}
+    given = {flag: (path, value) for flag, (path, value) in short.items() if value is not None}
+    if twice := [
+        f"--{flag} is {value}, but --{path} is {overrides[path]}; use one of the two"
+        for flag, (path, value) in given.items()
+        if path in overrides
+    ]:
+        raise ConfigError(twice)
+    overrides |= dict(given.values())
     experiment = config.read(options.config, overrides)
     if options.print_config:
         print(config.dump(experiment), end="")
@@ -383,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Deterministic policy gradients in JAX: whole populations of agents, compiled.",
         allow_abbrev=False,
     )
+    parser.set_defaults(takes_settings=False)
     parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -411,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
         train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
         _add_distributed(train)
-        train.set_defaults(command=_train, sweep=name == "sweep")
+        train.set_defaults(command=_train, sweep=name == "sweep", takes_settings=True)
 
     whose: Any = {
         "metavar": "E",
@@ -430,7 +458,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--quiet", action="store_true", help="print nothing but errors")
     resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     _add_distributed(resume)
-    resume.set_defaults(command=_resume)
+    resume.set_defaults(command=_resume, takes_settings=True)
 
     evaluate = commands.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
@@ -483,7 +511,7 @@ def _settings_help() -> str:
         default = "none" if field.default is dataclasses.MISSING else config.text(field.default)
         brackets = choices if choices == default else "; ".join(filter(None, (choices, rule, f"default {default}")))
         having.setdefault((path, f"{field.metadata['meaning']} ({brackets})"), []).append(alternative)
-    lines = ["every setting is a flag:"]
+    lines = ["every setting is a flag, and so is a whole section, as in --noise '{scale: 0.3}':"]
     for (path, meaning), alternatives in having.items():
         only = f"  [{', '.join(alternatives)}]" if all(alternatives) else ""
         lines += [f"  --{path}{only}", f"        {meaning}"]
@@ -491,11 +519,13 @@ def _settings_help() -> str:
 
 
 def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Splits off the settings, `--section.name VALUE` or `--section.name=VALUE`, whose names argparse need not know."""
+    """Splits off settings and whole sections, `--section.name VALUE`, `--section.name=VALUE` or
+    `--section '{name: value}'`, whose names argparse need not know."""
     rest, overrides, stream = [], {}, iter(tokens)
+    sections = {f"--{field.name}" for field in dataclasses.fields(config.Experiment)}
     for token in stream:
         name, equals, value = token.partition("=")
-        if not name.startswith("--") or "." not in name:
+        if not name.startswith("--") or not ("." in name or name in sections):
             rest.append(token)
             continue
         if not equals:

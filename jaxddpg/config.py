@@ -24,6 +24,8 @@ from jaxddpg.envs import known
 from jaxddpg.settings import Experiment, Member
 
 _PARAMETERS = "environment.parameters."
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
+"""The size of a float in a compiled program: of 32 bits, and a smaller one may count as 0 there."""
 _hints = functools.cache(typing.get_type_hints)
 
 
@@ -46,6 +48,8 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
     Raises:
         ConfigError: with all faults at once.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError([f"an experiment is loaded from a YAML file, not from {text(path)}; give the file's path"])
     path = Path(path)
     if path.is_dir():
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
@@ -66,9 +70,9 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
 
 
 def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """As `read`, from nested mappings."""
+    """As `read`, from nested mappings. Numbers and arrays may be those of NumPy or JAX."""
     faults: dict[str, str] = {}  # by the path of the setting
-    experiment = _section(Experiment, _overlay(content, _decoded(overrides or {})), "", faults)
+    experiment = _section(Experiment, _overlay(_built_in(content), _decoded(overrides or {})), "", faults)
     experiment = dataclasses.replace(
         experiment,
         environment=_environment(experiment.environment, faults),
@@ -248,6 +252,8 @@ def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
 
 def checked(experiment: Experiment) -> Experiment:
     """An experiment made or changed in Python, read as if from a file; ConfigError unless it obeys every rule."""
+    if not isinstance(experiment, Experiment):
+        raise ConfigError([f"an experiment is needed, not {text(experiment)}; read one with jaxddpg.load(PATH)"])
     return parse(as_mapping(experiment))
 
 
@@ -268,6 +274,14 @@ def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -
             yield from leaves(kind, f"{prefix}{field.name}.", tag or alternative)
         if not alternatives:
             yield Leaf(prefix + field.name, field, alternative)
+
+
+def by_last_part() -> dict[str, list[str]]:
+    """The dotted paths of settings by their last parts, such as tau."""
+    found = dict[str, list[str]]()
+    for path in dict.fromkeys(leaf.path for leaf in leaves()):
+        found.setdefault(path.rpartition(".")[2], []).append(path)
+    return found
 
 
 def as_mapping(section: Any) -> dict[str, Any]:
@@ -316,15 +330,25 @@ def _decoded(overrides: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for path, given in overrides.items():
         try:
-            found[path] = notation.load(given) if isinstance(given, str) and path not in texts else given
+            found[path] = notation.load(given) if isinstance(given, str) and path not in texts else _built_in(given)
         except notation.Error:
             found[path] = given
     return found
 
 
+def _built_in(value: Any) -> Any:
+    """A value in Python's own types, as YAML would give it, where it has numbers or arrays of NumPy or JAX."""
+    if isinstance(value, Mapping):
+        return {name: _built_in(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_built_in(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with values laid over it: first whole sections, then the settings in them."""
     merged, paths = dict(content), [leaf.path for leaf in leaves()]
-    for path, value in overrides.items():
+    for path, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         # What lies below a setting that holds names with values, such as population.sweep, is one name.
         above = next((leaf for leaf in paths if path.startswith(f"{leaf}.")), "")
         *sections, name = [*above.split("."), path.removeprefix(f"{above}.")] if above else path.split(".")
@@ -375,7 +399,7 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
             if name in content and choice not in values:
                 faults[path + name] = (
                     f"{path}{name} is a setting of {tag} {' or '.join(values)}, but {path}{tag} is {choice}; leave it "
-                    f"out, or give the section anew: --{path.removesuffix('.')} '{{{tag}: {choice}}}'"
+                    f"out, or replace the section: --{path.removesuffix('.')} '{{{tag}: {choice}}}'"
                 )
         content = {name: value for name, value in content.items() if path + str(name) not in faults}
     return _section(alternatives[choice], content, path, faults)
@@ -383,13 +407,14 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
 
 def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     """A settings dataclass from a mapping; a faulty setting keeps its default so that reading can go on."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     if content is None:
         content = {}
     if not isinstance(content, Mapping):
-        section = path.rstrip(".")
-        faults[section] = f"{section} must be a section with settings below it, not {content!r}"
+        section, (name, equals, value) = path.rstrip("."), str(content).partition("=")
+        hint = f"; did you mean --{path}{name} {value}?" if equals and name in fields else ""
+        faults[section] = f"{section} must be a section with settings below it, not {text(content)}{hint}"
         return kind()
-    fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {}
     for name, value in content.items():
         if name not in fields:
@@ -470,9 +495,20 @@ def _number(kind: type, value: Any) -> Any:
         number = None
     if number is None or number != number:
         raise ValueError(words + (" in decimal digits" if isinstance(value, str) and kind is not Fraction else ""))
+    if kind is float and 0 < abs(number) < inf and not _SMALLEST <= abs(number) <= _LARGEST:
+        raise ValueError("0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are")
     if kind is not float and number >= 2**31:
         raise ValueError(f"{words} below 2^31")
     return number
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML can hold a value."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | types.NoneType)
 
 
 def _kind(section: Any, name: str) -> Any:
@@ -511,8 +547,7 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     sound, method = {}, population.selection.method
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
-    for path, given in population.sweep.items():
-        axis = given.tolist() if hasattr(given, "tolist") else given  # an array from Python
+    for path, axis in population.sweep.items():
         place = f"population.sweep.{path}"
         if path in tags:
             faults[place] = f"{place} decides which settings there are, so it is no axis; make a sweep of each"
@@ -557,8 +592,8 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         near = difflib.get_close_matches(name, known.CONTINUOUS, n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(known.CONTINUOUS)}."
         faults["environment.name"] = (
-            f"environment.name is {name}, which is neither of gymnax nor ours; {question} One of your own is named "
-            "package.module:factory"
+            f"environment.name is {text(name)}, which is neither of gymnax nor ours; {question} One of your own is "
+            "named package.module:factory"
         )
     parameters = {}
     for parameter, value in environment.parameters.items():
@@ -571,6 +606,10 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
             faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
         elif declared is None and not isinstance(value, float):
+            if not _is_plain(value):
+                faults[path] = (
+                    f"{path} is {text(value)}, but must be a number, a text, true or false, or a list of these"
+                )
             parameters[parameter] = value
         else:
             try:

@@ -51,7 +51,9 @@ for tag in (_INT, _FLOAT):
     _Loader.add_constructor(tag, _Loader.construct_number)
 for language in (_Loader, _Dumper):
     language.add_implicit_resolver(_FLOAT, _NUMBER, "-+.0123456789")
-# What no setting can be, such as a function, still has to stand in the sentence that refuses it.
+# What no setting can be, such as a function or a date, still has to stand in the sentence that refuses it.
+PLAIN = (type(None), bool, int, float, str, list, tuple, dict)
+_Dumper.yaml_representers = {kind: _Dumper.yaml_representers[kind] for kind in PLAIN}
 _Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(repr(value)[:80]))
 
 

@@ -5,10 +5,13 @@ from fractions import Fraction
 from math import inf
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import yaml
 from helpers import faults, reread
 
+import jaxddpg
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
@@ -430,3 +433,86 @@ def test_a_value_that_its_tag_does_not_allow_is_refused(tagged, tmp_path):
     (tmp_path / "a.yaml").write_text(f"agent: {{gamma: {tagged}}}")
     with pytest.raises(ConfigError, match=r"a\.yaml is not valid YAML"):
         config.read(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "number", [np.float64(0.25), np.float32(0.25), np.array(0.25), jnp.float32(0.25), jnp.asarray(0.25)], ids=repr
+)
+def test_numbers_of_numpy_and_jax_are_numbers(number, tmp_path):
+    own = {"name": "module:make", "parameters": {"wind": number}}
+    sweep = {"noise.scale": [number, 2 * number], "agent.actor.hidden_sizes": [np.array([8, 4])]}
+    experiment = config.parse({"environment": own, "population": {"sweep": sweep}}, {"agent.tau": number})
+    assert (experiment.agent.tau, type(experiment.agent.tau)) == (0.25, float)
+    assert experiment.environment.parameters == {"wind": 0.25}
+    assert [variant.noise.scale for variant in config.variants(experiment)] == [0.25, 0.5]
+    assert experiment == reread(experiment, tmp_path)
+
+
+def test_whole_numbers_of_numpy_and_jax_are_whole():
+    overrides = {
+        "population.num_seeds": np.int64(3),
+        "population.seed": jnp.int32(7),
+        "replay.capacity": np.uint32(500),
+    }
+    experiment = config.parse({}, overrides | {"agent.actor.hidden_sizes": jnp.array([8, 4])})
+    assert (experiment.population.num_seeds, experiment.population.seed, experiment.replay.capacity) == (3, 7, 500)
+    assert experiment.agent.actor.hidden_sizes == (8, 4)
+
+
+def test_the_points_of_numpy_are_an_axis():
+    points = np.linspace(0.1, 0.3, 3)
+    for axis in (points, [*points]):
+        experiment = config.parse({"population": {"sweep": {"agent.tau": axis}}})
+        assert config.checked(experiment) == experiment
+        np.testing.assert_allclose([variant.agent.tau for variant in config.variants(experiment)], points)
+
+
+def unheard_of(): ...
+
+
+@pytest.mark.parametrize("value", [unheard_of, object(), {1, 2}, b"bytes"], ids=["function", "object", "set", "bytes"])
+@pytest.mark.parametrize(
+    "path", ["agent.tau", "environment.name", "environment.parameters.g", "agent", "noise.scale_of"]
+)
+def test_what_no_setting_can_be_is_refused_in_a_sentence(path, value):
+    (fault,) = faults({}, {path: value})
+    assert re.match(rf"{path} (is|must be a section.* not) ['<b{{]", fault)
+
+
+def test_a_parameter_of_ones_own_environment_can_be_written():
+    own = {"name": "module:make", "parameters": {"table": [[1, 2.5], {"a": None}], "wet": True}}
+    assert config.parse({"environment": own}).environment.parameters == own["parameters"]
+    (fault,) = faults({"environment": own | {"parameters": {"f": [unheard_of]}}})
+    assert fault.startswith("environment.parameters.f is [<function unheard_of")
+    assert "but must be a number, a text, true or false, or a list of these" in fault
+
+
+@pytest.mark.parametrize("value", [1e39, "1e39", -1e39, 1e-50, "1e-40", np.float64(1e39)])
+@pytest.mark.parametrize("path", ["noise.final_scale", "environment.parameters.g", "environment.parameters.own"])
+def test_a_number_that_a_program_of_32_bits_cannot_hold_is_refused(path, value):
+    """It would count as infinite or as 0 there."""
+    name = "module:make" if path.endswith("own") else "Pendulum-v1"
+    (fault,) = faults({"environment": {"name": name}}, {path: value})
+    assert "but must be " in fault
+    assert float(value) < 0 or "0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are" in fault
+    for fine in (0, 1.2e-38, 3.4e38):
+        config.parse({"environment": {"name": name}}, {path: fine})
+
+
+def test_an_empty_name_is_quoted():
+    (fault,) = faults({"environment": {"name": ""}})
+    assert fault.startswith("environment.name is '', which is neither")
+
+
+@pytest.mark.parametrize("given", ["configs/pendulum.yaml", None, {}])
+@pytest.mark.parametrize("function", [jaxddpg.run, jaxddpg.sweep])
+def test_what_is_no_experiment_is_refused_in_a_sentence(function, given, tmp_path):
+    with pytest.raises(ConfigError, match=r"an experiment is needed, not .*; read one with jaxddpg\.load\(PATH\)"):
+        function(given, tmp_path / "run")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("given", [None, {"agent": {}}, Experiment()], ids=["None", "dict", "Experiment"])
+def test_what_is_no_path_is_refused_in_a_sentence(given):
+    with pytest.raises(ConfigError, match="is loaded from a YAML file"):
+        jaxddpg.load(given)
