@@ -312,12 +312,18 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
+    path = options.output or options.run / "evaluation.csv"
+    config.check_output(path)
     import numpy as np
 
     from jaxddpg import reporting
     from jaxddpg.analysis import evaluate
 
     rows = evaluate(options.run, options.num_episodes, options.seed, options.epoch)
+    with path.open("w", newline="") as file:  # before the words, whose reader may have gone
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     returns = np.array([row["return_mean"] for row in rows if row.get("standing") != "rests"])
     worst = float(np.nan_to_num(returns, nan=-np.inf).min())
     epochs = " and ".join(map(str, sorted({row["epoch"] for row in rows})))
@@ -333,10 +339,6 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         ],
         f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}{found_best}",
     )
-    with (options.output or options.run / "evaluation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     return 0
 
 

@@ -210,6 +210,17 @@ def whole(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experi
     return read(several, overrides) if several.is_file() else of_run(directory, overrides)
 
 
+def check_output(path: Path) -> None:
+    """ConfigError where a file cannot be written, before what takes long begins; leaves nothing behind."""
+    there = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror}; name another"]) from error
+    if not there:
+        path.unlink()
+
+
 def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment, dict[str, list[Any]]]:
     """The experiment of a run or a sweep with changes, and the settings that differ with both values, as in YAML.
 

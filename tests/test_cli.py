@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from helpers import TINY, call, refused
 
-from jaxddpg import config, load_policy, plotting, reporting
+from jaxddpg import analysis, config, load_policy, plotting, reporting
 
 HERE = Path(__file__).parent
 
@@ -389,6 +390,38 @@ def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert f"{float(rows[1]['return_mean']):.5g}" in out
     assert "3 noiseless episodes" in out
+
+
+def test_the_table_of_an_evaluation_stays_when_its_reader_has_gone(trained, tmp_path):
+    """As in `jaxddpg evaluate RUN | head -1`: files come before words."""
+    path = tmp_path / "evaluation.csv"
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "jaxddpg", "evaluate", trained[0], "--num-episodes", "2", "--output", path]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    with path.open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output"), [("evaluate", "a.csv"), ("plot", "a.png"), ("render", "a.gif"), ("evaluate", "")]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(
+    command, output, trained, tmp_path, monkeypatch
+):
+    def computed(*_, **__):
+        raise AssertionError
+
+    for function in ("_policies", "_all_curves"):
+        monkeypatch.setattr(analysis, function, computed)
+    place = tmp_path / "none" / output if output else tmp_path
+    reason = "No such file or directory" if output else "Is a directory"
+    said = call(command, trained[0], "--output", place)
+    assert refused(said, f"--output {place} cannot be written: {reason}; name another") == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_plot_draws_the_run_again(trained):
