@@ -125,8 +125,8 @@ def write_report(directories: str | Path | Sequence[str | Path], path: str | Pat
 
 def _places(directories: str | Path | Sequence[str | Path]) -> list[Path]:
     """Directories of runs, each once."""
-    one = isinstance(directories, str | Path)
-    places = [Path(directory) for directory in ([directories] if one else directories)]
+    several = [directories] if isinstance(directories, str | Path) else directories
+    places = [Path(directory) for directory in several]
     counted = Counter(map(os.path.realpath, places))
     if twice := [place for place in places if counted[os.path.realpath(place)] > 1]:
         raise ConfigError([f"{twice[-1]} is given twice; name each run once"])
@@ -148,7 +148,7 @@ def _all_curves(directories: Sequence[Path], named: bool) -> list[plotting.Curve
 
 
 def _ending(path: str, paths: Sequence[str]) -> str:
-    """The shortest end of a path that tells it from all others."""
+    """The shortest end of a path that none of the others has."""
     parts = Path(path).parts
     for count in range(1, len(parts)):
         if sum(Path(other).parts[-count:] == parts[-count:] for other in paths) == 1:
@@ -157,7 +157,7 @@ def _ending(path: str, paths: Sequence[str]) -> str:
 
 
 def _curves(directory: Path, paths: Sequence[str]) -> list[plotting.Curves]:
-    """The curves of a run or a sweep, of each variant by itself, with its values of settings; the label tells what is
+    """The curves of a run or a sweep, of each variant by itself, with its values of settings; the label says what is
     swept, the source is the path of the directory."""
     found = []
     experiment = config.whole(directory)

@@ -113,6 +113,14 @@ def variants(experiment: Experiment) -> list[Experiment]:
     return found
 
 
+def cautions(experiment: Experiment) -> list[str]:
+    """What is allowed but hardly meant, in sentences; in a sweep, of the first variant that it concerns."""
+    each = [variant.cautions() for variant in variants(experiment)]
+    concerned = [found for found in each if found]
+    where = f"in {len(concerned)} of {len(each)} variants, the first of which says: " if len(each) > 1 else ""
+    return [f"{where}{sentence}" for sentence in (concerned or [[]])[0]]
+
+
 def variant(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """An experiment without axes that has these values of settings, by dotted path; ConfigError where it may not."""
     return parse(_overlay(as_mapping(experiment) | {"population": {}}, values))

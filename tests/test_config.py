@@ -82,6 +82,65 @@ def test_there_are_shipped_configs():
     assert CONFIGS
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_as_it_is_meant(path):
+    assert config.cautions(config.read(path)) == []
+
+
+DECAYED = {
+    "agent": {"learning_rate_decay_steps": 100_000},
+    "training": {"num_envs": 4, "warmup_steps": 250, "steps_per_epoch": 495, "num_epochs": 50},
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentences"),
+    [
+        ({}, []),
+        ({"training.num_epochs": 49}, []),
+        ({"agent.learning_rate_decay_steps": inf, "training.num_epochs": 52}, []),
+        (
+            {"training.num_epochs": 52},
+            [
+                "agent.learning_rate_decay_steps is 100000, but the run has 103960 env steps, and "
+                "agent.final_actor_learning_rate and agent.final_critic_learning_rate are 0: in the last 3960 env "
+                "steps the actor and the critic learn nothing; train a new run with "
+                "--agent.learning_rate_decay_steps 103960"
+            ],
+        ),
+        (
+            {"agent.learning_rate_decay_steps": 99_999, "agent.final_actor_learning_rate": 1e-5},
+            [
+                "agent.learning_rate_decay_steps is 99999, but the run has 100000 env steps, and "
+                "agent.final_critic_learning_rate is 0: in the last 1 env steps the critic learns nothing; train a new "
+                "run with --agent.learning_rate_decay_steps 100000"
+            ],
+        ),
+        (
+            {
+                "training.num_epochs": 52,
+                "agent.final_actor_learning_rate": 1e-5,
+                "agent.final_critic_learning_rate": 1e-5,
+            },
+            [],
+        ),
+    ],
+)
+def test_a_run_longer_than_the_decay_of_its_rates_is_cautioned(overrides, sentences):
+    assert config.cautions(config.parse(DECAYED, overrides)) == sentences
+    for sentence in sentences:  # its remedy is one
+        flag, value = re.search(r"--([a-z_.]+) (\d+)$", sentence).groups()
+        assert config.cautions(config.parse(DECAYED, overrides | {flag: value})) == []
+
+
+def test_a_sweep_says_of_how_many_variants_a_caution_is():
+    sweep = {"agent.learning_rate_decay_steps": [1_000, 50_000, 100_000], "noise.scale": [0.1, 0.2]}
+    (sentence,) = config.cautions(config.parse(DECAYED | {"population": {"sweep": sweep}}))
+    assert sentence.startswith(
+        "in 4 of 6 variants, the first of which says: agent.learning_rate_decay_steps is 1000, but"
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_settings_come_back_from_their_dump(seed, tmp_path):
     experiment = random_experiment(seed)

@@ -235,7 +235,7 @@ def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
     assert text.count("| is above |") == 1
 
 
-def test_directories_of_one_name_are_told_apart_by_the_shortest_ends(tasks, tmp_path):
+def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(tasks, tmp_path):
     shutil.copytree(tasks / "light", tasks / "other")
     assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
     methods = [row["method"] for row in table((tmp_path / "report.md").read_text(), "median")]
