@@ -138,16 +138,18 @@ def _all_curves(directories: Sequence[Path], named: bool) -> list[plotting.Curve
     they bear the names of their directories."""
     paths = dict.fromkeys(path for directory in directories for path in config.whole(directory).population.sweep)
     runs = [curves for directory in directories for curves in _curves(directory, [*paths])]
+    sources = dict[str, set[str]]()
+    for run in runs:
+        sources.setdefault(run.environment, set()).add(run.source)
     found = []
     for run in runs:
-        rivals = dict.fromkeys(other.source for other in runs if other.environment == run.environment)
-        source = _ending(run.source, [*rivals]) if named else ""
+        source = _ending(run.source, sources[run.environment]) if named else ""
         label = ": ".join(filter(None, (source, run.label))) or run.environment
         found.append(run._replace(source=source, label=label))
     return found
 
 
-def _ending(path: str, paths: Sequence[str]) -> str:
+def _ending(path: str, paths: Iterable[str]) -> str:
     """The shortest end of a path that none of the others has."""
     parts = Path(path).parts
     for count in range(1, len(parts)):

@@ -37,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            # What follows an unknown option may be its value.
-            named = [token for token in unknown if token.startswith("-")] or unknown
+            # What follows an unknown option may be its value, such as -1.
+            named = [token for token in unknown if token[0] == "-" and token.lstrip("-")[:1].isalpha()] or unknown
             raise ConfigError([self._unknown(token) for token in named])
         return options, unknown
 
@@ -53,9 +53,9 @@ class _Parser(argparse.ArgumentParser):
         last = name.rpartition(".")[2]
         near = [last] if last in flags else difflib.get_close_matches(last, flags, n=1, cutoff=0.6)
         found = [flag for key in near for flag in flags[key]]
-        found = [flag for flag in found if flag == f"--{name}"] or found
-        guessed = found and (kind == "option" or equals)
-        meant = " or ".join(f"{flag}{equals}{value}" for flag in found)
+        exact = [flag for flag in found if flag == f"--{name}"]
+        guessed = exact or (found and (kind == "option" or equals))
+        meant = " or ".join(f"{flag}{equals}{value}" for flag in exact or found)
         return f"unknown {kind} {token}; {f'did you mean {meant}?' if guessed else f'see {self.prog} --help'}"
 
 

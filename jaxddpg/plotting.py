@@ -121,9 +121,9 @@ def chosen(run: Curves) -> Curves:
 
 
 def plot(runs: Sequence[Curves], path: Path) -> None:
-    """Writes a picture, for each environment: the return, and beside it what the critic promises at the start against
-    what follows; where settings are swept, instead of that how the final return of each sweep depends on each, and of
-    two on both; where members were selected, the settings over time and who went on as whom."""
+    """Writes a picture, for each environment: the return, and beside it the critic's estimate of it at the start; where
+    settings are swept, instead of that how the final return of each sweep depends on each, and of two on both; where
+    members were selected, the settings over time and who went on as whom."""
     panels: list[Callable[[Any], None]] = []
     environments = dict.fromkeys(run.environment for run in runs)
     for environment in environments:
@@ -137,12 +137,13 @@ def plot(runs: Sequence[Curves], path: Path) -> None:
 
 def _panels(runs: Sequence[Curves], titled: bool) -> list[Callable[[Any], None]]:
     """What draws each panel on runs in one environment; `titled` says whether its name is needed."""
-    panels = [functools.partial(_returns, runs=runs, title=f"Return in {runs[0].environment}" if titled else "Return")]
+    title = f"Return in {runs[0].environment}" if titled else "Return"
+    panels: list[Callable[[Any], None]] = [functools.partial(_returns, runs=runs, title=title)]
     if len(runs) == 1 and runs[0].lineage:
         panels += [functools.partial(_lineage, run=runs[0], name=name) for name in runs[0].lineage.numbers]
     compared = of_common_length(runs)
     cut = any(len(short.env_steps) < len(run.env_steps) for short, run in zip(compared, runs, strict=True))
-    what = f"return at {compared[0].env_steps[-1]:,.0f} env steps" if cut else "final return"
+    what = f"return at {max(run.env_steps[-1] for run in compared):,.0f} env steps" if cut else "final return"
     sweeps = [[run for run in compared if run.source == source] for source in dict.fromkeys(r.source for r in runs)]
     names = dict.fromkeys(name for sweep in sweeps for name in varied(sweep))
     for name in names:
