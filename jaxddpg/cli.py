@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             # What follows an unknown option may be its value, such as -1.
-            named = [token for token in unknown if token[0] == "-" and token.lstrip("-")[:1].isalpha()] or unknown
+            named = [token for token in unknown if token[:1] == "-" and token.lstrip("-")[:1].isalpha()] or unknown
             raise ConfigError([self._unknown(token) for token in named])
         return options, unknown
 
@@ -56,7 +56,9 @@ class _Parser(argparse.ArgumentParser):
         exact = [flag for flag in found if flag == f"--{name}"]
         guessed = exact or (found and (kind == "option" or equals))
         meant = " or ".join(f"{flag}{equals}{value}" for flag in exact or found)
-        return f"unknown {kind} {token}; {f'did you mean {meant}?' if guessed else f'see {self.prog} --help'}"
+        return (
+            f"unknown {kind} {shlex.quote(token)}; {f'did you mean {meant}?' if guessed else f'see {self.prog} --help'}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -410,15 +410,18 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
         )
         return alternatives[default]()
     if isinstance(content, Mapping):
-        having = dict[str, list[str]]()
-        for value, kind in alternatives.items():
-            for field in dataclasses.fields(kind):
-                having.setdefault(field.name, []).append(value)
-        for name, values in having.items():
-            if name in content and choice not in values:
+        for name, given in content.items():
+            inner = isinstance(given, Mapping)
+            having = [
+                value
+                for value, kind in alternatives.items()
+                if name in _hints(kind) and (not inner or _alternatives(_kind(kind, name)))
+            ]
+            if having and choice not in having:
                 faults[path + name] = (
-                    f"{path}{name} is a setting of {tag} {' or '.join(values)}, but {path}{tag} is {choice}; leave it "
-                    f"out, or replace the section: --{path.removesuffix('.')} '{{{tag}: {choice}}}'"
+                    f"{path}{name} is a {'section' if inner else 'setting'} of {tag} {' or '.join(having)}, but "
+                    f"{path}{tag} is {choice}; leave it out, or replace the section: --{path.removesuffix('.')} "
+                    f"'{{{tag}: {choice}}}'"
                 )
         content = {name: value for name, value in content.items() if path + str(name) not in faults}
     return _section(alternatives[choice], content, path, faults)

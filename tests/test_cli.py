@@ -158,6 +158,7 @@ def remedies(sentence):
 @pytest.mark.parametrize(
     ("command", "flags", "number"),
     [
+        ("train", {"--agent.algorithm": "copdac"}, 1),
         ("train", {"--agent": "{tau: 0.1}", "--agent.algorithm": "copdac"}, 1),
         ("train", {"--agent": "{algorithm: copdac, features: {num_tiles: 3, encoding: fourier}}"}, 1),
         (

@@ -183,7 +183,7 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
             {"algorithm": "copdac", "tau": 0.1},
             "agent.tau is a setting of algorithm ddpg, but agent.algorithm is copdac",
         ),
-        ({"features": {}}, "agent.features is a setting of algorithm copdac, but agent.algorithm is ddpg"),
+        ({"features": {}}, "agent.features is a section of algorithm copdac, but agent.algorithm is ddpg"),
         (
             {"algorithm": "copdac", "features": {"num_tiles": 3, "encoding": "fourier"}},
             "agent.features.num_tiles is a setting of encoding tiles, but agent.features.encoding is fourier",
@@ -196,7 +196,11 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
             {"algorithm": "copdac", "features": {"low": [1.0, 2.0], "high": [3.0]}},
             "agent.features.low is [1.0, 2.0], but must have one number for and below each of high, [3.0]",
         ),
-        ({"algorithm": "copdac", "critic": {"normalization": "none"}}, "agent.critic is {normalization: none}, but"),
+        (
+            {"algorithm": "copdac", "critic": {"normalization": "none"}},
+            "agent.critic is a section of algorithm ddpg, but agent.algorithm is copdac; leave it out, or replace",
+        ),
+        ({"algorithm": "copdac", "features": 3}, "agent.features must be a section with settings below it, not 3"),
         ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),
     ],
 )
