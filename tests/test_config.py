@@ -522,11 +522,11 @@ def test_whole_numbers_of_numpy_and_jax_are_whole():
     assert experiment.agent.actor.hidden_sizes == (8, 4)
 
 
-def test_the_points_of_numpy_are_an_axis():
+def test_the_points_of_numpy_are_an_axis(tmp_path):
     points = np.linspace(0.1, 0.3, 3)
     for axis in (points, [*points]):
         experiment = config.parse({"population": {"sweep": {"agent.tau": axis}}})
-        assert config.checked(experiment) == experiment
+        assert reread(experiment, tmp_path) == config.checked(experiment) == experiment
         np.testing.assert_allclose([variant.agent.tau for variant in config.variants(experiment)], points)
 
 
