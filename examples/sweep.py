@@ -16,7 +16,7 @@ SHORT = {"training.num_epochs": 4, "agent.actor.hidden_sizes": [64, 64], "agent.
 
 def as_a_run(directory, overrides):
     """Three rates of the soft update x two scales of noise x two seeds: what each variant reaches."""
-    axes = {"agent.tau": {"logspace": [0.005, 0.05, 3]}, "noise.scale": [0.1, 0.3]}
+    axes = {"agent.tau": {"geomspace": [0.005, 0.05, 3]}, "noise.scale": [0.1, 0.3]}
     population = {"population.sweep": axes, "population.num_seeds": 2}
     (result,) = jd.sweep(jd.load("configs/pendulum.yaml", overrides | population), directory)
     return result.summary["variants"]

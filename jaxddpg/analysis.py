@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,23 +73,24 @@ def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWES
     return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
 
 
-def plot(directories: Sequence[str | Path], path: str | Path) -> None:
+def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> None:
     """Draws the learning curves of one or several runs into one picture.
 
     Raises:
-        ConfigError: a directory holds no run with a complete epoch.
+        ConfigError: a directory holds no run with a complete epoch, or the picture cannot be written.
     """
-    path = Path(path)
+    path, places = Path(path), _places(directories)
     if path.is_dir() or not path.suffix:
         raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
-    runs = _all_curves([Path(directory) for directory in directories], named=len(directories) > 1)
+    config.check_output(path)
+    runs = _all_curves(places, named=len(places) > 1)
     try:
         plotting.plot(runs, path)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
-def write_report(directories: Sequence[str | Path], path: str | Path, command: str = "") -> None:
+def write_report(directories: str | Path | Sequence[str | Path], path: str | Path, command: str = "") -> None:
     """Writes a report on runs and sweeps into a directory: `report.md`, pictures and `returns.csv` with every seed.
 
     Args:
@@ -97,14 +99,10 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
     Raises:
         ConfigError: a directory holds no run with a complete epoch, or the report cannot be written.
     """
-    path, places = Path(path), [Path(directory) for directory in directories]
+    path, places = Path(path), _places(directories)
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output {path} is a file; name a directory"])
-    runs = _all_curves(places, named=True)
-    counted = Counter((run.label, run.environment) for run in runs)
-    if repeated := [label for (label, _), times in counted.items() if times > 1]:
-        raise ConfigError([f"more than one run is named {label}; rename its directory" for label in repeated])
-    sources, unfinished = [], []
+    runs, sources, unfinished = _all_curves(places, named=True), [], []
     for place in places:
         experiment = config.whole(place)
         several = (place / config.SWEEP).exists()
@@ -125,17 +123,47 @@ def write_report(directories: Sequence[str | Path], path: str | Path, command: s
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
+def _places(directories: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Directories of runs, each once."""
+    several = [directories] if isinstance(directories, str | Path) else directories
+    places = [Path(directory) for directory in several]
+    counted = Counter(map(os.path.realpath, places))
+    if twice := [place for place in places if counted[os.path.realpath(place)] > 1]:
+        raise ConfigError([f"{twice[-1]} is given twice; name each run once"])
+    return places
+
+
 def _all_curves(directories: Sequence[Path], named: bool) -> list[plotting.Curves]:
-    """The curves of runs and sweeps, each with what it has of all that is swept in any of them."""
+    """The curves of runs and sweeps, each with what it has of all that is swept in any of them; `named` says whether
+    they bear the names of their directories."""
     paths = dict.fromkeys(path for directory in directories for path in config.whole(directory).population.sweep)
-    return [curves for directory in directories for curves in _curves(directory, named, [*paths])]
-
-
-def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting.Curves]:
-    """The curves of a run or a sweep, of each variant by itself, with its values of settings; `named` says whether its
-    directory tells it from others."""
+    runs = [curves for directory in directories for curves in _curves(directory, [*paths])]
+    sources = dict[str, set[str]]()
+    for run in runs:
+        sources.setdefault(run.environment, set()).add(run.source)
     found = []
-    programs = config.programs(config.whole(directory))
+    for run in runs:
+        source = _ending(run.source, sources[run.environment]) if named else ""
+        label = ": ".join(filter(None, (source, run.label))) or run.environment
+        found.append(run._replace(source=source, label=label))
+    return found
+
+
+def _ending(path: str, paths: Iterable[str]) -> str:
+    """The shortest end of a path that none of the others has."""
+    parts = Path(path).parts
+    for count in range(1, len(parts)):
+        if sum(Path(other).parts[-count:] == parts[-count:] for other in paths) == 1:
+            return str(Path(*parts[-count:]))
+    return path
+
+
+def _curves(directory: Path, paths: Sequence[str]) -> list[plotting.Curves]:
+    """The curves of a run or a sweep, of each variant by itself, with its values of settings; the label says what is
+    swept, the source is the path of the directory."""
+    found = []
+    experiment = config.whole(directory)
+    programs, names = config.programs(experiment), config.brief(experiment.population.sweep)
     for name, program in programs.items():
         rows = run_directory.rows(directory / name, program)
         try:
@@ -144,7 +172,7 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
             if len(programs) > 1:
                 continue  # its first epoch has not ended
             raise ConfigError([f"the metrics of {directory / name} cannot be drawn: {error}"]) from error
-        population, names = program.population, config.brief(program.population.sweep)
+        population = program.population
         selecting = population.selection.method != "none"
         # Of members that go on as each other, none is a variant by itself.
         variants = [dataclasses.replace(program, population=settings.Population())] if selecting else []
@@ -153,18 +181,17 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
         for number, variant in enumerate(variants):
             own = slice(number * seeds, (number + 1) * seeds)
             values = {} if selecting else config.told(variant, names)
-            told = ", ".join(f"{names[path]} {config.text(value)}" for path, value in values.items())
-            label = ": ".join(filter(None, (directory.absolute().name * named, told))) or variant.environment.name
             known = CONTINUOUS.get(variant.environment.name)
             references = known.references() if known and not variant.environment.parameters else {}
             found.append(
                 plotting.Curves(
-                    label,
+                    ", ".join(f"{names[path]} {config.text(value)}" for path, value in values.items()),
                     env_steps,
                     {name: curves[:, own] for name, curves in metrics.items()},
                     references,
                     {} if selecting else config.told(variant, paths),
-                    variant.environment.name,
+                    _named(variant.environment, names),
+                    os.path.abspath(directory),
                     population.seeds()[own],
                     plotting.lineage(rows, [*names]) if selecting else None,
                 )
@@ -172,6 +199,14 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
     if not found:
         raise ConfigError([f"the metrics of {directory} cannot be drawn: there is no complete epoch yet"])
     return found
+
+
+def _named(environment: settings.Environment, swept: Iterable[str]) -> str:
+    """The name of an environment with the parameters that are given to it."""
+    parameters = {name: config.text(value) for name, value in environment.parameters.items()}
+    parameters |= {name: "swept" for name in parameters if f"environment.parameters.{name}" in swept}
+    listed = ", ".join(f"{name} {parameters[name]}" for name in sorted(parameters))
+    return f"{environment.name} ({listed})" if listed else environment.name
 
 
 def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0, epoch: int | str = NEWEST) -> None:
@@ -183,6 +218,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
     path = Path(path)
     if path.is_dir() or path.suffix.lower() != ".gif":
         raise ConfigError([f"--output {path} is no name of a GIF; name one such as rollout.gif"])
+    config.check_output(path)
     _check_seed(seed)
     experiment, environment, agent, state = _policy(Path(directory), member, epoch)
     observations, actions, rewards = _play(seed_key(seed), environment, agent, state)

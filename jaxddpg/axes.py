@@ -6,12 +6,12 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-POINTS = ("linspace", "logspace")
+POINTS = ("linspace", "geomspace")
 RANGES = ("uniform", "loguniform")
 MOST = 10_000
 """Points of an axis and variants of a sweep: more would be a slip of the pen."""
 FORM = (
-    "a list of values, {linspace: [first, last, number]} or {logspace: [first, last, number]}, or to be drawn from "
+    "a list of values, {linspace: [first, last, number]} or {geomspace: [first, last, number]}, or to be drawn from "
     "{uniform: [low, high]} or {loguniform: [low, high]}"
 )
 
@@ -32,7 +32,7 @@ def points(axis: Any) -> list[Any]:
     kind, (first, last, count) = _numbers(axis, POINTS, 3)
     if not 2 <= count == int(count) <= MOST:
         raise ValueError(f"{FORM}; the number of its points must be whole, at least 2 and at most {MOST}")
-    return [_between(kind == "logspace", first, last, index / (count - 1)) for index in range(int(count))]
+    return [_between(kind == "geomspace", first, last, index / (count - 1)) for index in range(int(count))]
 
 
 def check(axis: Any) -> None:
@@ -80,6 +80,11 @@ def variants(axes: Mapping[str, Any], combine: str, num_draws: int, seed: int) -
 
 def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[float]]:
     """The kind of an axis that is given by numbers, and these."""
+    if isinstance(axis, Mapping) and "logspace" in axis:
+        raise ValueError(
+            "{geomspace: [first, last, number]}, whose first and last are values, not exponents as those of NumPy's "
+            "logspace"
+        )
     try:
         ((kind, given),) = axis.items()
         numbers = [float(number) for number in given]
@@ -89,7 +94,7 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
         raise ValueError(FORM)
     if numbers[0] >= numbers[1]:
         raise ValueError(f"{FORM}; the first number must be below the second")
-    if kind.startswith("log") and numbers[0] <= 0:
+    if kind in ("geomspace", "loguniform") and numbers[0] <= 0:
         raise ValueError(f"{FORM}; a logarithmic one must lie above 0")
     return kind, numbers
 

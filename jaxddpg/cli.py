@@ -3,6 +3,7 @@
 import argparse
 import csv
 import dataclasses
+import difflib
 import errno
 import hashlib
 import importlib.metadata
@@ -33,6 +34,32 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            # What follows an unknown option may be its value, such as -1.
+            named = [token for token in unknown if token[:1] == "-" and token.lstrip("-")[:1].isalpha()] or unknown
+            raise ConfigError([self._unknown(token) for token in named])
+        return options, unknown
+
+    def _unknown(self, token: str) -> str:
+        """Says that there is no such option or argument, and which is meant where that can be guessed."""
+        kind = "option" if token.startswith("-") else "argument"
+        given, equals, value = token.partition("=")
+        name = given.lstrip("-").replace("-", "_")
+        settings = config.by_last_part() if self.get_default("takes_settings") else {}
+        flags = {last: [f"--{path}" for path in paths] for last, paths in settings.items()}
+        flags |= {option.lstrip("-").replace("-", "_"): [option] for option in self._option_string_actions}
+        last = name.rpartition(".")[2]
+        near = [last] if last in flags else difflib.get_close_matches(last, flags, n=1, cutoff=0.6)
+        found = [flag for key in near for flag in flags[key]]
+        exact = [flag for flag in found if flag == f"--{name}"]
+        guessed = exact or (found and (kind == "option" or equals))
+        meant = " or ".join(f"{flag}{equals}{value}" for flag in exact or found)
+        return (
+            f"unknown {kind} {shlex.quote(token)}; {f'did you mean {meant}?' if guessed else f'see {self.prog} --help'}"
+        )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
@@ -48,10 +75,8 @@ def _run(arguments: Sequence[str]) -> int:
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
     try:
         tokens, overrides = _split(arguments)
-        options, unknown = _parser().parse_known_args(tokens)
-        if unknown:
-            raise ConfigError([f"{' '.join(unknown)} is nothing that this command knows; see jaxddpg COMMAND --help"])
-        if overrides and options.command not in (_train, _resume):
+        options = _parser().parse_args(tokens)
+        if overrides and not options.takes_settings:
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
@@ -88,11 +113,15 @@ def _compilation_cache() -> dict[str, str]:
 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
-    overrides |= {
-        path: value
-        for path, value in (("population.num_seeds", options.num_seeds), ("population.seed", options.seed))
-        if value is not None
-    }
+    short = {"num-seeds": ("population.num_seeds", options.num_seeds), "seed": ("population.seed", options.seed)}
+    given = {flag: (path, value) for flag, (path, value) in short.items() if value is not None}
+    if twice := [
+        f"--{flag} is {value}, but --{path} is {overrides[path]}; use one of the two"
+        for flag, (path, value) in given.items()
+        if path in overrides
+    ]:
+        raise ConfigError(twice)
+    overrides |= dict(given.values())
     experiment = config.read(options.config, overrides)
     if options.print_config:
         print(config.dump(experiment), end="")
@@ -293,12 +322,18 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
+    path = options.output or options.run / "evaluation.csv"
+    config.check_output(path)
     import numpy as np
 
     from jaxddpg import reporting
     from jaxddpg.analysis import evaluate
 
     rows = evaluate(options.run, options.num_episodes, options.seed, options.epoch)
+    with path.open("w", newline="") as file:  # before the words, whose reader may have gone
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
     returns = np.array([row["return_mean"] for row in rows if row.get("standing") != "rests"])
     worst = float(np.nan_to_num(returns, nan=-np.inf).min())
     epochs = " and ".join(map(str, sorted({row["epoch"] for row in rows})))
@@ -314,10 +349,6 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         ],
         f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}{found_best}",
     )
-    with (options.output or options.run / "evaluation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     return 0
 
 
@@ -391,6 +422,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Deterministic policy gradients in JAX: whole populations of agents, compiled.",
         allow_abbrev=False,
     )
+    parser.set_defaults(takes_settings=False)
     parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -419,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
         train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
         _add_distributed(train)
-        train.set_defaults(command=_train, sweep=name == "sweep")
+        train.set_defaults(command=_train, sweep=name == "sweep", takes_settings=True)
 
     whose: Any = {
         "metavar": "E",
@@ -438,7 +470,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--quiet", action="store_true", help="print nothing but errors")
     resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     _add_distributed(resume)
-    resume.set_defaults(command=_resume)
+    resume.set_defaults(command=_resume, takes_settings=True)
 
     evaluate = commands.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
@@ -491,7 +523,7 @@ def _settings_help() -> str:
         default = "none" if field.default is dataclasses.MISSING else config.text(field.default)
         brackets = choices if choices == default else "; ".join(filter(None, (choices, rule, f"default {default}")))
         having.setdefault((path, f"{field.metadata['meaning']} ({brackets})"), []).append(alternative)
-    lines = ["every setting is a flag:"]
+    lines = ["every setting is a flag, and so is a whole section, as in --noise '{scale: 0.3}':"]
     for (path, meaning), alternatives in having.items():
         only = f"  [{', '.join(alternatives)}]" if all(alternatives) else ""
         lines += [f"  --{path}{only}", f"        {meaning}"]
@@ -499,11 +531,13 @@ def _settings_help() -> str:
 
 
 def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Splits off the settings, `--section.name VALUE` or `--section.name=VALUE`, whose names argparse need not know."""
+    """Splits off settings and whole sections, `--section.name VALUE`, `--section.name=VALUE` or
+    `--section '{name: value}'`, whose names argparse need not know."""
     rest, overrides, stream = [], {}, iter(tokens)
+    sections = {f"--{field.name}" for field in dataclasses.fields(config.Experiment)}
     for token in stream:
         name, equals, value = token.partition("=")
-        if not name.startswith("--") or "." not in name:
+        if not name.startswith("--") or not ("." in name or name in sections):
             rest.append(token)
             continue
         if not equals:

@@ -19,13 +19,13 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
-from jaxddpg import axes, settings
+from jaxddpg import axes, notation, settings
 from jaxddpg.envs import known
 from jaxddpg.settings import Experiment, Member
 
 _PARAMETERS = "environment.parameters."
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
+"""The size of a float in a compiled program: of 32 bits, and a smaller one may count as 0 there."""
 _hints = functools.cache(typing.get_type_hints)
 
 
@@ -42,39 +42,27 @@ def first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:200]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the standard loader silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a name must be a text", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a YAML file, with values from `overrides` ("agent.tau": "0.01") laid over it.
 
     Raises:
         ConfigError: with all faults at once.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError([f"an experiment is loaded from a YAML file, not from {text(path)}; give the file's path"])
     path = Path(path)
     if path.is_dir():
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
     try:
         with path.open() as file:  # whose name YAML's errors then tell
-            content = yaml.load(file, _Loader)
+            content = notation.load(file)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
         raise ConfigError([f"there is no file {path}{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except notation.Error as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
     if not isinstance(content, dict | types.NoneType):
         raise ConfigError([f"{path} must hold sections such as `agent:`, not {content!r}"])
@@ -82,9 +70,9 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
 
 
 def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """As `read`, from nested mappings."""
+    """As `read`, from nested mappings. Numbers and arrays may be those of NumPy or JAX."""
     faults: dict[str, str] = {}  # by the path of the setting
-    experiment = _section(Experiment, _overlay(content, _decoded(overrides or {})), "", faults)
+    experiment = _section(Experiment, _overlay(_built_in(content), _decoded(overrides or {})), "", faults)
     experiment = dataclasses.replace(
         experiment,
         environment=_environment(experiment.environment, faults),
@@ -123,6 +111,14 @@ def variants(experiment: Experiment) -> list[Experiment]:
     if faults:
         raise ConfigError([f"population.sweep: {fault}" for fault in faults])
     return found
+
+
+def cautions(experiment: Experiment) -> list[str]:
+    """What is allowed but hardly meant, in sentences; in a sweep, of the first variant that it concerns."""
+    each = [variant.cautions() for variant in variants(experiment)]
+    concerned = [found for found in each if found]
+    where = f"in {len(concerned)} of {len(each)} variants, the first of which says: " if len(each) > 1 else ""
+    return [f"{where}{sentence}" for sentence in (concerned or [[]])[0]]
 
 
 def variant(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
@@ -222,6 +218,17 @@ def whole(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experi
     return read(several, overrides) if several.is_file() else of_run(directory, overrides)
 
 
+def check_output(path: Path) -> None:
+    """ConfigError where a file cannot be written, before what takes long begins; leaves nothing behind."""
+    there = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror}; name another"]) from error
+    if not there:
+        path.unlink()
+
+
 def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment, dict[str, list[Any]]]:
     """The experiment of a run or a sweep with changes, and the settings that differ with both values, as in YAML.
 
@@ -264,6 +271,8 @@ def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
 
 def checked(experiment: Experiment) -> Experiment:
     """An experiment made or changed in Python, read as if from a file; ConfigError unless it obeys every rule."""
+    if not isinstance(experiment, Experiment):
+        raise ConfigError([f"an experiment is needed, not {text(experiment)}; read one with jaxddpg.load(PATH)"])
     return parse(as_mapping(experiment))
 
 
@@ -284,6 +293,14 @@ def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -
             yield from leaves(kind, f"{prefix}{field.name}.", tag or alternative)
         if not alternatives:
             yield Leaf(prefix + field.name, field, alternative)
+
+
+def by_last_part() -> dict[str, list[str]]:
+    """The dotted paths of settings by their last parts, such as tau."""
+    found = dict[str, list[str]]()
+    for path in dict.fromkeys(leaf.path for leaf in leaves()):
+        found.setdefault(path.rpartition(".")[2], []).append(path)
+    return found
 
 
 def as_mapping(section: Any) -> dict[str, Any]:
@@ -311,11 +328,7 @@ def _plain(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """A value as it is written in YAML, on one line."""
-    return (
-        yaml.safe_dump(_plain(value), default_flow_style=True, sort_keys=False, width=1_000)
-        .removesuffix("...\n")
-        .strip()
-    )
+    return notation.dump(_plain(value))
 
 
 def dump(section: Any, indent: str = "") -> str:
@@ -336,15 +349,25 @@ def _decoded(overrides: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for path, given in overrides.items():
         try:
-            found[path] = yaml.load(given, _Loader) if isinstance(given, str) and path not in texts else given
-        except yaml.YAMLError:
+            found[path] = notation.load(given) if isinstance(given, str) and path not in texts else _built_in(given)
+        except notation.Error:
             found[path] = given
     return found
 
 
+def _built_in(value: Any) -> Any:
+    """A value in Python's own types, as YAML would give it, where it has numbers or arrays of NumPy or JAX."""
+    if isinstance(value, Mapping):
+        return {name: _built_in(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_built_in(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with values laid over it: first whole sections, then the settings in them."""
     merged, paths = dict(content), [leaf.path for leaf in leaves()]
-    for path, value in overrides.items():
+    for path, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         # What lies below a setting that holds names with values, such as population.sweep, is one name.
         above = next((leaf for leaf in paths if path.startswith(f"{leaf}.")), "")
         *sections, name = [*above.split("."), path.removeprefix(f"{above}.")] if above else path.split(".")
@@ -387,15 +410,18 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
         )
         return alternatives[default]()
     if isinstance(content, Mapping):
-        having = dict[str, list[str]]()
-        for value, kind in alternatives.items():
-            for field in dataclasses.fields(kind):
-                having.setdefault(field.name, []).append(value)
-        for name, values in having.items():
-            if name in content and choice not in values:
+        for name, given in content.items():
+            inner = isinstance(given, Mapping)
+            having = [
+                value
+                for value, kind in alternatives.items()
+                if name in _hints(kind) and (not inner or _alternatives(_kind(kind, name)))
+            ]
+            if having and choice not in having:
                 faults[path + name] = (
-                    f"{path}{name} is a setting of {tag} {' or '.join(values)}, but {path}{tag} is {choice}; leave it "
-                    f"out, or give the section anew: --{path.removesuffix('.')} '{{{tag}: {choice}}}'"
+                    f"{path}{name} is a {'section' if inner else 'setting'} of {tag} {' or '.join(having)}, but "
+                    f"{path}{tag} is {choice}; leave it out, or replace the section: --{path.removesuffix('.')} "
+                    f"'{{{tag}: {choice}}}'"
                 )
         content = {name: value for name, value in content.items() if path + str(name) not in faults}
     return _section(alternatives[choice], content, path, faults)
@@ -403,13 +429,14 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, faults:
 
 def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     """A settings dataclass from a mapping; a faulty setting keeps its default so that reading can go on."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     if content is None:
         content = {}
     if not isinstance(content, Mapping):
-        section = path.rstrip(".")
-        faults[section] = f"{section} must be a section with settings below it, not {content!r}"
+        section, (name, equals, value) = path.rstrip("."), str(content).partition("=")
+        hint = f"; did you mean --{path}{name} {value}?" if equals and name in fields else ""
+        faults[section] = f"{section} must be a section with settings below it, not {text(content)}{hint}"
         return kind()
-    fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {}
     for name, value in content.items():
         if name not in fields:
@@ -467,7 +494,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
 
 
 def _number(kind: type, value: Any) -> Any:
-    """A float, int or Fraction; YAML reads 1e-3 as a text, so texts that spell a number are numbers."""
+    """A float, int or Fraction; a text that spells a number, such as inf, is that number."""
     words = {
         float: "a number",
         int: "a whole number",
@@ -487,20 +514,23 @@ def _number(kind: type, value: Any) -> Any:
             elif 1 not in (number.numerator, number.denominator):
                 number = None
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(words) from None
+        number = None
     if number is None or number != number:
-        raise ValueError(words)
+        raise ValueError(words + (" in decimal digits" if isinstance(value, str) and kind is not Fraction else ""))
+    if kind is float and 0 < abs(number) < inf and not _SMALLEST <= abs(number) <= _LARGEST:
+        raise ValueError("0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are")
     if kind is not float and number >= 2**31:
         raise ValueError(f"{words} below 2^31")
     return number
 
 
-def _spells_number(value: Any) -> bool:
-    try:
-        _number(float, value)
-    except ValueError:
-        return False
-    return True
+def _is_plain(value: Any) -> bool:
+    """Whether YAML can hold a value."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | types.NoneType)
 
 
 def _kind(section: Any, name: str) -> Any:
@@ -539,8 +569,7 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     sound, method = {}, population.selection.method
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
-    for path, given in population.sweep.items():
-        axis = given.tolist() if hasattr(given, "tolist") else given  # an array from Python
+    for path, axis in population.sweep.items():
         place = f"population.sweep.{path}"
         if path in tags:
             faults[place] = f"{place} decides which settings there are, so it is no axis; make a sweep of each"
@@ -585,8 +614,8 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         near = difflib.get_close_matches(name, known.CONTINUOUS, n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(known.CONTINUOUS)}."
         faults["environment.name"] = (
-            f"environment.name is {name}, which is neither of gymnax nor ours; {question} One of your own is named "
-            "package.module:factory"
+            f"environment.name is {text(name)}, which is neither of gymnax nor ours; {question} One of your own is "
+            "named package.module:factory"
         )
     parameters = {}
     for parameter, value in environment.parameters.items():
@@ -598,7 +627,11 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
             faults[path] = f"{path} is not a parameter{suggestion}"
         elif (kind is bool) != isinstance(value, bool) and declared is not None:
             faults[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
-        elif declared is None and (isinstance(value, bool | int) or not _spells_number(value)):
+        elif declared is None and not isinstance(value, float):
+            if not _is_plain(value):
+                faults[path] = (
+                    f"{path} is {text(value)}, but must be a number, a text, true or false, or a list of these"
+                )
             parameters[parameter] = value
         else:
             try:

@@ -48,6 +48,15 @@ class Result(NamedTuple):
     agents: State
     """The final agent states, each leaf [M, ...]."""
 
+    def __repr__(self) -> str:
+        """Short: rows and agents may be millions of numbers."""
+        members, epochs = self.summary["members"], self.summary["epochs"]
+        returns = reporting.mean_return(np.array([member["final_return"] for member in members]))
+        return (
+            f"Result({self.summary['environment']}, members: {len(members)}, epochs: {epochs}, "
+            f"IQM of the final returns: {returns})"
+        )
+
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a YAML file; see `config.read`."""
@@ -84,6 +93,7 @@ def run(
             [f"population.sweep falls into {1 + len(others)} programs, but a run is one; `jaxddpg sweep` runs them all"]
         )
     _check_extras(experiment.reporting)
+    _caution(experiment, host)
     if directory is None:
         members = run_directory.parts(Path(), experiment, host.num_processes)[host.process_id].members
         _check_runs_here(experiment, len(members), on_disk=False)
@@ -209,6 +219,7 @@ def resume(
     if not parts:
         raise ConfigError([f"{directory} has fewer parts than there are processes; use fewer"])
     _check_extras(experiment.reporting)
+    _caution(experiment, host)
     with ExitStack() as stack:
         stack.enter_context(_failures_told(directory))
         for part in parts:
@@ -575,6 +586,12 @@ def _check_extras(section: settings.Reporting) -> None:
             faults = [f"reporting.wandb is true, but {error}"]
     if faults:
         raise ConfigError(faults)
+
+
+def _caution(experiment: Experiment, host: Host) -> None:
+    """Warns of what is hardly meant, once for all processes."""
+    for sentence in config.cautions(experiment) if host.process_id == 0 else ():
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _draw(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,6 +50,9 @@ class Curves(NamedTuple):
     values: Mapping[str, Any] = MappingProxyType({})
     """Of the swept settings, by dotted path."""
     environment: str = ""
+    """Its name and its parameters: returns of different ones are not compared."""
+    source: str = ""
+    """The name of the run or sweep; returns of different ones are not pooled."""
     seeds: Sequence[int] = ()
     lineage: Lineage | None = None
 
@@ -89,6 +92,21 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([row.get(name) for row in rows[: epochs * members]], float).reshape(epochs, members)
 
 
+def of_common_length(runs: Sequence[Curves]) -> list[Curves]:
+    """Runs up to the number of env steps that all have reached, each to its last evaluation up to there."""
+    last = max(min(run.env_steps[-1] for run in runs), max(run.env_steps[0] for run in runs))
+    return [_first(run, int(np.sum(run.env_steps <= last))) for run in runs]
+
+
+def _first(run: Curves, epochs: int) -> Curves:
+    """So many epochs of a run."""
+    lineage = run.lineage and Lineage(
+        run.lineage.parents[:epochs], {name: numbers[:epochs] for name, numbers in run.lineage.numbers.items()}
+    )
+    metrics = {name: curves[:epochs] for name, curves in run.metrics.items()}
+    return run._replace(env_steps=run.env_steps[:epochs], metrics=metrics, lineage=lineage)
+
+
 def chosen(run: Curves) -> Curves:
     """Of members that were selected from, which are no samples of anything, the one that is best at the end."""
     if run.lineage is None:
@@ -103,28 +121,38 @@ def chosen(run: Curves) -> Curves:
 
 
 def plot(runs: Sequence[Curves], path: Path) -> None:
-    """Writes a picture: the return, and beside it what the critic promises at the start against what follows; where
-    settings are swept, instead of that how the final return depends on each, and of two on both; where members were
-    selected, the settings over time and who went on as whom."""
-    traced = runs[0].lineage.numbers if len(runs) == 1 and runs[0].lineage else {}
-    # Returns of several environments are no outcome of one setting.
-    swept = [*traced] or (varied(runs) if len({run.environment for run in runs}) == 1 else [])
-    figure = Figure(figsize=(11, 4.2 * (1 + len(swept) // 2)), layout="constrained")
-    first, *others = figure.subplots(1 + len(swept) // 2, 2).flat
-    _returns(first, runs)
-    if not swept:
-        _promises(others[0], runs)
-    for axes, name in zip(others, swept, strict=False):
-        if traced:
-            _lineage(axes, runs[0], name)
-        else:
-            _sensitivity(axes, runs, name)
-    for axes in others[len(swept) or 1 :]:
-        if len(swept) == 2 and not traced:
-            _map(axes, runs, *swept)
-        else:
-            axes.remove()
+    """Writes a picture, for each environment: the return, and beside it the critic's estimate of it at the start; where
+    settings are swept, instead of that how the final return of each sweep depends on each, and of two on both; where
+    members were selected, the settings over time and who went on as whom."""
+    panels: list[Callable[[Any], None]] = []
+    environments = dict.fromkeys(run.environment for run in runs)
+    for environment in environments:
+        own = _panels([run for run in runs if run.environment == environment], len(environments) > 1)
+        panels += own + [lambda axes: axes.remove()] * (len(own) % 2)
+    figure = Figure(figsize=(11, 2.1 * len(panels)), layout="constrained")
+    for axes, draw in zip(figure.subplots(len(panels) // 2, 2).flat, panels, strict=True):
+        draw(axes)
     figure.savefig(path, dpi=120)
+
+
+def _panels(runs: Sequence[Curves], titled: bool) -> list[Callable[[Any], None]]:
+    """What draws each panel on runs in one environment; `titled` says whether its name is needed."""
+    title = f"Return in {runs[0].environment}" if titled else "Return"
+    panels: list[Callable[[Any], None]] = [functools.partial(_returns, runs=runs, title=title)]
+    if len(runs) == 1 and runs[0].lineage:
+        panels += [functools.partial(_lineage, run=runs[0], name=name) for name in runs[0].lineage.numbers]
+    compared = of_common_length(runs)
+    cut = any(len(short.env_steps) < len(run.env_steps) for short, run in zip(compared, runs, strict=True))
+    what = f"return at {max(run.env_steps[-1] for run in compared):,.0f} env steps" if cut else "final return"
+    sweeps = [[run for run in compared if run.source == source] for source in dict.fromkeys(r.source for r in runs)]
+    names = dict.fromkeys(name for sweep in sweeps for name in varied(sweep))
+    for name in names:
+        having = [run for sweep in sweeps if name in varied(sweep) for run in sweep]
+        panels.append(functools.partial(_sensitivity, runs=having, name=name, what=what))
+    for sweep in sweeps:
+        if len(both := varied(sweep)) == 2:
+            panels.append(functools.partial(_map, runs=sweep, across=both[0], up=both[1], what=what))
+    return panels if len(panels) > 1 else [*panels, functools.partial(_promises, runs=runs)]
 
 
 def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: Path) -> None:
@@ -158,7 +186,7 @@ def varied(runs: Sequence[Curves]) -> list[str]:
     return [name for name in names if len({str(run.values.get(name)) for run in runs}) > 1]
 
 
-def _returns(axes: Any, runs: Sequence[Curves]) -> None:
+def _returns(axes: Any, runs: Sequence[Curves], title: str) -> None:
     if len(runs) > 10:
         _crowd(axes, runs)
     else:
@@ -174,7 +202,7 @@ def _returns(axes: Any, runs: Sequence[Curves]) -> None:
     if all(run.references == runs[0].references for run in runs):
         for (name, level), style in zip(runs[0].references.items(), (":", "--"), strict=False):
             axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
-    _finish(axes, "return of the noiseless policy", "Return")
+    _finish(axes, "return of the noiseless policy", title)
 
 
 def _crowd(axes: Any, runs: Sequence[Curves]) -> None:
@@ -246,38 +274,44 @@ def _lineage(axes: Any, run: Curves, name: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _sensitivity(axes: Any, runs: Sequence[Curves], name: str) -> None:
-    """The final return against one setting, whatever the others are: the IQM and its 95 % interval."""
+def _sensitivity(axes: Any, runs: Sequence[Curves], name: str, what: str = "final return") -> None:
+    """The final return against one setting, whatever the others are, a line for each sweep: the IQM and its 95 %
+    interval."""
     values = _ticks(runs, name)
-    # Drawn anew within each variant: the other settings differ, but not by chance.
-    strata = [[run.returns[-1] for run in runs if _same(run, name, value)] for value in values]
-    bounds = np.array([stratified_interval(pooled_mean, variants) for variants in strata]).T
-    pooled = [np.concatenate(variants) for variants in strata]
-    middle = np.array([interquartile_mean(returns) for returns in pooled])
-    places = _scale(axes, values)
-    for place, returns in zip(places, pooled, strict=True):
-        axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color="C0", alpha=0.3)
-    low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
-    axes.fill_between(places, low, high, color="C0", alpha=0.18, linewidth=0)
-    axes.plot(
-        places, middle, "o-", color="C0", label=f"IQM of {' or '.join(map(str, sorted({*map(len, pooled)})))} members"
-    )
-    for place, returns in zip(places, pooled, strict=True):
-        if lost := int(np.sum(~np.isfinite(returns))):
-            axes.annotate(
-                f"{lost} diverged", (place, 0.02), xycoords=("data", "axes fraction"), fontsize=7, ha="center"
-            )
-    axes.set(xlabel=name, ylabel="final return", title=f"Sensitivity to {name}")
+    places = dict(zip(map(str, values), _scale(axes, values), strict=True))
+    for number, source in enumerate(dict.fromkeys(run.source for run in runs)):
+        own = [run for run in runs if run.source == source]
+        _line(axes, own, name, {str(value): places[str(value)] for value in _ticks(own, name)}, number)
+    axes.set(xlabel=name, ylabel=what, title=f"Sensitivity to {name}")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
 
 
-def _map(axes: Any, runs: Sequence[Curves], across: str, up: str) -> None:
-    """The IQM of the final return over two settings."""
+def _line(axes: Any, runs: Sequence[Curves], name: str, places: Mapping[str, float], number: int) -> None:
+    """The final return of one sweep at these places of a setting's values."""
+    # Drawn anew within each variant: the other settings differ, but not by chance.
+    strata = [[run.returns[-1] for run in runs if str(run.values.get(name)) == value] for value in places]
+    bounds = np.array([stratified_interval(pooled_mean, variants) for variants in strata]).T
+    pooled = [np.concatenate(variants) for variants in strata]
+    middle = np.array([interquartile_mean(returns) for returns in pooled])
+    colour, prefix = f"C{number % 10}", f"{runs[0].source}: " if runs[0].source else ""
+    for place, returns in zip(places.values(), pooled, strict=True):
+        axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color=colour, alpha=0.3)
+        if lost := int(np.sum(~np.isfinite(returns))):
+            where = (place, 0.02 + 0.05 * number)
+            axes.annotate(f"{lost} diverged", where, xycoords=("data", "axes fraction"), fontsize=7, ha="center")
+    low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
+    axes.fill_between([*places.values()], low, high, color=colour, alpha=0.18, linewidth=0)
+    counts = " or ".join(map(str, sorted({*map(len, pooled)})))
+    axes.plot([*places.values()], middle, "o-", color=colour, label=f"{prefix}IQM of {counts} members")
+
+
+def _map(axes: Any, runs: Sequence[Curves], across: str, up: str, what: str) -> None:
+    """The IQM of the final return of one sweep over two settings."""
     columns, rows = _ticks(runs, across), _ticks(runs, up)
     grid = np.full((len(rows), len(columns)), np.nan)
     for (j, row), (i, column) in itertools.product(enumerate(rows), enumerate(columns)):
-        found = [run.returns[-1] for run in runs if _same(run, across, column) and _same(run, up, row)]
+        found = [run.returns[-1] for run in runs if (run.values[across], run.values[up]) == (column, row)]
         if found:
             grid[j, i] = interquartile_mean(np.concatenate(found))
     shown = np.where(np.isfinite(grid), grid, np.nan)
@@ -289,7 +323,8 @@ def _map(axes: Any, runs: Sequence[Curves], across: str, up: str) -> None:
             axes.text(i, j, text, ha="center", va="center", fontsize=8, color="k" if shown[j, i] > middle else "w")
     axes.set_xticks(range(len(columns)), map(_shown, columns))
     axes.set_yticks(range(len(rows)), map(_shown, rows))
-    axes.set(xlabel=across, ylabel=up, title="Final return, IQM")
+    suffix = f" ({runs[0].source})" if runs[0].source else ""
+    axes.set(xlabel=across, ylabel=up, title=f"{what.capitalize()}, IQM{suffix}")
     axes.figure.colorbar(picture, ax=axes)
 
 
@@ -297,10 +332,6 @@ def _ticks(runs: Sequence[Curves], name: str) -> list[Any]:
     """The values that a setting has among runs, numbers in their order."""
     values = list({str(run.values.get(name)): run.values.get(name) for run in runs}.values())
     return sorted(values) if all(isinstance(value, int | float) for value in values) else values
-
-
-def _same(run: Curves, name: str, value: Any) -> bool:
-    return run.values.get(name) == value
 
 
 def _scale(axes: Any, values: Sequence[Any]) -> Sequence[float]:

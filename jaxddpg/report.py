@@ -1,12 +1,12 @@
 """A report on runs, as for the appendix of a paper: Markdown with tables and pictures, and every seed in a CSV.
 
 A method is the name of a run's directory and, in a sweep, the values of a variant; the same name in several
-environments is the same method.
+environments is the same method. An environment is its name and its parameters.
 """
 
 import csv
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import numpy as np
 from jaxddpg import plotting, statistics
 from jaxddpg.plotting import Curves
 
+FEW_SEEDS = 5
+"""Of fewer the bootstrap says little."""
 MOST_PAIRED = 6
 """Methods of which every pair is compared; of more the table would be too long to be read."""
 PAGE, TABLE = "report.md", "returns.csv"
@@ -40,7 +42,7 @@ def write(
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_returns(runs, directory / TABLE)
-    selected, runs = any(run.lineage for run in runs), [plotting.chosen(run) for run in runs]
+    selected = any(run.lineage for run in runs)
     environments = dict.fromkeys(run.environment for run in runs)
     parts = [
         "# Report",
@@ -56,15 +58,16 @@ def write(
         )
     if unfinished:
         parts.append(f"**Not ended**, so that what is told of them is not final: {', '.join(unfinished)}.")
+    compared = list[Curves]()
     for number, environment in enumerate(environments):
         own = [run for run in runs if run.environment == environment]
-        parts += _of_environment(own, directory, "" if len(environments) == 1 else f"_{number}")
-    shared = [
-        method for method in _methods(runs) if {r.environment for r in runs if r.label == method} == {*environments}
-    ]
+        compared += (ends := [plotting.chosen(run) for run in plotting.of_common_length(own)])
+        parts += _of_environment(own, ends, directory, "" if len(environments) == 1 else f"_{number}")
+    methods = dict.fromkeys(run.label for run in compared)
+    shared = [method for method in methods if {r.environment for r in compared if r.label == method} == {*environments}]
     comparable = all({"random", "best known"} <= run.references.keys() for run in runs)
     if len(environments) > 1 and shared and comparable:
-        scores = {method: [_normalised(run) for run in runs if run.label == method] for method in shared}
+        scores = {method: [_normalised(run) for run in compared if run.label == method] for method in shared}
         parts += [
             "## Over all environments",
             "Returns scaled so that random actions have 0 and the best that is known has 1.",
@@ -74,9 +77,10 @@ def write(
     (directory / PAGE).write_text("\n\n".join(parts) + "\n")
 
 
-def _of_environment(runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
+def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
+    """What is said of the runs in one environment, as they are as a whole and as they are compared."""
     picture, profile = f"curves{suffix}.png", f"profile{suffix}.png"
-    plotting.plot(runs, directory / picture)
+    plotting.plot([plotting.chosen(run) for run in whole], directory / picture)
     rows = [
         {
             "method": run.label,
@@ -93,10 +97,26 @@ def _of_environment(runs: Sequence[Curves], directory: Path, suffix: str) -> lis
     return [
         f"## {runs[0].environment}",
         *([f"For comparison: {known}."] if known else []),
+        *_cautions(whole, runs),
         _table(rows),
         f"![Curves]({picture})",
         *_compared({run.label: [run.returns[-1]] for run in runs}, "final return", directory, profile),
     ]
+
+
+def _cautions(whole: Sequence[Curves], runs: Sequence[Curves]) -> Iterator[str]:
+    """What to bear in mind with these numbers."""
+    if any(len(run.env_steps) > len(cut.env_steps) for run, cut in zip(whole, runs, strict=True)):
+        yield (
+            f"**Runs of different length** are compared at {max(run.env_steps[-1] for run in runs):,.0f} env steps, "
+            "each by its last evaluation up to there; the curves show all of each run."
+        )
+    few = [run.label for run in runs if 1 < run.returns.shape[1] < FEW_SEEDS]
+    if few:
+        yield (
+            f"**Few seeds**: {len(few)} of {len(runs)} methods have fewer than {FEW_SEEDS} seeds; their intervals are "
+            "then little more than the range of the seeds."
+        )
 
 
 def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: Path, picture: str) -> list[str]:
@@ -161,10 +181,6 @@ def _told(source: Source) -> dict[str, Any]:
         "date": summary.get("date", ""),
         "seconds": f"{summary['wall_seconds']:,.0f}" if "wall_seconds" in summary else "",
     }
-
-
-def _methods(runs: Sequence[Curves]) -> list[str]:
-    return list(dict.fromkeys(run.label for run in runs))
 
 
 def _normalised(run: Curves) -> np.ndarray:

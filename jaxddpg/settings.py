@@ -287,6 +287,11 @@ class Training:
             ),
         ]
 
+    @property
+    def env_steps(self) -> int:
+        """Of one member, from the first of the warm-up to the end of the run."""
+        return self.num_envs * (self.warmup_steps + self.num_epochs * self.steps_per_epoch)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -469,6 +474,20 @@ class Member:
                 ("agent.microbatch_size", "agent.batch_size", "training.num_shards"),
                 f"but must divide a shard's part of the batch, {batch_size // shards}; use 0 to have it chosen",
             ),
+        ]
+
+    def cautions(self) -> list[str]:
+        """What is allowed but hardly meant, in sentences."""
+        end, env_steps = getattr(self.agent, "learning_rate_decay_steps", inf), self.training.env_steps
+        fixed = [name for name in ("actor", "critic") if getattr(self.agent, f"final_{name}_learning_rate", None) == 0]
+        if end >= env_steps or not fixed:
+            return []
+        rates = " and ".join(f"agent.final_{name}_learning_rate" for name in fixed)
+        return [
+            f"agent.learning_rate_decay_steps is {end:.0f}, but the run has {env_steps} env steps, and {rates} "
+            f"{'are' if len(fixed) > 1 else 'is'} 0: in the last {env_steps - end:.0f} env steps the "
+            f"{' and the '.join(fixed)} {'learn' if len(fixed) > 1 else 'learns'} nothing; train a new run with "
+            f"--agent.learning_rate_decay_steps {env_steps}"
         ]
 
 

@@ -26,7 +26,7 @@ evaluation: {num_episodes: 2}
 MEMBERS, EPOCHS = 3, 2
 WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
 RATES, SCALES, SEEDS = [1e-4, 1e-2], [0.1, 0.2, 0.4], 2
-GRID = {"agent.actor_learning_rate": {"logspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
+GRID = {"agent.actor_learning_rate": {"geomspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
 CURVES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
 
 

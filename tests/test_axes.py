@@ -8,12 +8,12 @@ from jaxddpg import axes
 
 def test_points_are_those_of_numpy():
     np.testing.assert_allclose(axes.points({"linspace": [-1, 2, 7]}), np.linspace(-1, 2, 7), rtol=1e-6)
-    np.testing.assert_allclose(axes.points({"logspace": ["1e-5", 1e-1, 9]}), np.geomspace(1e-5, 1e-1, 9), rtol=1e-6)
+    np.testing.assert_allclose(axes.points({"geomspace": ["1e-5", 1e-1, 9]}), np.geomspace(1e-5, 1e-1, 9), rtol=1e-6)
     assert axes.points([3, "1e-3", [64, 64]]) == [3, "1e-3", [64, 64]]
 
 
 def test_ends_are_met():
-    assert axes.points({"logspace": [1e-4, 1e-2, 3]}) == [1e-4, 1e-3, 1e-2]
+    assert axes.points({"geomspace": [1e-4, 1e-2, 3]}) == [1e-4, 1e-3, 1e-2]
     assert axes.points({"linspace": [0.1, 0.3, 3]}) == [0.1, 0.2, 0.3]
 
 
@@ -21,7 +21,7 @@ def test_ends_are_met():
     "axis",
     [
         *(3, "a", [], {}, {"linspace": 3}, {"linspace": [0, 1]}, {"linspace": [0, 1, 1]}, {"linspace": [0, 1, 2.5]}),
-        *({"linspace": [1, 0, 3]}, {"logspace": [0, 1, 3]}, {"linspace": [0, "b", 3]}, {"linspace": [0, np.inf, 3]}),
+        *({"linspace": [1, 0, 3]}, {"geomspace": [0, 1, 3]}, {"linspace": [0, "b", 3]}, {"linspace": [0, np.inf, 3]}),
         *({"uniform": [0, 1, 2]}, {"uniform": [1, 1]}, {"loguniform": [-1, 1]}, {"normal": [0, 1]}),
         *({"uniform": [0, 1], "linspace": [0, 1, 2]}, {"linspace": None}, None),
     ],
@@ -29,6 +29,12 @@ def test_ends_are_met():
 def test_what_is_no_axis_is_refused(axis):
     with pytest.raises(ValueError, match="a list of values"):
         axes.check(axis)
+
+
+def test_an_axis_that_numpy_means_otherwise_is_answered_with_its_name():
+    """NumPy's logspace takes exponents."""
+    with pytest.raises(ValueError, match=r"\{geomspace: .* values, not exponents"):
+        axes.check({"logspace": [1, 5, 5]})
 
 
 def test_a_grid_has_every_combination_the_last_axis_fastest():

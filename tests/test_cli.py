@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from helpers import TINY, call, refused
 
-from jaxddpg import config, load_policy, plotting, reporting
+from jaxddpg import analysis, config, load_policy, plotting, reporting
 
 HERE = Path(__file__).parent
 
@@ -61,7 +62,7 @@ def diverged(tmp_path_factory):
         ("--agent.gamma nan", ["agent.gamma is nan", "must be a number"]),
         ("--agent.tau 0", ["agent.tau is 0", "greater than 0 and at most 1", "default 0.005"]),
         ("--agent.tau 2", ["agent.tau is 2", "greater than 0 and at most 1"]),
-        ("--agent.actor_learning_rate -1e-3", ["agent.actor_learning_rate is -1e-3", "greater than 0"]),
+        ("--agent.actor_learning_rate -1e-3", ["agent.actor_learning_rate is -0.001", "greater than 0"]),
         ("--agent.critic_learning_rate=-1", ["agent.critic_learning_rate is -1", "greater than 0"]),
         (
             "--agent.batch_size 65 --training.warmup_steps 40",
@@ -103,13 +104,94 @@ def diverged(tmp_path_factory):
         ("--num-seeds 0", ["population.num_seeds is 0", "at least 1"]),
         ("--num-seeds two", ["population.num_seeds is two", "must be a whole number"]),
         ("--agent.gamma", ["--agent.gamma", "value"]),
-        ("--frobnicate", ["--frobnicate", "see jaxddpg"]),
-        ("--num 3", ["--num 3", "see jaxddpg"]),
-        ("another.yaml", ["another.yaml", "see jaxddpg"]),
+        ("--frobnicate", ["unknown option --frobnicate; see jaxddpg train --help"]),
+        ("another.yaml", ["unknown argument another.yaml; see jaxddpg train --help"]),
+        ("--tau 0.1", ["unknown option --tau; did you mean --agent.tau?"]),
+        ("--tau -1e-3", ["unknown option --tau; did you mean --agent.tau?"]),
+        ("--tau=0.1", ["unknown option --tau=0.1; did you mean --agent.tau=0.1?"]),
+        ("--num_epochs 4", ["unknown option --num_epochs; did you mean --training.num_epochs?"]),
+        ("--num_seeds 4", ["unknown option --num_seeds; did you mean --num-seeds?"]),
+        ("--num-seed 4", ["unknown option --num-seed; did you mean --num-seeds?"]),
+        ("--hidden_sizes 4", ["did you mean --agent.actor.hidden_sizes or --agent.critic.hidden_sizes"]),
+        ("-agent.tau 4", ["unknown option -agent.tau; did you mean --agent.tau?"]),
+        ("agent.tau=0.1", ["unknown argument agent.tau=0.1; did you mean --agent.tau=0.1?"]),
+        ("agent.tau", ["unknown argument agent.tau; did you mean --agent.tau?"]),
+        ("agent.tua=0.1", ["unknown argument agent.tua=0.1; did you mean --agent.tau=0.1?"]),
+        ("--agent tau=0.1", ["agent must be a section", "not tau=0.1; did you mean --agent.tau 0.1?"]),
+        ("--agent", ["--agent needs a value"]),
+        ("--num-seeds 3 --population.num_seeds 4", ["--num-seeds is 3, but --population.num_seeds is 4; use one"]),
+        ("--seed 3 --population.seed 4", ["--seed is 3, but --population.seed is 4; use one"]),
     ],
 )
 def test_bad_flags_are_refused(flags, fragments, tiny):
     assert refused(call("train", tiny, "--print-config", *flags.split()), *fragments) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("evaluate run --tau 1", "error: unknown option --tau; see jaxddpg evaluate --help"),
+        ("evaluate run --num-episode 1", "error: unknown option --num-episode; did you mean --num-episodes?"),
+        ("evaluate run --noise 1", "error: --noise is a setting of `jaxddpg train`, `sweep` and `resume`"),
+        ("resume run --tau 1", "error: unknown option --tau; did you mean --agent.tau?"),
+        ("plot run --ouput 1", "error: unknown option --ouput; did you mean --output?"),
+        ("--frobnicate check", "error: unknown option --frobnicate; see jaxddpg --help"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_those_of_its_command(arguments, sentence):
+    assert call(*arguments.split()) == (2, "", f"{sentence}\n")
+
+
+def remedies(sentence):
+    """The flags that an error proposes, each by itself; a number alone is for the setting that the error is about."""
+    subject = sentence.removeprefix("error: ").partition(" is ")[0]
+    sections = re.findall(r"(--[a-z_.]+) '(.+)'$", sentence)
+    settings = re.findall(r"(?:use|or|name) ([a-z_]+\.[a-z_]+): (\w+)", sentence)
+    values = re.findall(r"use (?:at least )?(\d+|random)\b", sentence)
+    return [
+        *sections,
+        *((f"--{name}", value) for name, value in settings),
+        *((f"--{subject}", value) for value in values),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "number"),
+    [
+        ("train", {"--agent.algorithm": "copdac"}, 1),
+        ("train", {"--agent": "{tau: 0.1}", "--agent.algorithm": "copdac"}, 1),
+        ("train", {"--agent": "{algorithm: copdac, features: {num_tiles: 3, encoding: fourier}}"}, 1),
+        (
+            "train",
+            {
+                "--population.selection": "{method: halving, share: 0.5}",
+                "--training.num_epochs": "9",
+                "--num-seeds": "9",
+            },
+            1,
+        ),
+        ("train", {"--agent.critic.action_layer": "1"}, 1),
+        ("train", {"--agent.batch_size": "9"}, 1),
+        ("train", {"--agent.microbatch_size": "2", "--agent.actor.normalization": "batch"}, 1),
+        ("train", {"--agent.microbatch_size": "3"}, 1),
+        ("train", {"--agent.batch_size": "5", "--training.num_shards": "2", "--training.warmup_steps": "9"}, 1),
+        ("train", {"--training.num_envs": "3", "--training.num_shards": "2", "--replay.capacity": "60"}, 1),
+        ("train", {"--training.num_envs": "8", "--replay.sampling": "latest"}, 2),
+        ("train", {"--training.updates_per_step": "1/4"}, 1),
+        ("train", {"--replay.capacity": "63"}, 1),
+        ("train", {"--noise.smoothing": "1", "--noise.scale_of": "stationary"}, 1),
+        ("sweep", {"--population.combine": "grid", "--population.sweep.noise.scale": "{uniform: [0.1, 0.2]}"}, 1),
+    ],
+)
+def test_what_an_error_proposes_is_accepted(command, flags, number, tiny):
+    code, _, err = call(command, tiny, "--print-config", *(word for flag in flags.items() for word in flag))
+    found = dict.fromkeys(remedy for line in err.splitlines() for remedy in remedies(line))
+    assert (code, len(found)) == (2, number), err
+    for flag, value in found:
+        kept = {name: given for name, given in flags.items() if not name.startswith(flag)}
+        changed = [word for pair in (kept | {flag: value}).items() for word in pair]
+        code, _, err = call(command, tiny, "--print-config", *changed)
+        assert (code, err) == (0, ""), changed
 
 
 def test_a_flag_does_not_take_the_next_flag_for_its_value(tiny):
@@ -229,7 +311,8 @@ def test_an_environment_that_cannot_be_used_is_refused_and_leaves_nothing(enviro
         (["--reporting.tensorboard", "true"], {"reporting": {"tensorboard": True}}),
         (["--num-seeds", "3"], {"population": {"num_seeds": 3}}),
         (["--seed=3"], {"population": {"seed": 3}}),
-        (["--population.seed", "3", "--seed", "4"], {"population": {"seed": 4}}),
+        (["--noise", "{scale: 0.3}"], {"noise": {"scale": 0.3}}),
+        (["--noise.scale=0.4", "--noise={smoothing: 0.3, scale: 0.3}"], {"noise": {"smoothing": 0.3, "scale": 0.4}}),
         (["--agent.tau", "0.5", "--agent.tau", "0.25"], {"agent": {"tau": 0.25}}),
         (["--agent.learning_rate_decay_steps", "inf"], {}),
     ],
@@ -310,6 +393,38 @@ def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert f"{float(rows[1]['return_mean']):.5g}" in out
     assert "3 noiseless episodes" in out
+
+
+def test_the_table_of_an_evaluation_stays_when_its_reader_has_gone(trained, tmp_path):
+    """As in `jaxddpg evaluate RUN | head -1`: files come before words."""
+    path = tmp_path / "evaluation.csv"
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "jaxddpg", "evaluate", trained[0], "--num-episodes", "2", "--output", path]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    with path.open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output"), [("evaluate", "a.csv"), ("plot", "a.png"), ("render", "a.gif"), ("evaluate", "")]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(
+    command, output, trained, tmp_path, monkeypatch
+):
+    def computed(*_, **__):
+        raise AssertionError
+
+    for function in ("_policies", "_all_curves"):
+        monkeypatch.setattr(analysis, function, computed)
+    place = tmp_path / "none" / output if output else tmp_path
+    reason = "No such file or directory" if output else "Is a directory"
+    said = call(command, trained[0], "--output", place)
+    assert refused(said, f"--output {place} cannot be written: {reason}; name another") == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_plot_draws_the_run_again(trained):

@@ -7,9 +7,13 @@ from fractions import Fraction
 from math import inf
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import yaml
 from helpers import faults, reread
 
+import jaxddpg
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
@@ -80,6 +84,65 @@ def test_there_are_shipped_configs():
     assert CONFIGS
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_as_it_is_meant(path):
+    assert config.cautions(config.read(path)) == []
+
+
+DECAYED = {
+    "agent": {"learning_rate_decay_steps": 100_000},
+    "training": {"num_envs": 4, "warmup_steps": 250, "steps_per_epoch": 495, "num_epochs": 50},
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentences"),
+    [
+        ({}, []),
+        ({"training.num_epochs": 49}, []),
+        ({"agent.learning_rate_decay_steps": inf, "training.num_epochs": 52}, []),
+        (
+            {"training.num_epochs": 52},
+            [
+                "agent.learning_rate_decay_steps is 100000, but the run has 103960 env steps, and "
+                "agent.final_actor_learning_rate and agent.final_critic_learning_rate are 0: in the last 3960 env "
+                "steps the actor and the critic learn nothing; train a new run with "
+                "--agent.learning_rate_decay_steps 103960"
+            ],
+        ),
+        (
+            {"agent.learning_rate_decay_steps": 99_999, "agent.final_actor_learning_rate": 1e-5},
+            [
+                "agent.learning_rate_decay_steps is 99999, but the run has 100000 env steps, and "
+                "agent.final_critic_learning_rate is 0: in the last 1 env steps the critic learns nothing; train a new "
+                "run with --agent.learning_rate_decay_steps 100000"
+            ],
+        ),
+        (
+            {
+                "training.num_epochs": 52,
+                "agent.final_actor_learning_rate": 1e-5,
+                "agent.final_critic_learning_rate": 1e-5,
+            },
+            [],
+        ),
+    ],
+)
+def test_a_run_longer_than_the_decay_of_its_rates_is_cautioned(overrides, sentences):
+    assert config.cautions(config.parse(DECAYED, overrides)) == sentences
+    for sentence in sentences:  # its remedy is one
+        flag, value = re.search(r"--([a-z_.]+) (\d+)$", sentence).groups()
+        assert config.cautions(config.parse(DECAYED, overrides | {flag: value})) == []
+
+
+def test_a_sweep_says_of_how_many_variants_a_caution_is():
+    sweep = {"agent.learning_rate_decay_steps": [1_000, 50_000, 100_000], "noise.scale": [0.1, 0.2]}
+    (sentence,) = config.cautions(config.parse(DECAYED | {"population": {"sweep": sweep}}))
+    assert sentence.startswith(
+        "in 4 of 6 variants, the first of which says: agent.learning_rate_decay_steps is 1000, but"
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_settings_come_back_from_their_dump(seed, tmp_path):
     experiment = random_experiment(seed)
@@ -122,7 +185,7 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
             {"algorithm": "copdac", "tau": 0.1},
             "agent.tau is a setting of algorithm ddpg, but agent.algorithm is copdac",
         ),
-        ({"features": {}}, "agent.features is a setting of algorithm copdac, but agent.algorithm is ddpg"),
+        ({"features": {}}, "agent.features is a section of algorithm copdac, but agent.algorithm is ddpg"),
         (
             {"algorithm": "copdac", "features": {"num_tiles": 3, "encoding": "fourier"}},
             "agent.features.num_tiles is a setting of encoding tiles, but agent.features.encoding is fourier",
@@ -135,7 +198,11 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
             {"algorithm": "copdac", "features": {"low": [1.0, 2.0], "high": [3.0]}},
             "agent.features.low is [1.0, 2.0], but must have one number for and below each of high, [3.0]",
         ),
-        ({"algorithm": "copdac", "critic": {"normalization": "none"}}, "agent.critic is {normalization: none}, but"),
+        (
+            {"algorithm": "copdac", "critic": {"normalization": "none"}},
+            "agent.critic is a section of algorithm ddpg, but agent.algorithm is copdac; leave it out, or replace",
+        ),
+        ({"algorithm": "copdac", "features": 3}, "agent.features must be a section with settings below it, not 3"),
         ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),
     ],
 )
@@ -301,11 +368,11 @@ def test_environment_parameters_get_their_declared_types():
 
 
 def test_parameters_of_ones_own_environment_keep_their_kinds():
-    """Whole numbers shape a program, floats are its inputs."""
-    own = {"name": "my.module:make", "parameters": {"links": 3, "wind": "1e-2", "wet": False}}
+    """Whole numbers shape a program, floats are its inputs, and a text is a text whatever it spells."""
+    own = {"name": "my.module:make", "parameters": {"links": 3, "wind": 1e-2, "wet": False, "label": "1e-2"}}
     parameters = config.parse({"environment": own}).environment.parameters
-    assert parameters == {"links": 3, "wind": 0.01, "wet": False}
-    assert [type(value) for value in parameters.values()] == [int, float, bool]
+    assert parameters == {"links": 3, "wind": 0.01, "wet": False, "label": "1e-2"}
+    assert [type(value) for value in parameters.values()] == [int, float, bool, str]
 
 
 def test_a_flag_overrides_the_file_and_nothing_else():
@@ -393,3 +460,159 @@ world = settings.Environment("x", {{"m": 2.0, "n": 3}})
 assert jax.tree.leaves(world) == [2.0]
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("010", 10), ("008", 8), ("0100", 100), ("1_000", 1000), ("+5", 5), ("1e3", 1000), ("3.", 3), ("1.5e+1", 15)],
+)
+def test_decimal_digits_are_a_number_however_they_begin(word, number, tmp_path):
+    """In a flag, in a file, on an axis and as a parameter; YAML 1.1 takes 010 for 8 and 008 for a text."""
+    assert config.parse({}, {"population.seed": word}).population.seed == number
+    (tmp_path / "a.yaml").write_text(
+        f"environment: {{name: 'module:make', parameters: {{k: {word}}}}}\nreplay: {{capacity: 100_000}}\n"
+        f"population: {{seed: {word}, sweep: {{agent.critic_learning_rate: [{word}], training.num_epochs: [{word}]}}}}"
+    )
+    experiment = config.read(tmp_path / "a.yaml")
+    assert (experiment.population.seed, experiment.environment.parameters) == (number, {"k": number})
+    (values,) = config.swept(experiment)
+    assert [*values.values()] == [number, number]
+
+
+def test_numbers_padded_by_a_shell_are_different_seeds():
+    seeds = [config.parse({}, {"population.seed": f"{seed:03d}"}).population.seed for seed in range(128)]
+    assert seeds == [*range(128)]
+
+
+@pytest.mark.parametrize("word", ["1:30", "0x10", "0b1", "0o17", "1__0", "1_", "9" * 5000, "2024-01-01", "2024-13-45"])
+def test_what_is_written_in_other_ways_is_no_number(word, tmp_path):
+    (fault,) = faults({}, {"training.num_epochs": word})
+    assert re.fullmatch(r"training.num_epochs is '?[\w:-]+'?, but must be a whole number in decimal digits \(.*", fault)
+    assert faults({}, {"agent.gamma": word})
+    (tmp_path / "a.yaml").write_text(f"training: {{num_epochs: {word}}}")
+    with pytest.raises(ConfigError, match="in decimal digits"):
+        config.read(tmp_path / "a.yaml")
+
+
+def test_a_fraction_may_begin_with_its_point():
+    assert config.parse({}, {"agent.gamma": ".5"}).agent.gamma == 0.5
+    assert config.parse({}, {"training.updates_per_step": "1e-1"}).training.updates_per_step == Fraction(1, 10)
+
+
+TEXTS = [
+    "010",
+    "008",
+    "1:30",
+    "0x10",
+    "0b1",
+    "1_000",
+    "+5",
+    ".5",
+    "1e5",
+    "1e-3",
+    "inf",
+    ".inf",
+    "2024-01-01",
+    "yes",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_like_a_number_comes_back_as_that_text(text, tmp_path):
+    """For us and for every other reader of YAML."""
+    own = {"name": "module:make", "parameters": {"label": text}}
+    experiment = config.parse({"environment": own, "reporting": {"wandb_project": text}})
+    assert reread(experiment, tmp_path) == experiment
+    content = yaml.safe_load(config.dump(experiment))
+    assert (content["reporting"]["wandb_project"], content["environment"]["parameters"]["label"]) == (text, text)
+
+
+@pytest.mark.parametrize("tagged", ["!!int x", "!!float x", "!!bool x", "!!timestamp x", "!!int [1]", "!!binary x"])
+def test_a_value_that_its_tag_does_not_allow_is_refused(tagged, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"agent: {{gamma: {tagged}}}")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not valid YAML"):
+        config.read(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "number", [np.float64(0.25), np.float32(0.25), np.array(0.25), jnp.float32(0.25), jnp.asarray(0.25)], ids=repr
+)
+def test_numbers_of_numpy_and_jax_are_numbers(number, tmp_path):
+    own = {"name": "module:make", "parameters": {"wind": number}}
+    sweep = {"noise.scale": [number, 2 * number], "agent.actor.hidden_sizes": [np.array([8, 4])]}
+    experiment = config.parse({"environment": own, "population": {"sweep": sweep}}, {"agent.tau": number})
+    assert (experiment.agent.tau, type(experiment.agent.tau)) == (0.25, float)
+    assert experiment.environment.parameters == {"wind": 0.25}
+    assert [variant.noise.scale for variant in config.variants(experiment)] == [0.25, 0.5]
+    assert experiment == reread(experiment, tmp_path)
+
+
+def test_whole_numbers_of_numpy_and_jax_are_whole():
+    overrides = {
+        "population.num_seeds": np.int64(3),
+        "population.seed": jnp.int32(7),
+        "replay.capacity": np.uint32(500),
+    }
+    experiment = config.parse({}, overrides | {"agent.actor.hidden_sizes": jnp.array([8, 4])})
+    assert (experiment.population.num_seeds, experiment.population.seed, experiment.replay.capacity) == (3, 7, 500)
+    assert experiment.agent.actor.hidden_sizes == (8, 4)
+
+
+def test_the_points_of_numpy_are_an_axis(tmp_path):
+    points = np.linspace(0.1, 0.3, 3)
+    for axis in (points, [*points]):
+        experiment = config.parse({"population": {"sweep": {"agent.tau": axis}}})
+        assert reread(experiment, tmp_path) == config.checked(experiment) == experiment
+        np.testing.assert_allclose([variant.agent.tau for variant in config.variants(experiment)], points)
+
+
+def unheard_of(): ...
+
+
+@pytest.mark.parametrize("value", [unheard_of, object(), {1, 2}, b"bytes"], ids=["function", "object", "set", "bytes"])
+@pytest.mark.parametrize(
+    "path", ["agent.tau", "environment.name", "environment.parameters.g", "agent", "noise.scale_of"]
+)
+def test_what_no_setting_can_be_is_refused_in_a_sentence(path, value):
+    (fault,) = faults({}, {path: value})
+    assert re.match(rf"{path} (is|must be a section.* not) ['<b{{]", fault)
+
+
+def test_a_parameter_of_ones_own_environment_can_be_written():
+    own = {"name": "module:make", "parameters": {"table": [[1, 2.5], {"a": None}], "wet": True}}
+    assert config.parse({"environment": own}).environment.parameters == own["parameters"]
+    (fault,) = faults({"environment": own | {"parameters": {"f": [unheard_of]}}})
+    assert fault.startswith("environment.parameters.f is [<function unheard_of")
+    assert "but must be a number, a text, true or false, or a list of these" in fault
+
+
+@pytest.mark.parametrize("value", [1e39, "1e39", -1e39, 1e-50, "1e-40", np.float64(1e39)])
+@pytest.mark.parametrize("path", ["noise.final_scale", "environment.parameters.g", "environment.parameters.own"])
+def test_a_number_that_a_program_of_32_bits_cannot_hold_is_refused(path, value):
+    """It would count as infinite or as 0 there."""
+    name = "module:make" if path.endswith("own") else "Pendulum-v1"
+    (fault,) = faults({"environment": {"name": name}}, {path: value})
+    assert "but must be " in fault
+    assert float(value) < 0 or "0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are" in fault
+    for fine in (0, 1.2e-38, 3.4e38):
+        config.parse({"environment": {"name": name}}, {path: fine})
+
+
+def test_an_empty_name_is_quoted():
+    (fault,) = faults({"environment": {"name": ""}})
+    assert fault.startswith("environment.name is '', which is neither")
+
+
+@pytest.mark.parametrize("given", ["configs/pendulum.yaml", None, {}])
+@pytest.mark.parametrize("function", [jaxddpg.run, jaxddpg.sweep])
+def test_what_is_no_experiment_is_refused_in_a_sentence(function, given, tmp_path):
+    with pytest.raises(ConfigError, match=r"an experiment is needed, not .*; read one with jaxddpg\.load\(PATH\)"):
+        function(given, tmp_path / "run")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("given", [None, {"agent": {}}, Experiment()], ids=["None", "dict", "Experiment"])
+def test_what_is_no_path_is_refused_in_a_sentence(given):
+    with pytest.raises(ConfigError, match="is loaded from a YAML file"):
+        jaxddpg.load(given)

@@ -22,6 +22,7 @@ from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import run
 from jaxddpg.hosts import Host
+from jaxddpg.statistics import confidence_interval
 
 IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", "diverged_by", "diverged_at"}
 MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
@@ -69,6 +70,16 @@ def measured(finished):
 def update_counts(agents):
     """The steps that each member's two optimisers have taken, by their own count."""
     return np.stack([optax.tree.get(agents.actor_optimizer, "count"), optax.tree.get(agents.critic_optimizer, "count")])
+
+
+def test_a_result_is_shown_in_a_line(finished):
+    """A notebook shows the value of its last line."""
+    result = finished[1]
+    returns = np.array([member["final_return"] for member in result.summary["members"]])
+    low, high = confidence_interval(returns)
+    expected = f"members: {MEMBERS}, epochs: {EPOCHS}, IQM of the final returns: {returns.mean():.5g}"
+    assert repr(result) == f"Result(MountainCarContinuous-v0, {expected} (95 % interval {low:.5g} to {high:.5g}))"
+    assert len(repr(result)) < 400
 
 
 def test_a_run_directory_holds_what_it_should(finished):

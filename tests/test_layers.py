@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
-    {"axes", "process"},
+    {"axes", "notation", "process"},
     {"types", "settings"},
     {
         *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),

@@ -1,22 +1,24 @@
 import csv
+import dataclasses
 import re
+import shutil
 
 import matplotlib.image
 import numpy as np
 import pytest
-from helpers import CURVES, call, refused, swept
+from helpers import CURVES, call, refused, swept, tiny
 
-from jaxddpg import plotting, report, statistics
-from jaxddpg.experiment import sweep
+import jaxddpg
+from jaxddpg import analysis, experiment, plotting, report, statistics
 
 REFERENCES = {"random": -1200.0, "best known": -200.0}
 
 
-def curves(label, environment="Pendulum-v1", middle=0.0, members=6, seed=0, references=REFERENCES, **values):
+def curves(label, environment="Pendulum-v1", middle=0.0, members=6, seed=0, references=REFERENCES, epochs=3, **values):
     rng = np.random.default_rng(seed)
-    metrics = {name: middle + rng.normal(size=(3, members)) for name in CURVES}
+    metrics = {name: middle + rng.normal(size=(epochs, members)) for name in CURVES}
     seeds = range(seed, seed + members)
-    return plotting.Curves(label, np.arange(3) * 50, metrics, references, values, environment, seeds)
+    return plotting.Curves(label, np.arange(epochs) * 50, metrics, references, values, environment, seeds=seeds)
 
 
 def written(runs, directory):
@@ -98,7 +100,7 @@ def test_a_seed_that_diverged_counts_as_the_worst(tmp_path):
 
 
 def test_the_command_reports_runs_and_sweeps(several, tmp_path):
-    (result,) = sweep(swept({"noise.scale": [0.1, 0.2]}), tmp_path / "mine")
+    (result,) = experiment.sweep(swept({"noise.scale": [0.1, 0.2]}), tmp_path / "mine")
     code, out, err = call("report", several[0], tmp_path / "mine", "--output", tmp_path / "report")
     assert (code, out) == (0, f"{tmp_path}/report/report.md\n"), err
     text = (tmp_path / "report" / "report.md").read_text()
@@ -118,3 +120,140 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     (tmp_path / "file").touch()
     assert refused(call("report", tmp_path / "none"), "holds no run") == []
     assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "holds no run") == []
+
+
+def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):
+    """The longer one improves later, by what says nothing of the shorter."""
+    short, long = curves("short", epochs=3), curves("long", epochs=7, seed=1, middle=-5.0)
+    for values in long.metrics.values():
+        values[4:] += 100.0
+    text = written([short, long], tmp_path)
+    assert "**Runs of different length** are compared at 100 env steps" in text
+    rows = table(text, "median")
+    assert [row["env steps per seed"] for row in rows] == ["100", "100"]
+    expected = float(statistics.interquartile_mean(long.returns[2]))
+    assert float(rows[1]["IQM [95 %]"].split()[0]) == pytest.approx(expected, rel=1e-3)
+    (pair,) = table(text, "is above")
+    assert pair["with probability [95 %]"] == "1 [1, 1]"
+    with (tmp_path / report.TABLE).open() as file:
+        assert [row["env_steps"] for row in csv.DictReader(file)] == ["100"] * 6 + ["300"] * 6
+    assert "different length" not in written([short, curves("other", epochs=3)], tmp_path)
+
+
+def test_a_run_whose_evaluations_lie_elsewhere_counts_up_to_the_common_step():
+    """At 100 env steps the other was last evaluated at 70."""
+    one, other = curves("one", epochs=3), curves("other", epochs=9)._replace(env_steps=np.arange(9) * 35)
+    cut = plotting.of_common_length([one, other])
+    assert [run.env_steps[-1] for run in cut] == [100, 70]
+    np.testing.assert_array_equal(cut[1].returns, other.returns[:3])
+    late = curves("late", epochs=3)._replace(env_steps=np.array([500, 600, 700]))
+    assert [run.env_steps[-1] for run in plotting.of_common_length([one, late])] == [100, 500]
+
+
+@pytest.mark.parametrize(("members", "said"), [(1, False), (2, True), (4, True), (5, False)])
+def test_an_interval_of_few_seeds_is_called_what_it_is(members, said, tmp_path):
+    text = written([curves("a"), curves("b", members=members)], tmp_path)
+    assert (
+        "1 of 2 methods have fewer than 5 seeds; their intervals are then little more than the range" in text
+    ) == said
+
+
+def grid(level, source):
+    """A sweep of two settings whose returns are all about one level."""
+    return [
+        curves(f"{source}: {tau}, {scale}", middle=level, tau=tau, scale=scale)._replace(source=source)
+        for tau in (0.1, 0.2)
+        for scale in (1.0, 2.0)
+    ]
+
+
+def test_sweeps_of_two_methods_are_not_pooled(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    plain = curves("plain", middle=-900.0, tau=0.1, scale=1.0)._replace(source="plain")
+    plotting.plot([*grid(-200.0, "learns"), plain, *grid(-1200.0, "does not")], tmp_path / "picture.png")
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    for name in ("tau", "scale"):
+        lines = [line for line in panels[f"Sensitivity to {name}"].lines if line.get_linestyle() == "-"]
+        assert [line.get_label() for line in lines] == ["learns: IQM of 12 members", "does not: IQM of 12 members"]
+        np.testing.assert_allclose(np.array([line.get_ydata() for line in lines]).T, 2 * [[-200, -1200]], atol=1.5)
+    for source, level in (("learns", -200), ("does not", -1200)):
+        (image,) = panels[f"Final return, IQM ({source})"].images
+        np.testing.assert_allclose(image.get_array(), np.full((2, 2), level), atol=1.5)
+
+
+def test_a_sweep_of_which_a_part_has_not_ended_is_shown_at_its_common_length(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    runs = [curves("a", tau=0.1), curves("b", tau=0.2, epochs=2)]
+    plotting.plot(runs, tmp_path / "picture.png")
+    _, sensitivity = drawn[0].axes
+    assert sensitivity.get_ylabel() == "return at 50 env steps"
+    (middle,) = [line for line in sensitivity.lines if line.get_linestyle() == "-"]
+    np.testing.assert_allclose(middle.get_ydata(), [statistics.interquartile_mean(run.returns[1]) for run in runs])
+
+
+def test_environments_have_panels_of_their_own(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    runs = [*grid(-200.0, "a"), curves("b", "Pendulum-v1 (m 3.0)", references={})]
+    plotting.plot(runs, tmp_path / "picture.png")
+    titles = [title for axes in drawn[0].axes if (title := axes.get_title())]  # a colour bar has none
+    assert titles[0] == "Return in Pendulum-v1"
+    assert titles[-2:] == ["Return in Pendulum-v1 (m 3.0)", "Promise and outcome"]
+    known = [line.get_label() for line in drawn[0].axes[0].lines if "known" in line.get_label()]
+    assert known == ["best known, -200"]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Runs in four environments, of which two differ in one parameter and one sweeps it."""
+    place = tmp_path_factory.mktemp("tasks")
+    for name, parameters in (("light/run", {"power": 1e-3}), ("heavy/run", {"power": 2e-3}), ("again/run", {})):
+        changed = tiny(population={"num_seeds": 1})
+        kept = {**changed.environment.parameters, **parameters}
+        environment = dataclasses.replace(changed.environment, parameters=kept)
+        experiment.run(dataclasses.replace(changed, environment=environment), place / name)
+    experiment.sweep(
+        swept({"environment.parameters.power": [1e-3, 2e-3]}, population={"num_seeds": 1}), place / "sweep"
+    )
+    return place
+
+
+def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
+    assert call("report", *(tasks / name for name in ("light/run", "heavy/run", "sweep")), "--output", tmp_path)[0] == 0
+    text = (tmp_path / "report.md").read_text()
+    common = "MountainCarContinuous-v0 (max_action 2.0, max_steps_in_episode 10, min_action -0.5"
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## Mountain")]
+    assert headings == [f"{common}, power 0.001)", f"{common}, power 0.002)", f"{common}, power swept)"]
+    for heading, methods in zip(
+        headings, (["run"], ["run"], ["sweep: power 0.001", "sweep: power 0.002"]), strict=True
+    ):
+        after = text[text.index(f"## {heading}") :]
+        end = after.find("\n## ")
+        assert [row["method"] for row in table(after[:end], "median")] == methods
+    assert text.count("| is above |") == 1
+
+
+def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(tasks, tmp_path):
+    shutil.copytree(tasks / "light", tasks / "other")
+    assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
+    methods = [row["method"] for row in table((tmp_path / "report.md").read_text(), "median")]
+    assert methods == ["light/run", "other/run"]
+    said = call(
+        "plot", tasks / "light" / "run", tasks / "heavy" / ".." / "light" / "run", "--output", tmp_path / "a.png"
+    )
+    assert refused(said, "is given twice; name each run once") == []
+
+
+def test_ends_of_paths_are_the_shortest_that_differ():
+    paths = ["/a/b/run", "/a/c/run", "/d/c/run", "/d/c/best", "/run"]
+    assert [analysis._ending(path, paths) for path in paths] == ["b/run", "a/c/run", "d/c/run", "best", "/run"]
+
+
+def test_one_directory_may_be_given_by_itself(tasks, tmp_path):
+    jaxddpg.plot(str(tasks / "again" / "run"), tmp_path / "one.png")
+    jaxddpg.plot([tasks / "again" / "run"], tmp_path / "list.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "list.png").read_bytes()
+    jaxddpg.write_report(tasks / "again" / "run", tmp_path / "report")
+    assert "| run | 1 |" in (tmp_path / "report" / "report.md").read_text()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -52,6 +53,25 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, 
     assert [row["epoch"] for row in result.rows] == [epoch for epoch in range(EPOCHS + 1) for _ in range(3)]
     seconds = [row["wall_seconds"] for row in result.rows[::3]]
     assert seconds == sorted(seconds)
+
+
+def test_more_epochs_than_the_rates_last_are_cautioned(tmp_path):
+    """At the start of a run and where it is resumed; the run is made all the same."""
+    decaying = small(agent={**config.as_mapping(small())["agent"], "learning_rate_decay_steps": 56})
+    assert decaying.training.env_steps == 56
+    run(decaying, tmp_path / "run")  # any warning is an error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, _, err = call("resume", tmp_path / "run", "--training.num_epochs", EPOCHS + 1, "--quiet")
+    assert code == 0
+    assert err == (
+        "warning: agent.learning_rate_decay_steps is 56, but the run has 64 env steps, and "
+        "agent.final_actor_learning_rate and agent.final_critic_learning_rate are 0: in the last 8 env steps the actor "
+        "and the critic learn nothing; train a new run with --agent.learning_rate_decay_steps 64\n"
+    )
+    assert lines(tmp_path / "run")[-1]["epoch"] == EPOCHS + 1
+    with pytest.warns(UserWarning, match="agent.learning_rate_decay_steps is 55, but the run has 56 env steps"):
+        run(config.parse(config.as_mapping(decaying), {"agent.learning_rate_decay_steps": 55}))
 
 
 def test_resuming_a_finished_run_changes_no_file_and_gives_its_result(whole):

@@ -267,7 +267,7 @@ def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
         (
             {"selection": {"method": "pbt", "reduction": 2}},
             "population.selection.reduction is a setting of method halving, but population.selection.method is pbt; "
-            "leave it out, or give the section anew: --population.selection '{method: pbt}'",
+            "leave it out, or replace the section: --population.selection '{method: pbt}'",
         ),
         ({"selection": BASED | {"interval": 7}}, "population.selection.interval is 7, so that in the 6 of"),
         ({"sweep": {}, "num_seeds": 1}, "population.selection.method is pbt, but one member alone has none to be"),

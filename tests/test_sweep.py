@@ -256,7 +256,12 @@ def test_the_final_returns_are_drawn_over_what_is_swept(grid, several, tmp_path,
     pooled = np.sort(finals.transpose(1, 0, 2).reshape(3, -1))
     np.testing.assert_allclose(middle.get_ydata(), pooled[:, 1:3].mean(1), rtol=1e-6)
     assert call("plot", several[0], grid[0], "--output", tmp_path / "all.png")[0] == 0
-    assert len(drawn[-1].axes) == 4
+    assert [title for axes in drawn[-1].axes if (title := axes.get_title())] == [
+        "Return",
+        *(f"Sensitivity to {name}" for name in ("noise.scale", "agent.batch_size", "agent.actor_learning_rate")),
+        "Final return, IQM (sweep)",
+        "Final return, IQM (run)",
+    ]
 
 
 def test_a_diverged_member_is_told_with_its_values(tmp_path):
