@@ -16,6 +16,7 @@ from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, 
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.evaluation import CAUSES
 from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
@@ -28,7 +29,7 @@ def evaluate(
 ) -> list[reporting.Row]:
     """Evaluates the policies of a run without noise, on episodes that training never saw; a row per member.
 
-    A diverged member has no return.
+    A diverged member has no return; `unmeasured_by` says what was not finite for another.
 
     Args:
         epoch: whose checkpoint: "newest", "best" or a number.
@@ -47,12 +48,15 @@ def evaluate(
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
     members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
     metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
+    causes = metrics.pop("cause")
     return [
         {
             "epoch": epochs[index],
             **member,
             "num_episodes": num_episodes,
             "episode_seed": seed,
+            "diverged": bool(diverged[index]),
+            "unmeasured_by": "" if diverged[index] else CAUSES[causes[index]],
         }
         | {name: np.nan if diverged[index] else float(values[index]) for name, values in metrics.items()}
         for index, member in enumerate(identities)
@@ -167,6 +171,7 @@ def _curves(directory: Path, named: bool, paths: Sequence[str]) -> list[plotting
                     variant.environment.name,
                     population.seeds()[own],
                     plotting.lineage(rows, [*names]) if selecting else None,
+                    [bool(row.get("unmeasured_by")) for row in rows[-population.num_members :]][own],
                 )
             )
     if not found:

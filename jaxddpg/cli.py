@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import secrets
@@ -220,6 +221,9 @@ def _tell(
     diverged = [member for member in members if member["diverged_by"]]
     for member in diverged if first else ():
         print(reporting.divergence(member), file=sys.stderr)
+    unmeasured = [sentence for member in members if (sentence := reporting.unmeasured(member))]
+    for sentence in unmeasured if first else ():
+        print(f"warning: in the end, {sentence}", file=sys.stderr)
     if halted:
         print(
             f"error: {len(diverged)} of {len(members)} members diverged; lower the learning rates, bound "
@@ -227,7 +231,19 @@ def _tell(
             file=sys.stderr,
         )
         return 1
-    return 0
+    return _measured(returns, unmeasured)
+
+
+def _measured(returns: Sequence[float], unmeasured: Sequence[str]) -> int:
+    """The exit code of evaluations: 1, with a sentence, where numbers that are not finite left no return at all."""
+    if not unmeasured or any(map(math.isfinite, returns)):
+        return 0
+    print(
+        f"error: the evaluations of {len(unmeasured)} of {len(returns)} members are not finite, and no other member "
+        "has a return; look into the environment",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _processes(options: argparse.Namespace, experiment: config.Experiment) -> hosts.Processes:
@@ -264,7 +280,7 @@ def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict
         {names[path]: config.text(member[path]) for path in names}
         | {
             "seed": member["seed"],
-            "final return": member["final_return"],
+            "final return": "diverged" if member["diverged_by"] else member["final_return"],
             "best of all epochs": member["best_return"],
             "in epoch": member["best_epoch"],
         }
@@ -300,7 +316,8 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         f"{options.run}, epoch {epochs}: {options.num_episodes} noiseless episodes per seed",
         [
             {path: config.text(value) for path, value in reporting.swept(row).items()}
-            | {"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]}
+            | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
+            | {"deviation": row["return_std"]}
             | ({"": row["standing"]} if "standing" in row else {})
             for row in rows
         ],
@@ -310,7 +327,10 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return 0
+    unmeasured = [sentence for row in rows if (sentence := reporting.unmeasured(row))]
+    for sentence in unmeasured:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return _measured(returns, unmeasured)
 
 
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:

@@ -23,6 +23,7 @@ from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
+from jaxddpg.evaluation import CAUSES
 from jaxddpg.hosts import Host
 from jaxddpg.population import Population, use_all_cores
 from jaxddpg.settings import Experiment
@@ -456,12 +457,16 @@ def _rows(
         "wall_seconds": wall_seconds,
     }
     made = {"env_steps": len(members) * env_steps, "updates": len(members) * updates} if epoch else {}
+    causes = metrics.pop("eval/cause")
+    reasons = [Health.REASONS[reason] for reason in health.reason]
     return [
         {"epoch": epoch, **member}
         | counts
         | {
-            "diverged_by": Health.REASONS[health.reason[index]],
+            "diverged_by": "observation" if reasons[index] == "start" else reasons[index],
+            "diverged_in": Health.FUNCTIONS.get(reasons[index], ""),
             "diverged_at": (int(health.step[index]) + 1) * training.num_envs if health.diverged[index] else None,
+            "unmeasured_by": "" if health.diverged[index] else CAUSES[causes[index]],
         }
         # What a diverged member would have done is not measured.
         | {name: math.nan if health.diverged[index] else float(values[index]) for name, values in metrics.items()}

@@ -144,7 +144,7 @@ def test_the_table_has_a_line_per_member(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "A title" in lines[0]
     assert any("7" in line and "-1.2346e-05" in line for line in lines)
-    assert any("8" in line and "diverged" in line for line in lines)
+    assert any("8" in line and "not finite" in line for line in lines)
     assert lines[-1] == "in short: good"
 
 
@@ -164,3 +164,14 @@ def test_a_member_that_diverged_is_told_once(capsys):
     assert told == [
         "the member of seed 8 diverged at env step 1,234: an observation was not finite; it is frozen as it was before"
     ]
+
+
+def test_an_evaluation_that_is_not_finite_is_told_until_it_is_finite(capsys):
+    with reporting.Display("title", 9) as display:
+        for epoch in range(6):
+            found = rows(epoch)
+            found[1]["unmeasured_by"] = "action of the policy" if epoch in (1, 2, 4) else ""
+            display.epoch(found)
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    sentence = "an action of the policy was not finite in the evaluation of the member of seed 8"
+    assert told == [f"warning: after epoch {epoch}, {sentence}" for epoch in (1, 4)]
