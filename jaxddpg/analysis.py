@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
+from jaxddpg import backend, checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.evaluation import CAUSES
-from jaxddpg.population import use_all_cores
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
@@ -40,7 +39,7 @@ def evaluate(
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
     _check_seed(seed)
-    use_all_cores()
+    backend.start()
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
     population = populate(experiment)
@@ -240,6 +239,7 @@ class Policies(NamedTuple):
 def _policies(directory: Path, epoch: int | str) -> Policies:
     """The policies of checkpoints, of each part of a run its own."""
     experiment = config.of_run(directory)
+    backend.check_devices()
     parts = run_directory.parts(directory, experiment)
     restored = [_restored(experiment, part, epoch) for part in parts]
     epochs = [at for (at, _), part in zip(restored, parts, strict=True) for _ in part.members]

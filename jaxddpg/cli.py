@@ -84,6 +84,14 @@ def _keep_compiled_programs() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+def _import_jax() -> None:
+    """Imports JAX, which reads its variables then; ConfigError where one is not what it may be."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError([f"JAX cannot start: {config.first_line(error)}; correct or unset that variable"]) from error
+
+
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
     overrides |= {
@@ -127,6 +135,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
+    _import_jax()
     with _processes(options, experiment) as watch, _Signals() as signals:
         import jax
 
@@ -301,6 +310,7 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
+    _import_jax()
     import numpy as np
 
     from jaxddpg import reporting
@@ -336,6 +346,7 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
+    _import_jax()
     from jaxddpg.analysis import plot
 
     if options.output is None and len(options.run) > 1:
@@ -349,6 +360,7 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
 def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
+    _import_jax()
     from jaxddpg import report
     from jaxddpg.analysis import write_report
 
@@ -359,11 +371,13 @@ def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
+    _import_jax()
     import jax
 
-    from jaxddpg import reporting
+    from jaxddpg import backend, reporting
     from jaxddpg.check import ladder
 
+    backend.check_devices()
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     print(f"{device}: less than a minute on a CPU ...", file=sys.stderr, flush=True)
     rungs = list(ladder())
@@ -389,6 +403,7 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 def _render(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
+    _import_jax()
     from jaxddpg.analysis import render
 
     path = options.output or options.run / "rollout.gif"

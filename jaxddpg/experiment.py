@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
+from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import CAUSES
 from jaxddpg.hosts import Host
-from jaxddpg.population import Population, use_all_cores
+from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import interquartile_mean
 from jaxddpg.training import Health, clock_at
@@ -277,7 +277,7 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
 
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
-    use_all_cores()
+    backend.start()
     looked_at: list[settings.Environment] = []
     for variant in config.variants(experiment):
         if variant.environment not in looked_at:

@@ -103,7 +103,7 @@ def divergence(row: Row) -> str:
 
 
 def unmeasured(row: Row) -> str:
-    """What was not finite in the evaluation of a member that did not diverge, as a sentence; empty where nothing was."""
+    """What was not finite in the evaluation of a member that did not diverge, as a sentence; empty if nothing was."""
     cause = row.get("unmeasured_by")
     return f"{_not_finite(cause)} in the evaluation of the member of {named(row)}" if cause else ""
 

@@ -18,7 +18,7 @@ LAYERS = [
         *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering", "selection"},
-    {"hosts", "cohort", "run_directory", "composition", "check", "memory", "report"},
+    {"hosts", "cohort", "run_directory", "composition", "check", "memory", "report", "backend"},
     {"analysis", "outcome"},
     {"experiment"},
     {"cli"},
