@@ -16,7 +16,7 @@ from jaxddpg import backend, checkpoint, config, plotting, rendering, report, re
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.evaluation import CAUSES
+from jaxddpg.evaluation import causes
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale
 
@@ -47,7 +47,7 @@ def evaluate(
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
     members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
     metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
-    causes = metrics.pop("cause")
+    unmeasured_by = causes(metrics)
     return [
         {
             "epoch": epochs[index],
@@ -55,7 +55,7 @@ def evaluate(
             "num_episodes": num_episodes,
             "episode_seed": seed,
             "diverged": bool(diverged[index]),
-            "unmeasured_by": "" if diverged[index] else CAUSES[causes[index]],
+            "unmeasured_by": "" if diverged[index] else unmeasured_by[index],
         }
         | {name: np.nan if diverged[index] else float(values[index]) for name, values in metrics.items()}
         for index, member in enumerate(identities)

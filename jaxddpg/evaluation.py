@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.struct import PyTreeNode
 
 from jaxddpg.types import Environment, Key, Metrics, Scalar
@@ -37,10 +38,8 @@ CAUSES = (
     "action of the policy",
     "observation of the environment's step",
     "reward of the environment's step",
-    "value of the policy",
-    "sum",
 )
-"""What may be not finite in an evaluation, the earliest first: a sum is where finite numbers are too large."""
+"""What may be not finite in an evaluation, the earliest first."""
 
 
 def evaluate(
@@ -61,7 +60,7 @@ def evaluate(
         `return_mean`, `return_std`: of the undiscounted returns, over episodes. `q_start_mean`: the mean value of the
         first observations. `discounted_return_mean`: what that value predicts, sum_t gamma^t r_t, plus the discounted
         value of the final observation where a time limit cut the episode. `overestimation`: by how much the promise
-        exceeds the outcome. `cause`: uint8, index into `CAUSES`: what was not finite, 0 where nothing was.
+        exceeds the outcome. `cause`: uint8, index into `CAUSES`: what was not finite, for `causes` to read.
     """
     reset_key, step_key = jax.random.split(key)
 
@@ -96,21 +95,31 @@ def evaluate(
     (*_, returns, discounted, final_observation, final_weight, cause), _ = jax.lax.scan(
         step, carry, jax.random.split(step_key, environment.episode_length)
     )
-    final_value, start_value = value(final_observation), value(start)
-    outcome = jnp.mean(discounted.value + final_weight * final_value)
-    promise = jnp.mean(start_value)
-    measures = {
+    outcome = jnp.mean(discounted.value + final_weight * value(final_observation))
+    promise = jnp.mean(value(start))
+    first = jnp.min(jnp.where(cause > 0, cause, jnp.uint8(len(CAUSES))))
+    return {
         "return_mean": jnp.mean(returns.value),
         "return_std": jnp.std(returns.value),
         "q_start_mean": promise,
         "discounted_return_mean": outcome,
         "overestimation": promise - outcome,
+        "cause": first % jnp.uint8(len(CAUSES)),
     }
-    cause = _watched(cause, ones > 0, {"value of the policy": jnp.stack([start_value, final_value], axis=1)})
-    finite = jnp.all(jnp.isfinite(jnp.stack([*measures.values()])))
-    last = jnp.uint8(len(CAUSES) - 1)
-    first = jnp.min(jnp.where(cause > 0, cause, last))
-    return measures | {"cause": jnp.where(finite & jnp.all(cause == 0), jnp.uint8(0), first)}
+
+
+def causes(metrics: dict[str, np.ndarray]) -> list[str]:
+    """Takes `cause` out of the metrics [M] of evaluations: what was not finite in each, empty where nothing was.
+
+    Values are looked at here, by what comes of them: on the device that would change how they are rounded.
+    """
+    found = [CAUSES[cause] for cause in metrics.pop("cause")]
+    summed = np.isfinite(metrics["return_mean"]) & np.isfinite(metrics["return_std"])
+    valued = np.isfinite(metrics["overestimation"])
+    return [
+        cause or ("" if whole and finite else "value of the policy" if finite else "sum of rewards")
+        for cause, finite, whole in zip(found, summed, valued, strict=True)
+    ]
 
 
 def _watched(cause: jax.Array, playing: jax.Array, values: dict[str, jax.Array]) -> jax.Array:

@@ -11,7 +11,7 @@ LAYERS = [
     {"types", "settings"},
     {
         *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),
-        *("envs.episodic", "envs.known"),
+        *("envs.episodic", "envs.known", "envs.trial"),
     },
     {
         *("agents.copdac", "agents.ddpg", "training", "population"),
