@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
+from jaxddpg import backend, checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.population import use_all_cores
+from jaxddpg.evaluation import causes
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale, seed_key
 
@@ -29,7 +29,7 @@ def evaluate(
 ) -> list[reporting.Row]:
     """Evaluates the policies of a run without noise, on episodes that training never saw; a row per member.
 
-    A diverged member has no return.
+    A diverged member has no return; `unmeasured_by` says what was not finite for another.
 
     Args:
         epoch: whose checkpoint: "newest", "best" or a number.
@@ -40,7 +40,7 @@ def evaluate(
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
     _check_seed(seed)
-    use_all_cores()
+    backend.start()
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
     population = populate(experiment)
@@ -48,12 +48,15 @@ def evaluate(
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
     members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
     metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
+    unmeasured_by = causes(metrics)
     return [
         {
             "epoch": epochs[index],
             **member,
             "num_episodes": num_episodes,
             "episode_seed": seed,
+            "diverged": bool(diverged[index]),
+            "unmeasured_by": "" if diverged[index] else unmeasured_by[index],
         }
         | {name: np.nan if diverged[index] else float(values[index]) for name, values in metrics.items()}
         for index, member in enumerate(identities)
@@ -194,6 +197,7 @@ def _curves(directory: Path, paths: Sequence[str]) -> list[plotting.Curves]:
                     os.path.abspath(directory),
                     population.seeds()[own],
                     plotting.lineage(rows, [*names]) if selecting else None,
+                    [bool(row.get("unmeasured_by")) for row in rows[-population.num_members :]][own],
                 )
             )
     if not found:
@@ -271,6 +275,7 @@ class Policies(NamedTuple):
 def _policies(directory: Path, epoch: int | str) -> Policies:
     """The policies of checkpoints, of each part of a run its own."""
     experiment = config.of_run(directory)
+    backend.check_devices()
     parts = run_directory.parts(directory, experiment)
     restored = [_restored(experiment, part, epoch) for part in parts]
     epochs = [at for (at, _), part in zip(restored, parts, strict=True) for _ in part.members]

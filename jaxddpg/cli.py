@@ -7,6 +7,7 @@ import difflib
 import errno
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import secrets
@@ -111,6 +112,14 @@ def _compilation_cache() -> dict[str, str]:
     return {"JAX_COMPILATION_CACHE_DIR": str(path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
+def _import_jax() -> None:
+    """Imports JAX, which reads its variables then; ConfigError where one is not what it may be."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError([f"JAX cannot start: {config.first_line(error)}; correct or unset that variable"]) from error
+
+
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
     short = {"num-seeds": ("population.num_seeds", options.num_seeds), "seed": ("population.seed", options.seed)}
@@ -158,6 +167,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
+    _import_jax()
     with _processes(options, experiment) as watch, _Signals() as signals:
         from jaxddpg import experiment as room
 
@@ -257,6 +267,9 @@ def _tell(
     diverged = [member for member in members if member["diverged_by"]]
     for member in diverged if first else ():
         print(reporting.divergence(member), file=sys.stderr)
+    unmeasured = [sentence for member in members if (sentence := reporting.unmeasured(member))]
+    for sentence in unmeasured if first else ():
+        print(f"warning: in the end, {sentence}", file=sys.stderr)
     if halted:
         print(
             f"error: {len(diverged)} of {len(members)} members diverged; lower the learning rates, bound "
@@ -264,7 +277,19 @@ def _tell(
             file=sys.stderr,
         )
         return 1
-    return 0
+    return _measured(returns, unmeasured)
+
+
+def _measured(returns: Sequence[float], unmeasured: Sequence[str]) -> int:
+    """The exit code of evaluations: 1, with a sentence, where numbers that are not finite left no return at all."""
+    if not unmeasured or any(map(math.isfinite, returns)):
+        return 0
+    print(
+        f"error: the evaluations of {len(unmeasured)} of {len(returns)} members are not finite, and no other member "
+        "has a return; look into the environment",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _processes(options: argparse.Namespace, experiment: config.Experiment) -> hosts.Processes:
@@ -301,7 +326,7 @@ def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict
         {names[path]: config.text(member[path]) for path in names}
         | {
             "seed": member["seed"],
-            "final return": member["final_return"],
+            "final return": "diverged" if member["diverged_by"] else member["final_return"],
             "best of all epochs": member["best_return"],
             "in epoch": member["best_epoch"],
         }
@@ -324,6 +349,7 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
     path = options.output or options.run / "evaluation.csv"
     config.check_output(path)
+    _import_jax()
     import numpy as np
 
     from jaxddpg import reporting
@@ -343,18 +369,23 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         f"{options.run}, epoch {epochs}: {options.num_episodes} noiseless episodes per seed",
         [
             {path: config.text(value) for path, value in reporting.swept(row).items()}
-            | {"seed": row["seed"], "return": row["return_mean"], "deviation": row["return_std"]}
+            | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
+            | {"deviation": row["return_std"]}
             | ({"": row["standing"]} if "standing" in row else {})
             for row in rows
         ],
         f"IQM {reporting.mean_return(returns)}, worst {reporting.number(worst)}{found_best}",
     )
-    return 0
+    unmeasured = [sentence for row in rows if (sentence := reporting.unmeasured(row))]
+    for sentence in unmeasured:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return _measured(returns, unmeasured)
 
 
 def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
+    _import_jax()
     from jaxddpg.analysis import plot
 
     if options.output is None and len(options.run) > 1:
@@ -368,6 +399,7 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
 def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
+    _import_jax()
     from jaxddpg import report
     from jaxddpg.analysis import write_report
 
@@ -378,11 +410,13 @@ def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
+    _import_jax()
     import jax
 
-    from jaxddpg import reporting
+    from jaxddpg import backend, reporting
     from jaxddpg.check import ladder
 
+    backend.check_devices()
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     print(f"{device}: less than a minute on a CPU ...", file=sys.stderr, flush=True)
     rungs = list(ladder())
@@ -408,6 +442,7 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
 
 def _render(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
+    _import_jax()
     from jaxddpg.analysis import render
 
     path = options.output or options.run / "rollout.gif"

@@ -1,8 +1,12 @@
 """From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
 import importlib
+import sys
+import traceback
+import warnings
 from collections.abc import Callable
-from typing import assert_never
+from pathlib import Path
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +15,7 @@ from jaxddpg import features, noise, replay, settings, shards
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError, variants
+from jaxddpg.envs import trial
 from jaxddpg.envs.from_gymnax import check_box, from_gymnax
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.population import Population, make_population
@@ -18,6 +23,8 @@ from jaxddpg.settings import Experiment, Member
 from jaxddpg.training import make_trainer
 from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer, seed_key
 
+_NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names
+"""Modules in which an error of the user's code may be raised, but not made."""
 REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
 
 
@@ -34,20 +41,30 @@ def make_environment(section: settings.Environment) -> Environment:
         if ":" not in name:
             return from_gymnax(name, section.parameters)
         module, _, factory = name.partition(":")
-        made = getattr(importlib.import_module(module), factory)(**section.parameters)
+        make = getattr(importlib.import_module(module), factory)
+        if not callable(make) or isinstance(make, Environment):
+            raise ValueError(f"{factory} is a {type(make).__name__}, but must be a function that returns one")
+        made = make(**section.parameters)
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
                 if not isinstance(getattr(made, size), int) or getattr(made, size) < 1:
                     raise ValueError(f"its {size} is {getattr(made, size)}, but must be a whole number, at least 1")
             check_box("it", made.action_low, made.action_high, (made.action_size,))
             return made
+        if isinstance(made, type):
+            raise ValueError(f"its factory returned the class {made.__name__}; return an instance, {made.__name__}()")
+        if isinstance(made, tuple) and made and hasattr(made[0], "default_params"):
+            raise ValueError(
+                "its factory returned a tuple, as gymnax.make does; return the environment alone, whose parameters are "
+                "its default_params"
+            )
         if not hasattr(made, "default_params"):
-            raise TypeError(
+            raise ValueError(
                 f"its factory returned a {type(made).__name__}, but must return an Environment or a gymnax environment"
             )
         return from_gymnax(made)
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
 
 
@@ -69,24 +86,25 @@ def check_environment(section: settings.Environment) -> None:
 
     Raises:
         ConfigError: with its concrete numbers its Box or an episode is impossible, or with traced ones its functions
-            do not keep the contract of `Environment`.
+            do not keep the contract of `Environment`, as far as tracing shows it, or a few episodes of one's own.
     """
     environment = make_environment(section)
 
     def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
         made = make_environment(section)
         reset_key, step_key = jax.random.split(key)
-        state, observation = made.reset(reset_key)
-        after, time_step = made.step(step_key, state, jnp.zeros(made.action_size))
+        state, observation = _pair(made.reset(reset_key), "reset must return a state and an observation")
+        stepped = made.step(step_key, state, jnp.zeros(made.action_size))
+        after, time_step = _pair(stepped, "step must return a state and a TimeStep")
         if not isinstance(time_step, TimeStep):
-            raise TypeError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
+            raise ValueError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
         return state, after, observation, time_step
 
     try:
         before, after, start, time_step = jax.eval_shape(glimpse, section, seed_key(0))
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError([f"environment {section.name} cannot be traced by JAX: {_sentence(error)}"]) from error
     observation, number, flag = ((environment.observation_size,), "float32"), ((), "float32"), ((), "bool")
     contract = {
@@ -98,9 +116,9 @@ def check_environment(section: settings.Environment) -> None:
         "truncated": (time_step.truncated, flag),
     }
     faults = [
-        f"environment {section.name} gives {name} as {leaf.dtype}{list(leaf.shape)}, but must give {kind}{list(shape)}"
+        f"environment {section.name} gives {name} as {_kind(leaf)}, but must give {kind}{list(shape)}"
         for name, (leaf, (shape, kind)) in contract.items()
-        if (leaf.shape, str(leaf.dtype)) != (shape, kind)
+        if _kind(leaf) != f"{kind}{list(shape)}"
     ]
     if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
         faults.append(f"environment {section.name} returns from step a state of other shapes or types than from reset")
@@ -112,12 +130,45 @@ def check_environment(section: settings.Environment) -> None:
         )
     if faults:
         raise ConfigError(faults)
+    if section.name not in CONTINUOUS:
+        ends = trial.play(environment)
+        if wrong := trial.faults(ends, environment.episode_length):
+            raise ConfigError([f"environment {section.name} {fault}" for fault in wrong])
+        for doubt in trial.doubts(ends, environment.episode_length):
+            warnings.warn(f"environment {section.name} {doubt}", stacklevel=2)
 
 
-def _sentence(error: Exception) -> str:
-    """The first line of an error, with its kind where the text alone would not say it."""
-    text = str(error).split("\n")[0]
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+def _pair(found: Any, rule: str) -> tuple[Any, Any]:
+    """What a function of an environment returned, which must be a pair."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        what = f"{len(found)} values" if isinstance(found, tuple) else f"a {type(found).__name__}"
+        raise ValueError(f"{rule}, not {what}")
+    return found
+
+
+def _kind(leaf: Any) -> str:
+    """The type and shape of an array, or what stands in the place of one."""
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
+
+
+def _sentence(error: BaseException) -> str:
+    """Where in the user's code an error was raised, its kind where the text alone would not say it, and its first
+    line, or else the line of code."""
+    frames = [
+        (frame, summary)
+        for (frame, _), summary in zip(
+            traceback.walk_tb(error.__traceback__), traceback.extract_tb(error.__traceback__), strict=True
+        )
+        if frame.f_globals.get("__name__", "").split(".")[0] not in _NOT_THE_USERS
+    ]
+    theirs = [summary for frame, summary in frames if frame.f_globals["__name__"].split(".")[0] != "gymnax"]
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    place = next(reversed(theirs or [summary for _, summary in frames]), None)
+    if place is None:
+        return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'without a text'}"
+    file = Path(place.filename)
+    named = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return f"{named} line {place.lineno}: {type(error).__name__}: {text or f'{place.line} in {place.name}'}"
 
 
 def make_agent(

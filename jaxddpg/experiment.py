@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
+from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
+from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
-from jaxddpg.population import Population, use_all_cores
+from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import interquartile_mean
 from jaxddpg.training import Health, clock_at
@@ -323,7 +324,7 @@ def _check_jax_settings(before: Mapping[str, Any]) -> None:
 
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
-    use_all_cores()
+    backend.start()
     looked_at: list[settings.Environment] = []
     for variant in config.variants(experiment):
         if variant.environment not in looked_at:
@@ -460,12 +461,15 @@ def _train(
         evaluation_metrics = population.evaluate(clock, agents, cohort.members)
 
         def finish() -> list[reporting.Row]:
-            metrics = {f"eval/{name}": values for name, values in evaluation_metrics().items()}
+            evaluated = evaluation_metrics()
+            unmeasured_by = causes(evaluated)
+            metrics = {f"eval/{name}": values for name, values in evaluated.items()}
             metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
             now = time.perf_counter()
             seconds, so_far = now - begun, earlier + now - start
             identities = [cohort.identities[member] for member in cohort.running]
-            rows = _rows(experiment, identities, epoch, population.gather(health), metrics, seconds, so_far)
+            found = population.gather(health)
+            rows = _rows(experiment, identities, epoch, found, metrics, unmeasured_by, seconds, so_far)
             return _with_resting(rows, before)
 
         return finish
@@ -502,10 +506,12 @@ def _rows(
     epoch: int,
     health: Health,
     metrics: dict[str, np.ndarray],
+    unmeasured_by: Sequence[str],
     seconds: float,
     wall_seconds: float,
 ) -> list[reporting.Row]:
-    """The rows of an epoch that took so many seconds, one for each of the members, from its metrics [M]."""
+    """The rows of an epoch that took so many seconds, one for each of the members, from its metrics [M] and what was
+    not finite in their evaluations."""
     training = experiment.training
     # Counted on the host in Python's integers, which do not wrap.
     env_steps = training.steps_per_epoch * training.num_envs
@@ -516,12 +522,15 @@ def _rows(
         "wall_seconds": wall_seconds,
     }
     made = {"env_steps": len(members) * env_steps, "updates": len(members) * updates} if epoch else {}
+    reasons = [Health.REASONS[reason] for reason in health.reason]
     return [
         {"epoch": epoch, **member}
         | counts
         | {
-            "diverged_by": Health.REASONS[health.reason[index]],
+            "diverged_by": "observation" if reasons[index] == "start" else reasons[index],
+            "diverged_in": Health.FUNCTIONS.get(reasons[index], ""),
             "diverged_at": (int(health.step[index]) + 1) * training.num_envs if health.diverged[index] else None,
+            "unmeasured_by": "" if health.diverged[index] else unmeasured_by[index],
         }
         # What a diverged member would have done is not measured.
         | {name: math.nan if health.diverged[index] else float(values[index]) for name, values in metrics.items()}

@@ -35,8 +35,8 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
                 "final_return": last["eval/return_mean"],
                 "best_return": peak["eval/return_mean"],
                 "best_epoch": peak["epoch"],
-                "diverged_by": last["diverged_by"],
-                "diverged_at": last["diverged_at"],
+                # Rows of older runs do not have all of them.
+                **{name: last[name] for name in reporting.FAULTS if name in last},
             }
         )
     ends, device = rows[-count:], jax.local_devices()[0]

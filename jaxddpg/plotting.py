@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -55,11 +56,20 @@ class Curves(NamedTuple):
     """The name of the run or sweep; returns of different ones are not pooled."""
     seeds: Sequence[int] = ()
     lineage: Lineage | None = None
+    unmeasured: Sequence[bool] = ()
+    """Whether each member's last evaluation was not finite, although it did not diverge; by default none's."""
 
     @property
     def returns(self) -> np.ndarray:
         """[epochs, M]"""
         return self.metrics["eval/return_mean"]
+
+    @property
+    def lost(self) -> dict[str, np.ndarray]:
+        """Whether each member [M] has no return at the end, by what to say of it."""
+        lost, unmeasured = ~np.isfinite(self.returns[-1]), np.zeros(len(self.returns[-1]), bool)
+        unmeasured[: len(self.unmeasured)] = self.unmeasured
+        return {"diverged": lost & ~unmeasured, "not finite": lost & unmeasured}
 
 
 def _best(run: Curves) -> int:
@@ -117,6 +127,7 @@ def chosen(run: Curves) -> Curves:
         metrics={name: curves[:, one] for name, curves in run.metrics.items()},
         seeds=[run.seeds[one[0]]],
         lineage=None,
+        unmeasured=[run.unmeasured[one[0]]] if run.unmeasured else (),
     )
 
 
@@ -195,10 +206,11 @@ def _returns(axes: Any, runs: Sequence[Curves], title: str) -> None:
             _band(axes, run, "eval/return_mean", f"C{number}", f"{run.label}, IQM of {whom}")
             if run.lineage:
                 continue
-            for count, curve in enumerate(lost := run.returns.T[~np.isfinite(run.returns[-1])]):
-                last = np.flatnonzero(np.isfinite(curve))[-1:]
-                label = None if count else f"{len(lost)} diverged"
-                axes.plot(run.env_steps[last], curve[last], "x", color=f"C{number}", label=label)
+            for (what, lost), marker in zip(run.lost.items(), "x+", strict=True):
+                for count, curve in enumerate(curves := run.returns.T[lost]):
+                    last = np.flatnonzero(np.isfinite(curve))[-1:]
+                    label = None if count else f"{len(curves)} {what}"
+                    axes.plot(run.env_steps[last], curve[last], marker, color=f"C{number}", label=label)
     if all(run.references == runs[0].references for run in runs):
         for (name, level), style in zip(runs[0].references.items(), (":", "--"), strict=False):
             axes.axhline(level, color="0.4", linestyle=style, linewidth=1, label=f"{name}, {level:g}")
@@ -295,11 +307,15 @@ def _line(axes: Any, runs: Sequence[Curves], name: str, places: Mapping[str, flo
     pooled = [np.concatenate(variants) for variants in strata]
     middle = np.array([interquartile_mean(returns) for returns in pooled])
     colour, prefix = f"C{number % 10}", f"{runs[0].source}: " if runs[0].source else ""
-    for place, returns in zip(places.values(), pooled, strict=True):
+    for (value, place), returns in zip(places.items(), pooled, strict=True):
         axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color=colour, alpha=0.3)
-        if lost := int(np.sum(~np.isfinite(returns))):
+        losses = Counter[str]()
+        for run in runs:
+            if str(run.values.get(name)) == value:
+                losses.update({what: int(lost.sum()) for what, lost in run.lost.items()})
+        if text := ", ".join(f"{count} {what}" for what, count in losses.items() if count):
             where = (place, 0.02 + 0.05 * number)
-            axes.annotate(f"{lost} diverged", where, xycoords=("data", "axes fraction"), fontsize=7, ha="center")
+            axes.annotate(text, where, xycoords=("data", "axes fraction"), fontsize=7, ha="center")
     low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
     axes.fill_between([*places.values()], low, high, color=colour, alpha=0.18, linewidth=0)
     counts = " or ".join(map(str, sorted({*map(len, pooled)})))
@@ -319,7 +335,7 @@ def _map(axes: Any, runs: Sequence[Curves], across: str, up: str, what: str) -> 
     if grid.size <= 64:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0.0
         for (j, i), value in np.ndenumerate(grid):
-            text = "" if np.isnan(value) else f"{value:.4g}" if np.isfinite(value) else "diverged"
+            text = "" if np.isnan(value) else f"{value:.4g}" if np.isfinite(value) else "not finite"
             axes.text(i, j, text, ha="center", va="center", fontsize=8, color="k" if shown[j, i] > middle else "w")
     axes.set_xticks(range(len(columns)), map(_shown, columns))
     axes.set_yticks(range(len(rows)), map(_shown, rows))

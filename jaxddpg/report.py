@@ -48,8 +48,8 @@ def write(
         "# Report",
         "The return of a noiseless policy at the end of training, a mean over episodes for each seed. IQM is the mean "
         "of the seeds without their lowest and highest quarter; brackets hold the 95 % interval of the bootstrap over "
-        "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged counts as "
-        f"the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
+        "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged, or whose "
+        f"last evaluation is not finite, counts as the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
     ]
     if selected:
         parts.append(
@@ -88,7 +88,7 @@ def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: 
             "IQM [95 %]": _interval(statistics.pooled_mean, [final]),
             "median": _number(np.median(final)),
             "worst and best seed": f"{_number(final.min())} to {_number(final.max())}",
-            "diverged": int(np.sum(~np.isfinite(final))),
+            **{what: int(lost.sum()) for what, lost in run.lost.items()},
             "env steps per seed": f"{run.env_steps[-1]:,.0f}",
         }
         for run in runs
@@ -196,7 +196,7 @@ def _interval(statistic: Any, *samples: Sequence[np.ndarray]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{float(value):.4g}" if np.isfinite(value) else "diverged"
+    return f"{float(value):.4g}" if np.isfinite(value) else "not finite"
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> str:

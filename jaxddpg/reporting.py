@@ -25,6 +25,9 @@ from rich.text import Text
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 METRICS = "metrics.jsonl"
+FAULTS = ("diverged_by", "diverged_in", "diverged_at", "unmeasured_by")
+"""What a row says of numbers that are not finite: by what a member diverged, in which function of the environment and
+at which env step, and what was not finite in its evaluation."""
 Row = dict[str, Any]
 
 
@@ -57,7 +60,7 @@ def plain_json(value: Any) -> Any:
 
 def number(value: float) -> str:
     """A number to be read: five digits, whatever its size."""
-    return f"{value + 0.0:.5g}" if math.isfinite(value) else "diverged"
+    return f"{value + 0.0:.5g}" if math.isfinite(value) else "not finite"
 
 
 def mean_return(returns: np.ndarray) -> str:
@@ -94,10 +97,19 @@ def named(row: Row) -> str:
 
 def divergence(row: Row) -> str:
     """What became of a diverged member, as part of a sentence."""
-    return (
-        f"the member of {named(row)} diverged at env step {row['diverged_at']:,}: "
-        f"{'an' if row['diverged_by'][0] in 'aeiou' else 'a'} {row['diverged_by']} was not finite"
-    )
+    source = f", from the environment's {function}" if (function := row.get("diverged_in")) else ""
+    what = _not_finite(row["diverged_by"])
+    return f"the member of {named(row)} diverged at env step {row['diverged_at']:,}: {what}{source}"
+
+
+def unmeasured(row: Row) -> str:
+    """What was not finite in the evaluation of a member that did not diverge, as a sentence; empty if nothing was."""
+    cause = row.get("unmeasured_by")
+    return f"{_not_finite(cause)} in the evaluation of the member of {named(row)}" if cause else ""
+
+
+def _not_finite(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what} was not finite"
 
 
 def _console(file: TextIO, quiet: bool) -> Console:
@@ -240,6 +252,7 @@ class Display:
         """The first epoch seen, and when: nothing is compiled after it."""
         self._last_line = time.perf_counter()
         self._diverged: set[int] = set()
+        self._unmeasured: set[int] = set()
         self._bar = Progress(TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
         self._status = Text(overflow="ellipsis", no_wrap=True)
@@ -268,6 +281,9 @@ class Display:
             if other["diverged_by"] and other["member"] not in self._diverged:
                 self._diverged.add(other["member"])
                 self.note(f"{divergence(other)}; it is frozen as it was before")
+            if (sentence := unmeasured(other)) and other["member"] not in self._unmeasured:
+                self.note(f"warning: after epoch {row['epoch']}, {sentence}")
+        self._unmeasured = {other["member"] for other in rows if unmeasured(other)}
         iqm = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
         parts = [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
         if row["epoch"]:
@@ -292,7 +308,8 @@ def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = Fal
     console = _console(sys.stdout, quiet)
     table = Table(title=title, title_justify="left", box=None, header_style="bold underline")
     for heading in rows[0]:
-        table.add_column(heading, justify="left" if isinstance(rows[0][heading], str) else "right")
+        words = all(isinstance(row[heading], str) for row in rows)
+        table.add_column(heading, justify="left" if words else "right")
     for row in rows:
         table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)

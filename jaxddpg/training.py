@@ -49,8 +49,11 @@ class Health(PyTreeNode):
     step: jax.Array
     """uint32: the vector step at which it was seen"""
 
-    REASONS: ClassVar = ("", "observation", "reward", "loss", "parameter")
-    """A loss stands for everything that an update measures: values and gradients, too."""
+    REASONS: ClassVar = ("", "observation", "reward", "loss", "parameter", "start")
+    """A start is the first observation of an episode. A loss stands for everything that an update measures: values and
+    gradients, too."""
+    FUNCTIONS: ClassVar = {"start": "reset", "observation": "step", "reward": "step"}
+    """Of the environment, which give what is watched."""
 
     def watched(self, clock: Clock, **values: Any) -> "Health":
         """With a look at pytrees of arrays by reason."""
@@ -133,6 +136,7 @@ def make_trainer(
         agent_key, environment_key, noise_key = jax.random.split(init_key, 3)
         interaction_key, environment_key, noise_key = map(apart, (interaction_key, environment_key, noise_key))
         environment_state, observation = jax.vmap(environment.reset)(jax.random.split(environment_key, num_envs))
+        health = Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32))
         state = TrainingState(
             agent=agent.init(agent_key),
             environment=environment_state,
@@ -140,7 +144,7 @@ def make_trainer(
             noise=noise.init(noise_key, (num_envs, environment.action_size)),
             replay=replay.init(_example(environment)),
             episode_return=Total.zeros(num_envs),
-            health=Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32)),
+            health=health.watched(clock_at(config, 0), start=observation),
         )
 
         def random_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
@@ -196,8 +200,12 @@ def make_trainer(
         )
         rows = _experience(state.observation, action, time_step)
         episode_return = state.episode_return.plus(time_step.reward)
-        seen = (time_step.observation, time_step.final_observation)
-        health = state.health.watched(clock, observation=seen, reward=time_step.reward)
+        health = state.health.watched(
+            clock,
+            observation=time_step.final_observation,
+            reward=time_step.reward,
+            start=time_step.observation,  # another one than the final one only where an episode begins
+        )
         state = TrainingState(
             agent=state.agent,
             environment=environment_state,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
-from helpers import call, lines, tiny
+from helpers import call, lines, summary_of, tiny
 
 from jaxddpg import composition, config
-from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.analysis import evaluate, load_policy, write_report
 from jaxddpg.experiment import resume, run
 from jaxddpg.population import make_population
 from jaxddpg.training import Health, clock_at
@@ -132,11 +132,69 @@ def test_one_of_several_stops_the_run_where_that_is_asked(tmp_path):
     (tmp_path / "spoiled.yaml").write_text(config.dump(spoiled_run(num_seeds=1, on_divergence="stop")))
     code, out, err = call("train", tmp_path / "spoiled.yaml", "--run-dir", tmp_path / "run")
     assert code == 1
-    assert f"the member of seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite" in err
+    assert (
+        f"the member of seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite, from the "
+        in err
+    )
+    assert "environment's step; it is frozen as it was before" in err
     assert "error: 1 of 1 members diverged; lower" in err
     assert "diverged" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
     assert (tmp_path / "run" / "learning_curve.png").is_file()
+
+
+@pytest.mark.parametrize("function", ["reset", "step"])
+def test_an_observation_that_is_not_finite_is_told_with_the_function_that_gave_it(function):
+    """The first one of the run, or that after the first step of all, which is in the warm-up."""
+    at = {"reset": -1.0, "step": 0.0}[function]
+    result = run(small(environment={"parameters": {"lost_at_step": at}}, population={"num_seeds": 1}))
+    (member,) = result.summary["members"]
+    assert (member["diverged_by"], member["diverged_in"], member["diverged_at"]) == ("observation", function, 2)
+    assert [row["epoch"] for row in result.rows] == [0]
+
+
+@pytest.fixture(scope="module")
+def unmeasured(tmp_path_factory):
+    """Rewards are not finite at a step that an evaluation comes to, but training does not."""
+    at = {"nan_at_step": float(WARMUP + CHUNK), "limit": 100}
+    changes = {"training": {"num_epochs": 1}, "population": {"num_seeds": 2}}
+    directory = tmp_path_factory.mktemp("unmeasured")
+    (directory / "it.yaml").write_text(config.dump(small(environment={"parameters": at}, **changes)))
+    return directory / "run", call("train", directory / "it.yaml", "--run-dir", directory / "run")
+
+
+def test_an_evaluation_that_is_not_finite_fails_and_is_no_divergence(unmeasured):
+    directory, (code, out, err) = unmeasured
+    assert code == 1
+    assert "diverged" not in out + err
+    cause = "a reward of the environment's step was not finite in the evaluation of the member of seed"
+    assert f"warning: after epoch 0, {cause} 0\n" in err
+    assert f"warning: in the end, {cause} 1\n" in err
+    assert "error: the evaluations of 2 of 2 members are not finite" in err
+    assert out.count("not finite") == 5  # of two members the last and the best, and the mean
+    told = summary_of(directory)["members"]
+    assert [member["unmeasured_by"] for member in told] == ["reward of the environment's step"] * 2
+    assert [member["diverged_by"] for member in told] == ["", ""]
+
+
+def test_what_is_made_of_a_run_that_was_not_measured_speaks_of_no_divergence(unmeasured, tmp_path):
+    directory, _ = unmeasured
+    code, out, err = call("evaluate", directory, "--num-episodes", 1)
+    assert code == 1
+    assert "diverged" not in out + err
+    assert "warning: a reward of the environment's step was not finite in the evaluation of the member of seed 1" in err
+    write_report([directory], tmp_path / "report")
+    assert "| 0 | 2 |" in (tmp_path / "report" / "report.md").read_text()  # diverged, not finite
+
+
+def test_one_member_without_a_finite_evaluation_is_a_warning(tmp_path):
+    changes = {"training": {"num_epochs": 1}, "environment": {"parameters": {"limit": 100, "nan_at_step": 1e9}}}
+    sweep = {"environment.parameters.nan_at_step": [float(WARMUP + CHUNK), 1e9]}
+    (tmp_path / "it.yaml").write_text(config.dump(small(**changes, population={"num_seeds": 1, "sweep": sweep})))
+    code, out, err = call("sweep", tmp_path / "it.yaml", "--run-dir", tmp_path / "run")
+    assert code == 0
+    assert "diverged" not in out + err
+    assert err.count("warning: in the end, a reward") == 1
 
 
 def test_gauges_say_what_is_saturated_and_dead():

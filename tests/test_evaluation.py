@@ -4,7 +4,7 @@ import numpy as np
 import probes
 import pytest
 
-from jaxddpg.evaluation import evaluate
+from jaxddpg.evaluation import causes, evaluate
 
 
 def measure(environment, act=None, value=None, gamma=0.9, episodes=5):
@@ -64,3 +64,34 @@ def test_a_return_does_not_drift():
     metrics = measured(jax.random.key(0))
     assert metrics["return_mean"] == pytest.approx(100_000, rel=1e-6)
     assert metrics["discounted_return_mean"] == pytest.approx(100_000, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "cause"),
+    [
+        ({}, {}, ""),
+        ({"lost_at_step": -1.0}, {}, "observation of the environment's reset"),
+        ({"lost_at_step": 3.0}, {}, "observation of the environment's step"),
+        ({"nan_at_step": 3.0}, {}, "reward of the environment's step"),
+        ({"inf_at_step": 3.0, "lost_at_step": 3.0}, {}, "observation of the environment's step"),
+        ({}, {"act": lambda observation: jnp.where(observation == 0.5, jnp.nan, observation)}, "action of the policy"),
+        ({}, {"value": lambda observation: jnp.full(5, jnp.inf)}, "value of the policy"),
+        ({"scale": 3e38}, {}, "sum of rewards"),
+    ],
+)
+def test_what_is_not_finite_is_named(changes, what, cause):
+    environment = probes.endless_reward(changes["scale"]) if "scale" in changes else probes.spoiled(**changes)
+    metrics = {name: np.asarray(value)[None] for name, value in measure(environment, **what).items()}
+    assert causes(metrics) == [cause]
+    assert "cause" not in metrics
+    unseen = not cause or "observation" in cause  # by a policy that is blind
+    assert np.isfinite([*metrics.values()]).all() == (unseen and "inf_at_step" not in changes)
+
+
+def test_what_comes_after_the_end_of_an_episode_is_no_part_of_it():
+    """The seventh step and those after it belong to the next episode."""
+    clean, spoiled = (
+        measure(probes.spoiled(nan_at_step=at, limit=6)._replace(episode_length=8)) for at in (jnp.inf, 6.0)
+    )
+    assert spoiled == clean
+    assert clean["return_mean"] > 0

@@ -16,7 +16,7 @@ import pytest
 from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
 
 import jaxddpg
-from jaxddpg import config, experiment, run_directory
+from jaxddpg import config, experiment, reporting, run_directory
 from jaxddpg.analysis import evaluate, load_policy, plot
 from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
@@ -24,7 +24,7 @@ from jaxddpg.experiment import run
 from jaxddpg.hosts import Host
 from jaxddpg.statistics import confidence_interval
 
-IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", "diverged_by", "diverged_at"}
+IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", *reporting.FAULTS}
 MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
 EVALUATION = {f"eval/{name}" for name in MEASURED}
 LEARNING = {
@@ -165,7 +165,9 @@ def test_the_summary_tells_each_members_final_and_best_return(finished):
             "best_return": max(returns),
             "best_epoch": returns.index(max(returns)),
             "diverged_by": "",
+            "diverged_in": "",
             "diverged_at": None,
+            "unmeasured_by": "",
         }
 
 

@@ -11,14 +11,14 @@ LAYERS = [
     {"types", "settings"},
     {
         *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),
-        *("envs.episodic", "envs.known"),
+        *("envs.episodic", "envs.known", "envs.trial"),
     },
     {
         *("agents.copdac", "agents.ddpg", "training", "population"),
         *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering", "selection"},
-    {"hosts", "cohort", "run_directory", "composition", "check", "memory", "report"},
+    {"hosts", "cohort", "run_directory", "composition", "check", "memory", "report", "backend"},
     {"analysis", "outcome"},
     {"experiment"},
     {"cli"},

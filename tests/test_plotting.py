@@ -124,3 +124,14 @@ def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):
     (cross,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "x"]
     assert cross.get_label() == "1 diverged"
     assert cross.get_xydata().tolist() == [[run.env_steps[1], run.metrics["eval/return_mean"][1, 1]]]
+
+
+def test_a_plus_marks_where_a_member_that_did_not_diverge_was_last_measured(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    run = curves(members=3)._replace(unmeasured=[False, True, False])
+    for values in run.metrics.values():
+        values[2:, 1] = np.nan
+    plotting.plot([run], tmp_path / "picture.png")
+    (mark,) = [line for line in drawn[0].axes[0].lines if line.get_marker() in "x+"]
+    assert (mark.get_marker(), mark.get_label()) == ("+", "1 not finite")

@@ -61,7 +61,7 @@ def test_methods_are_told_with_their_intervals(tmp_path):
         told = [float(number) for number in re.findall(r"-?[\d.]+", row["IQM [95 %]"])]
         assert told[0] == pytest.approx(float(statistics.interquartile_mean(run.returns[-1])), rel=1e-3)
         np.testing.assert_allclose(told[1:], [low, high], atol=0.3)
-        assert (row["method"], row["seeds"], row["diverged"]) == (run.label, "6", "0")
+        assert (row["method"], row["seeds"], row["diverged"], row["not finite"]) == (run.label, "6", "0", "0")
     (pair,) = table(text, "is above")
     assert pair == {"method": "a", "is above": "b", "with probability [95 %]": "0 [0, 0]"}
     for picture in re.findall(r"\]\((\w+\.png)\)", text):
@@ -94,7 +94,7 @@ def test_a_seed_that_diverged_counts_as_the_worst(tmp_path):
         values[-1, 0] = np.nan
     (row,) = table(written([run], tmp_path), "median")
     assert row["diverged"] == "1"
-    assert row["worst and best seed"].startswith("diverged to ")
+    assert row["worst and best seed"].startswith("not finite to ")
     expected = np.sort(run.returns[-1, 1:])[:2].mean()
     assert float(row["IQM [95 %]"].split()[0]) == pytest.approx(expected, rel=1e-3)
 

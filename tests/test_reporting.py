@@ -149,7 +149,7 @@ def test_the_table_has_a_line_per_member(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "A title" in lines[0]
     assert any("7" in line and "-1.2346e-05" in line for line in lines)
-    assert any("8" in line and "diverged" in line for line in lines)
+    assert any("8" in line and "not finite" in line for line in lines)
     assert lines[-1] == "in short: good"
 
 
@@ -214,3 +214,14 @@ def test_a_server_of_wandb_that_does_not_answer_is_named(monkeypatch):
         ValueError, match=r"cannot be used: Failed to authenticate with http://127.0.0.1:9; run `wandb l"
     ):
         reporting.check_wandb()
+
+
+def test_an_evaluation_that_is_not_finite_is_told_until_it_is_finite(capsys):
+    with reporting.Display("title", 9) as display:
+        for epoch in range(6):
+            found = rows(epoch)
+            found[1]["unmeasured_by"] = "action of the policy" if epoch in (1, 2, 4) else ""
+            display.epoch(found)
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    sentence = "an action of the policy was not finite in the evaluation of the member of seed 8"
+    assert told == [f"warning: after epoch {epoch}, {sentence}" for epoch in (1, 4)]

@@ -41,6 +41,7 @@ def episodic(
         state, time = timed
         reset_key, move_key = jax.random.split(key)
         state, reward, terminated = move(move_key, state, action)
+        terminated = jnp.asarray(terminated)  # of a bool of Python's, ~ makes a number
         final_observation = observe(state)
         truncated = (time + 1 >= episode_length) & ~terminated
         over = terminated | truncated

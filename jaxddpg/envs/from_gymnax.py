@@ -21,7 +21,8 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
         parameters: values that replace those of the environment's default parameters; floats may be traced.
 
     Raises:
-        ValueError: the name or a parameter is unknown, or the action space is not a finite Box with low < high.
+        ValueError: the name or a parameter is unknown, or the action space is not a finite Box with low < high, the
+            observation space no Box, or there is no max_steps_in_episode.
     """
     if isinstance(environment, str):
         # Imported here because it takes seconds and starts the JAX backend.
@@ -36,20 +37,37 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
             f"{environment.name} has no parameter {', '.join(unknown)}; it has {', '.join(vars(defaults))}"
         )
     params = defaults.replace(**parameters or {})
+    if not hasattr(params, "max_steps_in_episode"):
+        raise ValueError(
+            f"{environment.name} has no parameter max_steps_in_episode, the steps after which an episode is truncated; "
+            "derive its parameters from gymnax's EnvParams"
+        )
     low, high = _box(environment, params)
     size = low.shape[0]
     observation_space = environment.observation_space(params)
+    if not (hasattr(observation_space, "low") and hasattr(observation_space, "high")):
+        raise ValueError(
+            f"{environment.name} has the observation space {type(observation_space).__name__}, but networks read one "
+            "array of numbers; return all that is observed as one array, such as one-hot codes, and a Box as its space"
+        )
+
+    def flat(observation: Any) -> jax.Array:
+        if not hasattr(observation, "dtype"):
+            raise ValueError(
+                f"{environment.name} observes a {type(observation).__name__}, but must observe one array of numbers"
+            )
+        return jnp.ravel(observation).astype(jnp.float32)
 
     def reset(key: Key) -> tuple[State, jax.Array]:
         observation, state = environment.reset(key, params)
-        return _strong(state), jnp.ravel(observation).astype(jnp.float32)
+        return _strong(state), flat(observation)
 
     def step(key: Key, state: State, action: jax.Array) -> tuple[State, TimeStep]:
         action = rescale(action, low, high).reshape(environment.action_space(params).shape)
         observation, state, reward, terminated, truncated, info = environment.step(key, state, action, params)
         time_step = TimeStep(
-            observation=jnp.ravel(observation).astype(jnp.float32),
-            final_observation=jnp.ravel(info["final_observation"]).astype(jnp.float32),
+            observation=flat(observation),
+            final_observation=flat(info["final_observation"]),
             reward=jnp.asarray(reward, jnp.float32).reshape(()),
             terminated=jnp.asarray(terminated, bool),
             truncated=jnp.asarray(truncated, bool),

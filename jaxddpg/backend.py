@@ -1,0 +1,55 @@
+"""JAX as its variables set it up: whether it finds a device, and whether a run can be computed that way."""
+
+import os
+
+import jax
+
+from jaxddpg.config import ConfigError, first_line
+from jaxddpg.population import use_all_cores
+
+_UNSUITABLE = {
+    "jax_disable_jit": "a run is compiled ahead of time",
+    "jax_no_tracing": "a run is traced",
+    "jax_enable_x64": "a run computes with numbers of 32 bits, and would draw others",
+    "jax_numpy_dtype_promotion": "environments and libraries rely on the standard promotion of types",
+    "jax_transfer_guard": "a run moves numbers between host and device",
+    "jax_transfer_guard_host_to_device": "a run moves numbers from the host to the device",
+    "jax_transfer_guard_device_to_host": "a run moves numbers from the device to the host",
+    "jax_transfer_guard_device_to_device": "a run moves numbers between devices",
+}
+"""Why a run cannot be computed where one of these is set."""
+_SUITABLE = (None, False, "standard", "allow", "log", "log_explicit")
+_OURS = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+
+
+def start() -> None:
+    """Has JAX find its devices for a run, a CPU as one per core.
+
+    Raises:
+        ConfigError: as `check_devices`, or a run cannot be computed as JAX's variables say.
+    """
+    use_all_cores()
+    faults = [
+        f"{name.upper()} is {value}, but {reason}; unset it"
+        for name, reason in _UNSUITABLE.items()
+        if (value := getattr(jax.config, name)) not in _SUITABLE
+    ]
+    if faults:
+        raise ConfigError(faults)
+    check_devices()
+
+
+def check_devices() -> None:
+    """ConfigError where JAX finds no device by what its variables say."""
+    try:
+        jax.devices()
+    except Exception as error:  # of a plugin, whatever its type
+        reason = f": {first_line(error)}" if str(error) else ""
+        raise ConfigError([f"JAX finds no device{reason}; {_remedy()}"]) from error
+
+
+def _remedy() -> str:
+    names = [name for name in os.environ if name.startswith(("JAX_", "XLA_", "CUDA_")) and name not in _OURS]
+    given = " and ".join(f"{name}={os.environ[name]}" for name in sorted(names))
+    others = "install the JAX of your device, such as pip install 'jaxddpg[cuda13]'"
+    return f"correct or unset {given}, or {others}" if given else others

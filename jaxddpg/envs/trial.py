@@ -1,0 +1,78 @@
+"""A few short episodes of an environment of one's own: whether they end as its contract says."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxddpg.types import Environment, Key, State
+
+_PLAYERS, _MOST_STEPS = 4, 1_000
+
+
+class Ends(NamedTuple):
+    """How the first episode of each of P players ended, arrays [P]."""
+
+    steps: np.ndarray
+    """After how many; 0 where it has not ended as far as it was played."""
+    terminated: np.ndarray
+    truncated: np.ndarray
+    moved: np.ndarray
+    """Whether what is observed next is not where the episode ended."""
+    stale: np.ndarray
+    """Whether it is, and no beginning that was seen."""
+    played: int
+    """Steps"""
+
+
+def play(environment: Environment) -> Ends:
+    """Plays one episode with actions of 0 and others with random ones, each for at most 1000 steps."""
+    length = min(environment.episode_length, _MOST_STEPS)
+    over, *flags = map(np.asarray, jax.jit(lambda key: _flags(environment, key, length))(jax.random.key(0)))
+    first, players = over.argmax(0), np.arange(_PLAYERS)
+    return Ends(np.where(over.any(0), first + 1, 0), *(flag[first, players] for flag in flags), played=length)
+
+
+def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, ...]:
+    """Of each step and player [T, P]: whether an episode ended, and the flags of `Ends`."""
+    reset_key, step_key = jax.random.split(key)
+    state, starts = jax.vmap(environment.reset)(jax.random.split(reset_key, _PLAYERS))
+
+    def step(state: State, key: Key) -> tuple[State, tuple[jax.Array, ...]]:
+        step_key, action_key = jax.random.split(key)
+        actions = jax.random.uniform(action_key, (_PLAYERS, environment.action_size), minval=-1.0).at[0].set(0.0)
+        state, seen = jax.vmap(environment.step)(jax.random.split(step_key, _PLAYERS), state, actions)
+        moved = jnp.any(seen.observation != seen.final_observation, axis=1)
+        begun = jnp.any(jnp.all(seen.observation[:, None] == starts, axis=-1), axis=1)
+        return state, (seen.terminated | seen.truncated, seen.terminated, seen.truncated, moved, ~moved & ~begun)
+
+    return jax.lax.scan(step, state, jax.random.split(step_key, length))[1]
+
+
+def faults(ends: Ends, episode_length: int) -> list[str]:
+    """What is wrong for certain, each as the rest of a sentence about the environment."""
+    ended = ends.steps > 0
+    if ends.played == episode_length and not ended.all():
+        return [
+            f"does not end its episodes after {episode_length:,} steps, the length that it states; count its steps and "
+            "return truncated there"
+        ]
+    if ended.all() and ends.stale.any() and not ends.moved.any():
+        return [
+            "does not begin another episode where one has ended; return from step the state and the observation of a "
+            "reset there, and where the action led as final_observation"
+        ]
+    return []
+
+
+def doubts(ends: Ends, episode_length: int) -> list[str]:
+    """What is probably wrong, likewise."""
+    limited = (ends.steps == episode_length) | ((ends.steps > 0) & ends.truncated)
+    if episode_length > 1 and limited.any() and ends.terminated[limited].all():
+        return [
+            f"terminates its episodes where they have lasted {episode_length:,} steps, its time limit, as if nothing "
+            "could follow; return terminated for the task alone and truncated for the limit, as gymnax does since 1.0, "
+            "where step_env leaves the limit to is_truncated"
+        ]
+    return []

@@ -1,0 +1,65 @@
+"""Each in a process of its own: JAX reads its variables once."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+from helpers import TINY
+
+from jaxddpg import backend
+from jaxddpg.config import ConfigError
+
+
+def ran(arguments, **variables):
+    """The exit code of a command under these variables, and what it wrote to standard error."""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    command = [sys.executable, "-m", "jaxddpg", *map(str, arguments)]
+    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fragments"),
+    [
+        ("JAX_PLATFORMS", "cuda", ["JAX finds no device", "JAX_PLATFORMS=cuda", "pip install"]),
+        ("JAX_PLATFORMS", "nonsense", ["JAX finds no device: Unable to initialize backend 'nonsense'", "unset JAX_PL"]),
+        ("JAX_NUM_CPU_DEVICES", "0", ["JAX finds no device", "correct or unset JAX_NUM_CPU_DEVICES=0"]),
+        ("JAX_NUM_CPU_DEVICES", "x", ["JAX cannot start", "jax_num_cpu_devices; correct or unset that variable"]),
+        ("JAX_DISABLE_JIT", "1", ["JAX_DISABLE_JIT is True, but a run is compiled ahead of time; unset it"]),
+    ],
+)
+def test_a_variable_that_prevents_a_run_is_named(name, value, fragments, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    command = ["train", tmp_path / "tiny.yaml", "--quiet", "--run-dir", tmp_path / "run"]
+    code, err = ran(command, **{name: value})
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert err.startswith("error: JAX")
+    assert [fragment for fragment in fragments if fragment not in err] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_names_it_too():
+    code, err = ran(["check"], JAX_PLATFORMS="cuda")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "JAX_PLATFORMS=cuda" in err
+
+
+@pytest.mark.parametrize(
+    ("set_up", "name"),
+    [
+        (lambda: jax.enable_x64(True), "JAX_ENABLE_X64"),
+        (lambda: jax.numpy_dtype_promotion("strict"), "JAX_NUMPY_DTYPE_PROMOTION"),
+        (lambda: jax.transfer_guard_host_to_device("disallow"), "JAX_TRANSFER_GUARD_HOST_TO_DEVICE"),
+        (lambda: jax.disable_jit(), "JAX_DISABLE_JIT"),
+        (lambda: jax.no_tracing(True), "JAX_NO_TRACING"),
+    ],
+)
+def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name):
+    with set_up(), pytest.raises(ConfigError) as error:
+        backend.start()
+    (fault,) = error.value.faults
+    assert fault.startswith(f"{name} is ")
+    assert fault.endswith("; unset it")
+    backend.start()

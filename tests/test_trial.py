@@ -1,0 +1,261 @@
+"""Environments of one's own that miss the contract, each refused or doubted in one sentence."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment as Gymnax
+from gymnax.environments.environment import EnvParams, EnvState
+
+from jaxddpg import config, settings
+from jaxddpg.composition import check_environment
+from jaxddpg.config import ConfigError
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.types import Environment, TimeStep
+
+
+@struct.dataclass
+class Params(EnvParams):
+    max_steps_in_episode: int = 20
+
+
+class Cart(Gymnax):
+    """Moves by its action. `done` says when it ends, `observe` and `space` what is seen of it."""
+
+    def __init__(self, done=None, observe=None, space=None, params=None, counting=True):
+        super().__init__()
+        self.done, self.observe_ = done or (lambda time, params: False), observe or (lambda place: place[None])
+        self.space, self.params, self.counting = space or spaces.Box(-9.0, 9.0, (1,)), params or Params(), counting
+
+    @property
+    def default_params(self):
+        return self.params
+
+    def reset_env(self, key, params):
+        state = Placed(0, jax.random.uniform(key))
+        return self.observe_(state.place), state
+
+    def step_env(self, key, state, action, params):
+        state = Placed(state.time + self.counting, state.place + action[0])
+        return self.observe_(state.place), state, state.place, jnp.asarray(self.done(state.time, params)), {}
+
+    def action_space(self, params):
+        return spaces.Box(-1.0, 1.0, (1,))
+
+    def observation_space(self, params):
+        return self.space
+
+
+@struct.dataclass
+class Placed(EnvState):
+    place: jax.Array
+
+
+class NoLimit(NamedTuple):
+    speed: float = 1.0
+
+    def replace(self, **changes):
+        return self._replace(**changes)
+
+
+def sound():
+    return Cart()
+
+
+def before_gymnax_1():
+    return Cart(lambda time, params: time >= params.max_steps_in_episode)
+
+
+def sometimes_early():
+    return Cart(lambda time, params: time >= 7)
+
+
+def never_ending():
+    return Cart(counting=False)
+
+
+def dict_observations():
+    return Cart(observe=lambda place: {"place": place[None]}, space=spaces.Dict({"place": spaces.Box(-9.0, 9.0, (1,))}))
+
+
+def dict_without_its_space():
+    return Cart(observe=lambda place: {"place": place[None]})
+
+
+def discrete_observations():
+    return Cart(observe=lambda place: place.astype(int), space=spaces.Discrete(4))
+
+
+def without_a_limit():
+    return Cart(params=NoLimit())
+
+
+def the_class():
+    return Cart
+
+
+def the_pair():
+    return gymnax.make("Pendulum-v1")
+
+
+an_instance = Cart()
+
+
+def raising():
+    return Cart(observe=lambda place: place[None] if place > 0 else -place[None])
+
+
+def asserting():
+    raise AssertionError
+
+
+def leaving():
+    raise SystemExit(3)
+
+
+def own(observe=lambda place: place[None], resets=True, over=lambda time: (False, time >= 20)):
+    """A record of functions."""
+
+    def reset(key):
+        place = jax.random.uniform(key)
+        return (place, jnp.zeros((), int)), observe(place)
+
+    def step(key, state, action):
+        place, time = state[0] + action[0], state[1] + 1
+        terminated, truncated = map(jnp.asarray, over(time))
+        ended = (terminated | truncated) & resets
+        new, begun = reset(key)
+        after = jax.tree.map(lambda a, b: jnp.where(ended, a, b), (new, begun), ((place, time), observe(place)))
+        return after[0], TimeStep(after[1], observe(place), place, terminated, truncated)
+
+    return Environment(reset, step, 1, 1, 20)
+
+
+def own_sound():
+    return own()
+
+
+def own_dict():
+    return own(observe=lambda place: {"place": place[None]})
+
+
+def own_without_reset():
+    return own(resets=False)
+
+
+def own_before_gymnax_1():
+    return own(over=lambda time: (time >= 20, False))
+
+
+def own_with_both():
+    return own(over=lambda time: (time >= 5, time >= 5))
+
+
+def own_endless():
+    return own(over=lambda time: (False, time < 0))
+
+
+def own_of_triples():
+    return own()._replace(reset=lambda key: (jnp.zeros(()), jnp.zeros(1), {}))
+
+
+def of_pythons_bools():
+    return episodic(
+        start=lambda key: jax.random.uniform(key),
+        move=lambda key, place, action: (place + action[0], place, False),
+        observe=lambda place: place[None],
+        observation_size=1,
+        action_size=1,
+        episode_length=5,
+    )
+
+
+def checked(factory, **parameters):
+    check_environment(settings.Environment(f"{__name__}:{factory}", parameters))
+
+
+def line_of(text):
+    """Where a text stands first in this file."""
+    return next(number for number, line in enumerate(Path(__file__).read_text().splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize("factory", ["sound", "sometimes_early", "own_sound", "of_pythons_bools"])
+def test_what_keeps_the_contract_is_accepted_in_silence(factory):
+    checked(factory)
+
+
+@pytest.mark.parametrize(
+    ("factory", "fragment"),
+    [
+        ("never_ending", "does not end its episodes after 20 steps, the length that it states; count its steps and"),
+        ("own_endless", "does not end its episodes after 20 steps"),
+        ("own_without_reset", "does not begin another episode where one has ended; return from step the state and"),
+        ("dict_observations", "has the observation space Dict, but networks read one array of numbers; return all"),
+        ("discrete_observations", "has the observation space Discrete, but networks read one array"),
+        ("dict_without_its_space", "Cart observes a dict, but must observe one array of numbers"),
+        ("own_dict", "gives reset's observation as a dict, but must give float32[1]"),
+        ("own_of_triples", "reset must return a state and an observation, not 3 values"),
+        (
+            "without_a_limit",
+            "Cart has no parameter max_steps_in_episode, the steps after which an episode is truncated",
+        ),
+        ("the_class", "its factory returned the class Cart; return an instance, Cart()"),
+        ("the_pair", "its factory returned a tuple, as gymnax.make does; return the environment alone"),
+        ("an_instance", "an_instance is a Cart, but must be a function that returns one"),
+    ],
+)
+def test_what_misses_the_contract_is_refused_in_a_sentence_that_says_what_to_do(factory, fragment):
+    with pytest.raises(ConfigError) as error:
+        checked(factory)
+    assert error.value.faults[0].startswith(f"environment {__name__}:{factory} ")
+    assert fragment in error.value.faults[0]
+
+
+@pytest.mark.parametrize("factory", ["before_gymnax_1", "own_before_gymnax_1", "own_with_both"])
+def test_a_time_limit_that_is_returned_as_a_termination_is_doubted(factory):
+    with pytest.warns(UserWarning, match=f"environment {__name__}:{factory} terminates its episodes .* return termin"):
+        checked(factory)
+
+
+@pytest.mark.parametrize(
+    ("factory", "line", "message"),
+    [
+        ("raising", "if place > 0 else", "TracerBoolConversionError: Attempted boolean conversion"),
+        ("asserting", "raise AssertionError", "AssertionError: raise AssertionError in asserting"),
+        ("leaving", "raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_an_error_of_the_users_code_is_told_with_its_file_and_line(factory, line, message, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    with pytest.raises(ConfigError) as error:
+        checked(factory)
+    (fault,) = error.value.faults
+    assert f": test_trial.py line {line_of(line)}: {message}" in fault
+
+
+def test_an_error_while_a_module_is_imported_is_told_with_its_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("import jax\n\nraise KeyError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"used: broken_module.py line 3: KeyError: raise KeyError in <module>$"):
+        check_environment(settings.Environment("broken_module:make"))
+
+
+def test_known_environments_are_not_tried(monkeypatch):
+    monkeypatch.setattr("jaxddpg.envs.trial.play", lambda environment: pytest.fail("played"))
+    with warnings.catch_warnings(action="error"):
+        check_environment(config.parse({}).environment)
+
+
+def test_a_bool_of_pythons_is_a_termination():
+    environment = of_pythons_bools()
+    state, _ = environment.reset(jax.random.key(0))
+    _, time_step = environment.step(jax.random.key(1), state, np.zeros(1))
+    assert (time_step.truncated.dtype, time_step.terminated.dtype) == (bool, bool)
