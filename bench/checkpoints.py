@@ -37,7 +37,7 @@ def main() -> None:
         for epoch in range(1, 2 * options.pairs + 2):
             writing, start = epoch % 2 == 0, time.perf_counter()
             if writing:
-                writer.save(epoch, population.gather(groups), 0.0)
+                writer.save(epoch, population.gather(groups))
             groups, metrics = population.epoch(clock_at(settings.training, epoch), groups)
             metrics()
             writer.wait()

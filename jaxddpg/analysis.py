@@ -32,7 +32,8 @@ def evaluate(
     A diverged member has no return; `unmeasured_by` says what was not finite for another.
 
     Args:
-        epoch: whose checkpoint: "newest", "best" or a number.
+        epoch: of which policies: "newest", "best", those at the best evaluation of each member, or the number of an
+            epoch whose checkpoint is kept.
 
     Raises:
         ConfigError: the directory holds no such checkpoint, or no episode is asked for.
@@ -278,49 +279,68 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     backend.check_devices()
     parts = run_directory.parts(directory, experiment)
     restored = [_restored(experiment, part, epoch) for part in parts]
-    epochs = [at for (at, _), part in zip(restored, parts, strict=True) for _ in part.members]
-    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(state for _, state in restored))
+    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *restored)
+    epochs, diverged = states["epoch"].tolist(), states["health"].diverged
+    if epoch == BEST:  # which was finite, unless there was no such evaluation
+        diverged &= states["health"].step < experiment.training.warmup_steps
     identities = config.identities(experiment)
     if experiment.population.selection.method != "none":  # which is in one part, and changes numbers
         rows = run_directory.rows(directory, experiment)
-        last = [row for row in rows if row["epoch"] == epochs[0]]
+        count = len(identities)
+        last = rows[states["at"][0] * count :][:count]
         chosen = reporting.leader(last, "eval/return_mean")
         identities = [
-            reporting.identity(row) | {"standing": "best" if member == chosen else reporting.standing(row)}
+            reporting.identity(rows[epochs[member] * count + member])
+            | {"standing": "best" if member == chosen else reporting.standing(row)}
             for member, row in enumerate(last)
         ]
-    return Policies(experiment, identities, epochs, states["agent"], np.asarray(states["health"].diverged))
+    return Policies(experiment, identities, epochs, states["agent"], diverged)
 
 
-def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str) -> tuple[int, dict[str, State]]:
-    """The agents and the health of a part's members, and after which epoch; where the newest checkpoint is damaged, of
-    an older one, with a warning."""
+def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str) -> dict[str, Any]:
+    """The agents and the health of a part's members, the epochs of these agents, and the epoch `at` which they were
+    written, each leaf [M, ...]; where the newest checkpoint is damaged, of an older one, with a warning."""
     directory, members = part
+    shapes, reasons = state_like(experiment, len(members)), dict[int, str]()
+    wanted = {"agent": shapes.agent, "health": shapes.health}
+    if epoch == BEST:
+        numbers = jax.ShapeDtypeStruct((len(members),), np.int32)
+        wanted = {"best": {"agent": shapes.agent, "epoch": numbers}, "health": shapes.health}
     found = checkpoint.epochs(directory)
-    if not found:
-        raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
-    named: dict[int | str, list[Any]] = {NEWEST: found, BEST: [checkpoint.best(directory)]}
-    chosen = named.get(epoch, [epoch])
-    if not {*chosen} <= {*found}:
-        raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
-    shapes = state_like(experiment, len(members))
-    wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
-    for candidate in chosen:
+    while left := [candidate for candidate in _candidates(directory, epoch, found) if candidate not in reasons]:
         try:
-            config.check_unaltered(checkpoint.origin(directory, candidate).settings, experiment)
-            restored = checkpoint.restore(directory, candidate, wanted, partial=True)
+            config.check_unaltered(checkpoint.origin(directory, left[0]).settings, experiment)
+            state = checkpoint.restore(directory, left[0], wanted, partial=True)
         except checkpoint.DamagedError as error:
-            reasons.append(str(error))
+            # A run that is training may have removed it since, for a newer one.
+            found = checkpoint.epochs(directory)
+            if left[0] in found:
+                reasons[left[0]] = str(error)
             continue
         except ConfigError:
             raise
         except ValueError as error:
-            reasons.append(config.first_line(error))
+            reasons[left[0]] = config.first_line(error)
             break
         if reasons:
-            warnings.warn(f"{reasons[0]}; the policies are those of epoch {candidate}", stacklevel=4)
-        return candidate, restored
-    raise ConfigError([f"the policies of {directory} cannot be read: {reasons[0]}"])
+            warnings.warn(f"{next(iter(reasons.values()))}; the policies are those of epoch {left[0]}", stacklevel=4)
+        at = np.full(len(members), left[0])
+        policies = state.pop("best", {}) or {"agent": state.pop("agent"), "epoch": at}
+        return policies | {"health": state["health"], "at": at}
+    raise ConfigError([f"the policies of {directory} cannot be read: {next(iter(reasons.values()))}"])
+
+
+def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequence[int]:
+    """Which of the checkpoints that were found to try, one after the other."""
+    if not found:
+        raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
+    if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
+        raise ConfigError([f"{directory} was written by an earlier version, which kept no best policies; use {NEWEST}"])
+    if epoch in (NEWEST, BEST):
+        return found
+    if epoch not in found:
+        raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
+    return [int(epoch)]
 
 
 def _policy(directory: Path, member: int, epoch: int | str) -> tuple[Experiment, Environment, Agent, State]:

@@ -62,8 +62,8 @@ def check_path(run: Path) -> None:
         raise ValueError(f"has a path that is not valid {sys.getfilesystemencoding()}")
 
 
-def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Origin = UNKNOWN) -> Written:
-    """Writes the state after an epoch; `score` ranks checkpoints, `origin` is what led to it.
+def save(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Written:
+    """Writes the state after an epoch; `origin` is what led to it.
 
     Raises:
         OSError: the disk is full or cannot be written; older checkpoints are as they were.
@@ -78,7 +78,7 @@ def save(run: Path, epoch: int, state: State, score: float = 0.0, origin: Origin
         files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
         content = {
             "epoch": epoch,
-            "score": score if np.isfinite(score) else None,
+            "names": [*dict.fromkeys(str(path[0]) for path, _ in jax.tree.leaves_with_path(state))],
             "origin": origin._asdict(),
             "files": {name: _checksum(path / name) for name in files},
         }
@@ -101,9 +101,11 @@ def epochs(run: Path) -> list[int]:
     return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
 
-def best(run: Path) -> int | None:
-    """The epoch of the checkpoint with the highest score; None where there is no checkpoint."""
-    return max(epochs(run), key=lambda epoch: _score(run, epoch), default=None)
+def holds(run: Path, epoch: int, name: str) -> bool | None:
+    """Whether a checkpoint has an entry of this name at the top of its state; earlier versions recorded none. None
+    where its manifest is not what was written."""
+    content = _read(_manifest(_path(run, epoch)))
+    return None if content is None else str(jax.tree_util.DictKey(name)) in content["names"]
 
 
 def origin(run: Path, epoch: int) -> Origin:
@@ -140,11 +142,14 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
     check_path(run)
     origin(run, epoch)
     arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        state = checkpointer.restore(
-            _path(run, epoch),
-            args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=partial),
-        )
+    how = ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=partial)
+    try:
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            state = checkpointer.restore(_path(run, epoch), args=how)
+    except (OSError, ValueError) as error:
+        if epoch in epochs(run):
+            raise
+        raise DamagedError(f"the checkpoint of epoch {epoch} was removed while it was read") from error
     # Orbax itself restores other shapes than those asked for.
     for (place, wanted), found in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(state), strict=True):
         if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
@@ -156,7 +161,7 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
 
 
 class Writer:
-    """Saves checkpoints beside the training, one at a time, and keeps the newest ones and the best.
+    """Saves checkpoints beside the training, one at a time, and keeps the newest ones.
 
     Used as a context manager: leaving it waits for the last one.
     """
@@ -183,14 +188,14 @@ class Writer:
         finally:
             self._thread.shutdown()
 
-    def save(self, epoch: int, state: State, score: float) -> None:
+    def save(self, epoch: int, state: State) -> None:
         """Begins to write the state, whose arrays must not change; waits where the one before is not finished.
 
         Raises:
             OSError: the one before could not be written.
         """
         self.wait()
-        self._running = self._thread.submit(self._save, epoch, state, score)
+        self._running = self._thread.submit(self._save, epoch, state)
 
     def wait(self) -> None:
         """Waits until the checkpoint begun last is on disk; OSError where it could not be written."""
@@ -210,12 +215,12 @@ class Writer:
             "seconds_waited": self.waited_seconds,
         }
 
-    def _save(self, epoch: int, state: State, score: float) -> Written:
-        written = save(self._run, epoch, state, score, self._origin)
+    def _save(self, epoch: int, state: State) -> Written:
+        written = save(self._run, epoch, state, self._origin)
         # What lies ahead was passed over when the run went on from an older one, and comes again.
         for passed in (other for other in epochs(self._run) if other > epoch):
             remove(self._run, passed)
-        for old in {*epochs(self._run)[self._keep :]} - {best(self._run)}:
+        for old in epochs(self._run)[self._keep :]:
             remove(self._run, old)
         return written
 
@@ -233,11 +238,6 @@ def _check_room(run: Path, state: State) -> None:
         raise OSError(errno.ENOSPC, f"No space left: {needed:,} bytes are needed, {free:,} are free")
 
 
-def _score(run: Path, epoch: int) -> float:
-    content = _read(_manifest(_path(run, epoch)))
-    return -np.inf if content is None or content["score"] is None else content["score"]
-
-
 def _path(run: Path, epoch: int) -> Path:
     return (run / DIRECTORY / str(epoch)).absolute()
 
@@ -250,11 +250,11 @@ def _read(manifest: Path) -> dict[str, Any] | None:
     """What a manifest says; None where it is missing or is not what was written."""
     try:
         content = json.loads(manifest.read_text())
-        score, files, epoch = content["score"], content["files"], content["epoch"]
+        files, epoch = content["files"], content["epoch"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = isinstance(score, float | int | None) and isinstance(files, dict)
-    sound = sound and isinstance(content.setdefault("origin", {}), dict)
+    sound = isinstance(files, dict) and isinstance(content.setdefault("origin", {}), dict)
+    sound = sound and isinstance(content.setdefault("names", []), list)
     return content if sound and str(epoch) == manifest.stem else None
 
 

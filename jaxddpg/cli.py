@@ -280,7 +280,7 @@ def _tell(
     return _measured(returns, unmeasured)
 
 
-def _measured(returns: Sequence[float], unmeasured: Sequence[str]) -> int:
+def _measured(returns: Any, unmeasured: Sequence[str]) -> int:
     """The exit code of evaluations: 1, with a sentence, where numbers that are not finite left no return at all."""
     if not unmeasured or any(map(math.isfinite, returns)):
         return 0
@@ -362,11 +362,12 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
         writer.writerows(rows)
     returns = np.array([row["return_mean"] for row in rows if row.get("standing") != "rests"])
     worst = float(np.nan_to_num(returns, nan=-np.inf).min())
-    epochs = " and ".join(map(str, sorted({row["epoch"] for row in rows})))
+    first, last = min(row["epoch"] for row in rows), max(row["epoch"] for row in rows)
+    epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
     best = [row["return_mean"] for row in rows if row.get("standing") == "best"]
     found_best = f"; of the one that training found best {reporting.number(best[0])}" if best else ""
     reporting.print_table(
-        f"{options.run}, epoch {epochs}: {options.num_episodes} noiseless episodes per seed",
+        f"{options.run}, {epochs}: {options.num_episodes} noiseless episodes per seed",
         [
             {path: config.text(value) for path, value in reporting.swept(row).items()}
             | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
@@ -492,7 +493,7 @@ def _parser() -> argparse.ArgumentParser:
         "metavar": "E",
         "type": lambda text: int(text) if text.isdecimal() else text,
         "default": "newest",
-        "help": "whose checkpoint: newest (default), best or a number",
+        "help": "of which policies: newest (default), best of each member, or a number",
     }
     resume = commands.add_parser(
         "resume",

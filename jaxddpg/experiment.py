@@ -20,15 +20,15 @@ import numpy as np
 
 from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
-from jaxddpg.cohort import Cohort
+from jaxddpg.cohort import Best, Cohort
 from jaxddpg.composition import check_member, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
-from jaxddpg.population import Population
+from jaxddpg.population import Groups, Population
 from jaxddpg.settings import Experiment
-from jaxddpg.statistics import interquartile_mean
-from jaxddpg.training import Health, clock_at
+from jaxddpg.statistics import worst_if_not_finite
+from jaxddpg.training import Health, TrainingState, clock_at
 from jaxddpg.types import State
 
 _SMALLER = (
@@ -365,15 +365,10 @@ def _run(
         if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
-        # Never given a name: where it is held, the memory of what was read from disk is not given back.
-        groups = (
-            population.scatter(_saved(directory, experiment, history.epoch, count))
-            if history.rows
-            else population.init()
-        )
+        groups, best = _begin(directory, experiment, population, history)
         identities = config.identities(experiment)[members.start : members.stop]
-        cohort = Cohort(experiment, population, groups, identities, history.rows[-count:])
-        del groups  # they are given away with each epoch
+        cohort = Cohort(experiment, population, groups, identities, history.rows[-count:], best)
+        del groups  # they are donated to the next epoch
         rows, agents = _train(experiment, population, [*history.rows], cohort, reporters, writer, stopping)
         summary = outcome.summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
@@ -393,7 +388,7 @@ def _finished(experiment: Experiment, part: run_directory.Part, history: History
     summary = outcome.read(path)
     if summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
-    return Result([*history.rows], summary, _saved(directory, experiment, history.epoch, len(members)).agent)
+    return Result([*history.rows], summary, _saved(directory, experiment, history.epoch, len(members))["agent"])
 
 
 def _recall(part: run_directory.Part, experiment: Experiment) -> History:
@@ -425,13 +420,36 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     return History((), ["there is no checkpoint to go on from; starting anew"])
 
 
-def _saved(directory: Path | None, experiment: Experiment, epoch: int, count: int) -> State:
-    """The state of so many members in a checkpoint, which fits the config."""
-    assert directory is not None
+def _begin(
+    directory: Path | None, experiment: Experiment, population: Population, history: History
+) -> tuple[Groups, Best | None]:
+    """The states of members and their best policies at the end of a history, from its checkpoint; or at the start."""
+    if directory is None or not history.rows:
+        return population.init(), None
+    count = len(history.rows) // (history.epoch + 1)
+    state = _saved(directory, experiment, history.epoch, count)
+    best = state.pop("best")
+    returns = [
+        history.rows[epoch * count + member]["eval/return_mean"] for member, epoch in enumerate(best["epoch"].tolist())
+    ]
+    return population.scatter(TrainingState(**state)), Best(
+        population.scatter_agents(best["agent"]), best["epoch"], worst_if_not_finite(returns)
+    )
+
+
+def _saved(directory: Path, experiment: Experiment, epoch: int, count: int) -> dict[str, Any]:
+    """What a checkpoint holds of so many members, which fits the config; see `Cohort.snapshot`."""
+    like = dict(vars(state_like(experiment, count)))
+    if checkpoint.holds(directory, epoch, "best"):
+        like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
     try:
-        return checkpoint.restore(directory, epoch, state_like(experiment, count))
+        state = checkpoint.restore(directory, epoch, like)
     except ValueError as error:
         raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error
+    if "best" not in state:  # earlier versions kept none
+        # Copies, since what is resumed from is donated.
+        state["best"] = {"agent": jax.tree.map(np.copy, state["agent"]), "epoch": np.full(count, epoch, np.int32)}
+    return state
 
 
 def _train(
@@ -478,11 +496,12 @@ def _train(
     while finish:
         rows = finish()
         epoch = rows[0]["epoch"]
+        cohort.keep_best(rows)
         last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
         due = last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
         if writer and due:
             writer.wait()  # two copies of all states are what memory was counted for
-            snapshot = cohort.gather()
+            snapshot = cohort.snapshot()
         try:
             # While these rows are told and kept, the next epoch computes.
             finish = None if last else begin(epoch + 1, rows)
@@ -491,8 +510,7 @@ def _train(
             for reporter in reporters:
                 reporter.epoch(rows)
             if writer and due:
-                returns = np.array([row["eval/return_mean"] for row in reporting.running(rows)])
-                writer.save(epoch, snapshot, float(interquartile_mean(returns)))
+                writer.save(epoch, snapshot)
                 saved = time.perf_counter()
                 del snapshot
     if writer:

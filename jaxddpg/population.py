@@ -93,6 +93,9 @@ class Population(NamedTuple):
     take: Callable[[Groups, Sequence[int]], Groups]
     """`take(groups, wanted) -> groups` of copies of the wanted members, any number in any order, made on the devices.
     Fewer members fill fewer groups of the same size, which the same programs serve"""
+    choose: Callable[[Sequence[bool] | np.ndarray, Groups, Groups], Groups]
+    """`choose(mask, ones, others) -> groups`: of each member in the groups, in their order, the one where the mask is
+    true, else the other"""
     gather: Callable[[Groups], State]
     """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
     scatter: Callable[[State], Groups]
@@ -187,6 +190,14 @@ def make_population(
         found = jax.tree.map(taken, *groups)
         return [jax.tree.map(lambda _, new, i=i: new[i], groups[0], found) for i in range(len(sources))]
 
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member))
+    def chosen(mask: jax.Array, one: State, other: State) -> State:
+        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+
+    def choose(mask: Sequence[bool] | np.ndarray, ones: Groups, others: Groups) -> Groups:
+        masks = np.asarray(mask)[places(len(mask))]
+        return [chosen(*group) for group in zip(masks, ones, others, strict=True)]
+
     def gather(groups: Groups) -> State:
         def join(*leaves: jax.Array) -> np.ndarray:
             host = np.empty((len(leaves), *leaves[0].shape), leaves[0].dtype)
@@ -271,4 +282,6 @@ def make_population(
         return lambda: gather(metrics)
 
     scatter_states = partial(scatter, specs=of_state)
-    return Population(compile, init, epoch, evaluate, enrol, take, gather, scatter_states, scatter, first, programs)
+    return Population(
+        compile, init, epoch, evaluate, enrol, take, choose, gather, scatter_states, scatter, first, programs
+    )

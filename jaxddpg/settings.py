@@ -407,7 +407,7 @@ class Checkpoint:
     interval_seconds: float = setting(
         30.0, "at least so long from one checkpoint to the next; 0: after every epoch", at_least=0
     )
-    keep: int = setting(2, "so many of the newest, and the best", at_least=1)
+    keep: int = setting(2, "so many of the newest; each also holds the best policies", at_least=1)
 
 
 @dataclass(frozen=True)

@@ -113,15 +113,15 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
     assert checkpoint.epochs(tmp_path) == [1]
 
 
-@pytest.mark.parametrize("edit", [None, {"epoch": 3}, {"epoch": None}, {"score": "x"}, {"files": []}, {"origin": 1}])
+@pytest.mark.parametrize("edit", [None, {"epoch": 3}, {"epoch": None}, {"names": "x"}, {"files": []}, {"origin": 1}])
 def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
     """It was there once: nothing beside it may be taken for the remains of an interrupted save."""
     for epoch in (1, 2):
-        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)}, score=float(epoch))
+        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
     path = folder(tmp_path) / "2.json"
     path.write_text("" if edit is None else json.dumps(json.loads(path.read_text()) | edit))
     assert checkpoint.epochs(tmp_path) == [2, 1]
-    assert checkpoint.best(tmp_path) == 1
+    assert checkpoint.holds(tmp_path, 2, "leaf") is None
     with pytest.raises(DamagedError, match="epoch 2 is damaged"):
         checkpoint.restore(tmp_path, 2, {"leaf": np.ones(1)})
     with checkpoint.Writer(tmp_path, keep=1):
@@ -143,47 +143,47 @@ def test_a_writer_removes_what_interrupted_saves_left(tmp_path):
         assert {path.name for path in folder(tmp_path).iterdir()} == {"1", "1.json"}
 
 
-def test_a_writer_keeps_the_newest_and_the_best(tmp_path):
+def test_a_writer_keeps_the_newest(tmp_path):
     with checkpoint.Writer(tmp_path, keep=2) as writer:
-        for epoch, score in enumerate([0.0, 5.0, 1.0, np.nan, 2.0]):
-            writer.save(epoch, {"epoch": np.full(1, epoch)}, score)
-    assert checkpoint.epochs(tmp_path) == [4, 3, 1]
-    assert {path.name for path in folder(tmp_path).iterdir()} == {"4", "4.json", "3", "3.json", "1", "1.json"}
+        for epoch in range(5):
+            writer.save(epoch, {"epoch": np.full(1, epoch)})
+    assert checkpoint.epochs(tmp_path) == [4, 3]
+    assert {path.name for path in folder(tmp_path).iterdir()} == {"4", "4.json", "3", "3.json"}
     assert writer.cost()["written"] == 5
-    for epoch in (4, 3, 1):
+    for epoch in (4, 3):
         assert checkpoint.restore(tmp_path, epoch, {"epoch": np.zeros(1, int)})["epoch"] == epoch
 
 
 def test_a_writer_that_went_back_keeps_what_it_writes(tmp_path):
     """Newer checkpoints, which a run passed over, give way to the first that is written again."""
     for epoch in (30, 48, 50):
-        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)}, score=float(epoch == 30))
+        checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
     with checkpoint.Writer(tmp_path, keep=2) as writer:
-        writer.save(31, {"leaf": np.ones(1)}, 0.5)
+        writer.save(31, {"leaf": np.ones(1)})
         writer.wait()
         assert checkpoint.epochs(tmp_path) == [31, 30]
-        writer.save(32, {"leaf": np.ones(1)}, 0.5)
-        writer.save(33, {"leaf": np.ones(1)}, 0.5)
-    assert checkpoint.epochs(tmp_path) == [33, 32, 30]
-    assert checkpoint.best(tmp_path) == 30
+        writer.save(32, {"leaf": np.ones(1)})
+        writer.save(33, {"leaf": np.ones(1)})
+    assert checkpoint.epochs(tmp_path) == [33, 32]
 
 
 def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
     """The state of the next epoch lies in other memory; only the array given must stay."""
     state = {"leaf": np.arange(1e6)}
     with checkpoint.Writer(tmp_path, keep=1) as writer:
-        writer.save(1, state, 0.0)
-        writer.save(2, {"leaf": state["leaf"] + 1}, 0.0)
+        writer.save(1, state)
+        writer.save(2, {"leaf": state["leaf"] + 1})
         writer.wait()
         np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, shapes(state))["leaf"], state["leaf"] + 1)
 
 
 def test_a_manifest_names_every_file(tmp_path):
-    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)}, score=0.5)
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
     content = json.loads((folder(tmp_path) / "1.json").read_text())
     on_disk = {str(p.relative_to(folder(tmp_path) / "1")) for p in (folder(tmp_path) / "1").rglob("*") if p.is_file()}
     assert set(content["files"]) == on_disk
-    assert (content["epoch"], content["score"]) == (1, 0.5)
+    assert content["epoch"] == 1
+    assert [checkpoint.holds(tmp_path, 1, name) for name in ("leaf", "best")] == [True, False]
 
 
 @pytest.mark.parametrize("name", ["a\\b", "a\\", "[", "]", "gs:", "s3:"])
@@ -204,3 +204,18 @@ def test_every_other_character_of_a_path_is_itself(tmp_path):
         assert files == {path for path in folder(place).rglob("*") if path.is_file()}
         same(checkpoint.restore(place, 1, {"leaf": np.zeros(3)}), {"leaf": np.arange(3.0)})
         shutil.rmtree(place)
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path, monkeypatch):
+    """The trainer removes an older one at any moment, here between the checksums and Orbax."""
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
+    checked = checkpoint.origin
+
+    def check_then_remove(run, epoch):
+        found = checked(run, epoch)
+        checkpoint.remove(run, epoch)
+        return found
+
+    monkeypatch.setattr(checkpoint, "origin", check_then_remove)
+    with pytest.raises(DamagedError, match="was removed while it was read"):
+        checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})

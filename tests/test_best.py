@@ -1,0 +1,134 @@
+"""The policies that are kept: those at the best evaluation of each member, and what is read while a run trains."""
+
+import shutil
+
+import numpy as np
+import pytest
+from helpers import after, equal, lines, tiny
+
+from jaxddpg import checkpoint, composition
+from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg.config import ConfigError
+from jaxddpg.experiment import resume, run
+from jaxddpg.training import TrainingState
+
+EPOCHS, MEMBERS = 8, 3
+OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (20, 2))
+
+
+def unsteady(**changes):
+    """Steps so long that the return goes up and down, and one checkpoint that is kept."""
+    training = vars(tiny().training) | {"num_epochs": EPOCHS, "steps_per_epoch": 8}
+    agent = {"batch_size": 4, "actor_learning_rate": 0.03, "critic_learning_rate": 0.03}
+    agent |= {network: {"hidden_sizes": [8]} for network in ("actor", "critic")}
+    sections = {"training": training, "agent": agent, "checkpoint": {"interval_seconds": 0, "keep": 1}}
+    return tiny(**sections | changes)
+
+
+def actions(directory, epoch, members=MEMBERS):
+    return np.stack([load_policy(directory, member, epoch)(OBSERVATIONS) for member in range(members)])
+
+
+def best_epochs(rows, members=MEMBERS):
+    returns = np.array([row["eval/return_mean"] for row in rows], float).reshape(-1, members)
+    return np.where(np.isfinite(returns), returns, -np.inf).argmax(0).tolist()
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run, and the actions of its policies after each of its epochs."""
+    directory = tmp_path_factory.mktemp("kept") / "run"
+    every = unsteady(checkpoint={"interval_seconds": 0, "keep": EPOCHS + 1})
+    run(every, directory.with_name("every"))
+    run(unsteady(), directory)
+    return directory, [actions(directory.with_name("every"), epoch) for epoch in range(EPOCHS + 1)]
+
+
+def expected(kept, rows):
+    return np.stack([kept[1][epoch][member] for member, epoch in enumerate(best_epochs(rows))])
+
+
+def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
+    directory, _ = kept
+    epochs = best_epochs(lines(directory))
+    assert checkpoint.epochs(directory) == [EPOCHS]
+    assert len({*epochs}) > 1  # else a best of all members together would do
+    assert max(epochs) < EPOCHS  # and the newest would not
+    np.testing.assert_array_equal(actions(directory, "best"), expected(kept, lines(directory)))
+    assert [row["epoch"] for row in evaluate(directory, 2, epoch="best")] == epochs
+
+
+@pytest.mark.parametrize("placement", [1, 2, 3])
+def test_they_are_the_same_after_interruptions_and_wherever_members_lie(placement, kept, tmp_path):
+    placed = unsteady(population={"seed": 7, "num_seeds": MEMBERS, "placement": placement})
+    run(placed, tmp_path / "run", stopping=after(3))
+    resume(tmp_path / "run", stopping=after(3))
+    resume(tmp_path / "run")
+    found = actions(tmp_path / "run", "best")
+    np.testing.assert_allclose(found, expected(kept, lines(tmp_path / "run")), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": "pbt", "interval": 2, "share": 0.4}, {"method": "halving", "interval": 3}]
+)
+def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
+    """A member that goes on from another's state, or rests, has the best of its own evaluations."""
+    rates = [1e-4, 1e-3, 1e-2, 3e-2, 1e-1]
+    population = {"sweep": {"agent.actor_learning_rate": rates}, "seed": 3, "num_seeds": 1, "selection": method}
+    run(
+        unsteady(population=population, checkpoint={"interval_seconds": 0, "keep": 99}),
+        tmp_path / "run",
+        stopping=after(5),
+    )
+    resume(tmp_path / "run")
+    epochs = best_epochs(lines(tmp_path / "run"), len(rates))
+    found = evaluate(tmp_path / "run", 2, epoch="best")
+    assert [row["epoch"] for row in found] == epochs
+    rows = {(row["epoch"], row["member"]): row for row in lines(tmp_path / "run")}
+    for member, epoch in enumerate(epochs):
+        rate = "agent.actor_learning_rate"
+        assert found[member][rate] == rows[epoch, member][rate]
+        then = load_policy(tmp_path / "run", member, epoch)(OBSERVATIONS)
+        np.testing.assert_array_equal(load_policy(tmp_path / "run", member, "best")(OBSERVATIONS), then)
+
+
+def test_a_member_that_diverged_has_its_best_policy_from_before(tmp_path):
+    name = {"name": "probes:spoiled", "parameters": {"nan_at_step": 30.0, "limit": 8}}
+    experiment = unsteady(environment=name, population={"num_seeds": 1})
+    run(experiment, tmp_path / "run")
+    assert lines(tmp_path / "run")[-1]["diverged_by"] == "reward"
+    (newest,), (best,) = (evaluate(tmp_path / "run", 2, epoch=epoch) for epoch in ("newest", "best"))
+    assert np.isnan(newest["return_mean"])
+    assert np.isfinite(best["return_mean"])
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp_path):
+    run(unsteady(), tmp_path / "run", stopping=after(4))
+    like = dict(vars(composition.state_like(unsteady())))
+    state = checkpoint.restore(tmp_path / "run", 3, like, partial=True)
+    origin = checkpoint.origin(tmp_path / "run", 3)
+    checkpoint.save(tmp_path / "run", 3, TrainingState(**state), origin)
+    with pytest.raises(ConfigError, match="written by an earlier version, which kept no best policies; use newest"):
+        evaluate(tmp_path / "run", 2, epoch="best")
+    whole = resume(tmp_path / "run")
+    assert max(row["epoch"] for row in evaluate(tmp_path / "run", 2, epoch="best")) >= 3
+    equal(whole, run(unsteady(), tmp_path / "again"))
+
+
+def test_a_run_is_read_while_it_trains(kept, tmp_path, monkeypatch, recwarn):
+    """Twice the trainer removes what is about to be read, for a newer checkpoint: that is no damage."""
+    shutil.copytree(kept[0].with_name("every"), tmp_path / "run")
+    for epoch in (7, 8):
+        (tmp_path / "run" / "checkpoints" / f"{epoch}.json").rename(tmp_path / f"{epoch}.json")
+    restore, newer = checkpoint.restore, iter([7, 8])
+
+    def slow(run, epoch, like, partial=False):
+        if following := next(newer, None):
+            (tmp_path / f"{following}.json").rename(run / "checkpoints" / f"{following}.json")
+            checkpoint.remove(run, epoch)
+        return restore(run, epoch, like, partial)
+
+    monkeypatch.setattr(checkpoint, "restore", slow)
+    found = evaluate(tmp_path / "run", 2)
+    assert [row["epoch"] for row in found] == [8] * MEMBERS
+    assert len(recwarn) == 0
