@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddpg import backend, checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
-from jaxddpg.composition import make_agent, make_environment, populate, state_like
+from jaxddpg.composition import check_origin, make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
 from jaxddpg.evaluation import causes
@@ -271,7 +271,7 @@ def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str
     wanted, reasons = {"agent": shapes.agent, "health": shapes.health}, []
     for candidate in chosen:
         try:
-            config.check_unaltered(checkpoint.origin(directory, candidate), experiment)
+            check_origin(checkpoint.origin(directory, candidate), experiment)
             restored = checkpoint.restore(directory, candidate, wanted, partial=True)
         except checkpoint.DamagedError as error:
             reasons.append(str(error))

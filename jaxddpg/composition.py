@@ -1,19 +1,23 @@
 """From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
 import dataclasses
+import hashlib
 import importlib
+import re
 import sys
 import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
 import jax
+import jax.extend
 import jax.numpy as jnp
+import numpy as np
 
-from jaxddpg import features, noise, replay, settings, shards
+from jaxddpg import config, features, noise, replay, settings, shards
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError, variants
@@ -25,6 +29,7 @@ from jaxddpg.settings import Experiment, Member
 from jaxddpg.training import make_trainer
 from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer
 
+_PROGRAM = "environment.program"
 _NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names
 """Modules in which an error of the user's code may be raised, but not made."""
 REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
@@ -91,19 +96,8 @@ def check_environment(section: settings.Environment) -> None:
             do not keep the contract of `Environment`, as far as tracing shows it, or a few episodes of one's own.
     """
     environment = make_environment(section)
-
-    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
-        made = make_environment(section)
-        reset_key, step_key = jax.random.split(key)
-        state, observation = _pair(made.reset(reset_key), "reset must return a state and an observation")
-        stepped = made.step(step_key, state, jnp.zeros(made.action_size))
-        after, time_step = _pair(stepped, "step must return a state and a TimeStep")
-        if not isinstance(time_step, TimeStep):
-            raise ValueError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
-        return state, after, observation, time_step
-
     try:
-        before, after, start, time_step = jax.eval_shape(glimpse, section, jax.random.key(0))
+        before, after, start, time_step = jax.eval_shape(_glimpse(), section, jax.random.key(0))
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
@@ -138,6 +132,81 @@ def check_environment(section: settings.Environment) -> None:
             raise ConfigError([f"environment {section.name} {fault}" for fault in wrong])
         for doubt in trial.doubts(ends, environment.episode_length):
             warnings.warn(f"environment {section.name} {doubt}", stacklevel=2)
+
+
+def _glimpse() -> Callable[[settings.Environment, Key], tuple[State, State, jax.Array, TimeStep]]:
+    """A function that gives the first state of an environment and the next, the first observation and the first time
+    step; a new one each time, as JAX traces a function once, and an environment's code may change."""
+
+    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
+        made = make_environment(section)
+        reset_key, step_key = jax.random.split(key)
+        state, observation = _pair(made.reset(reset_key), "reset must return a state and an observation")
+        stepped = made.step(step_key, state, jnp.zeros(made.action_size))
+        after, time_step = _pair(stepped, "step must return a state and a TimeStep")
+        if not isinstance(time_step, TimeStep):
+            raise ValueError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
+        return state, after, observation, time_step
+
+    return glimpse
+
+
+def origin(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint comes from: the settings that alter what is learned, and a digest of the environment."""
+    return config.learning(experiment) | {_PROGRAM: _program(experiment)}
+
+
+def check_origin(before: Mapping[str, Any], experiment: Experiment) -> None:
+    """ConfigError where an experiment is not the one that `origin` described, and a warning where its environment has
+    changed."""
+    program = before.get(_PROGRAM)
+    config.check_unaltered({path: value for path, value in before.items() if path != _PROGRAM}, experiment)
+    now = _program(experiment) if program else {}
+    # Another release of JAX may write the same computation in another way.
+    if program and program != now and program["jax"] == now["jax"]:
+        warnings.warn(
+            f"the environment {experiment.environment.name} is not the one that this run was trained in: its code or a "
+            "library of it has changed; put back what it was, or train a new run",
+            stacklevel=2,
+        )
+
+
+def _program(experiment: Experiment) -> dict[str, str]:
+    """A digest of what an environment computes, whatever the values of its traced parameters."""
+    section = variants(experiment)[0].environment
+    make_environment(section)  # what its import computes is no part of it
+    closed = jax.make_jaxpr(_glimpse())(section, jax.random.key(0))
+    description = str([*_described(closed.jaxpr, closed.consts)])
+    return {"sha256": hashlib.sha256(description.encode()).hexdigest(), "jax": jax.__version__}
+
+
+def _described(jaxpr: jax.extend.core.Jaxpr, constants: Sequence[Any] = ()) -> Iterator[Any]:
+    """A computation with its constants, and those inside it, without names and addresses; not as JAX prints it, which
+    depends on what was traced before."""
+    places: dict[Any, int] = {}
+
+    def place(variable: Any) -> Any:
+        if isinstance(variable, jax.extend.core.Literal):
+            return _constant(variable.val)
+        return places.setdefault(variable, len(places)), str(variable.aval)
+
+    yield [*map(place, (*jaxpr.constvars, *jaxpr.invars))], [*map(_constant, constants)]
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name, [*map(place, equation.invars)], [*map(place, equation.outvars)]
+        for name, parameter in sorted(equation.params.items()):
+            for value in parameter if isinstance(parameter, tuple) else (parameter,):
+                if isinstance(value, jax.extend.core.ClosedJaxpr):
+                    yield [*_described(value.jaxpr, value.consts)]
+                elif isinstance(value, jax.extend.core.Jaxpr):
+                    yield [*_described(value)]
+                elif name != "name" and not callable(value):
+                    yield name, re.sub("0x[0-9a-f]+", "", str(value))
+    yield [*map(place, jaxpr.outvars)]
+
+
+def _constant(value: Any) -> tuple:
+    array = np.asarray(value)
+    return str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _pair(found: Any, rule: str) -> tuple[Any, Any]:

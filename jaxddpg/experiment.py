@@ -21,7 +21,7 @@ import numpy as np
 from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
-from jaxddpg.composition import check_member, populate, state_like
+from jaxddpg.composition import check_member, check_origin, origin, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
@@ -312,8 +312,7 @@ def _run(
             display.note(note)
         if directory is not None:
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
-            origin = config.learning(experiment)
-            writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin))
+            writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin(experiment)))
         population, start = populate(experiment, members), time.perf_counter()
         if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
@@ -350,11 +349,11 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     told, notes = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []
     for epoch in found:
         try:
-            origin = checkpoint.origin(directory, epoch)
+            before = checkpoint.origin(directory, epoch)
         except checkpoint.DamagedError as error:
             notes.append(f"{error}; an older one is looked for")
             continue
-        config.check_unaltered(origin, experiment)  # its file may have been edited by hand
+        check_origin(before, experiment)  # its file may have been edited by hand
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue
