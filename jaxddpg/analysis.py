@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import backend, checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
+from jaxddpg import backend, checkpoint, config, memory, plotting, rendering, report, reporting, run_directory, settings
 from jaxddpg.composition import check_origin, make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
@@ -34,7 +34,7 @@ def evaluate(
         epoch: whose checkpoint: "newest", "best" or a number.
 
     Raises:
-        ConfigError: the directory holds no such checkpoint, or no episode is asked for.
+        ConfigError: the directory holds no such checkpoint, or no episode is asked for or more than memory can hold.
     """
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
@@ -42,6 +42,8 @@ def evaluate(
     backend.start()
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
+    length, like = make_environment(experiment.environment).episode_length, state_like(experiment, 1)
+    memory.check_evaluation(experiment, like, length, 1, memory.free(), "--num-episodes")
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Cohort
-from jaxddpg.composition import check_member, check_origin, origin, populate, state_like
+from jaxddpg.composition import check_member, check_origin, make_environment, origin, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
@@ -288,7 +288,12 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
     row = shards.devices_each(experiment.training.num_shards, devices)
     sharing, free = -(-count // (devices // row)), memory.free()
     copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
-    memory.check(experiment, state_like(experiment, sharing), copies, free and free * row)
+    like = state_like(experiment, sharing)
+    room = memory.check(experiment, like, copies, free and free * row)
+    longest = max(make_environment(section).episode_length for section in looked_at)
+    placement = experiment.population.placement
+    at_once = min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else placement or sharing
+    memory.check_evaluation(experiment, like, longest, at_once, room)
 
 
 def _run(

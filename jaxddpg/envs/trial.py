@@ -31,7 +31,8 @@ def play(environment: Environment) -> Ends:
     length = min(environment.episode_length, _MOST_STEPS)
     over, *flags = map(np.asarray, jax.jit(lambda key: _flags(environment, key, length))(jax.random.key(0)))
     first, players = over.argmax(0), np.arange(_PLAYERS)
-    return Ends(np.where(over.any(0), first + 1, 0), *(flag[first, players] for flag in flags), played=length)
+    terminated, truncated, moved, stale = (flag[first, players] for flag in flags)
+    return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, length)
 
 
 def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, ...]:
