@@ -13,7 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import backend, checkpoint, config, plotting, rendering, report, reporting, run_directory, settings
+from jaxddpg import (
+    backend,
+    checkpoint,
+    config,
+    memory,
+    origin,
+    plotting,
+    rendering,
+    report,
+    reporting,
+    run_directory,
+    settings,
+)
 from jaxddpg.composition import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
@@ -36,7 +48,7 @@ def evaluate(
             epoch whose checkpoint is kept.
 
     Raises:
-        ConfigError: the directory holds no such checkpoint, or no episode is asked for.
+        ConfigError: the directory holds no such checkpoint, or no episode is asked for or more than memory can hold.
     """
     if num_episodes < 1:
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
@@ -44,6 +56,8 @@ def evaluate(
     backend.start()
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
+    length, like = make_environment(experiment.environment).episode_length, state_like(experiment, 1)
+    memory.check_evaluation(experiment, like, length, 1, memory.free(), "--num-episodes")
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
@@ -309,7 +323,7 @@ def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str
     found = checkpoint.epochs(directory)
     while left := [candidate for candidate in _candidates(directory, epoch, found) if candidate not in reasons]:
         try:
-            config.check_unaltered(checkpoint.origin(directory, left[0]).settings, experiment)
+            origin.check(checkpoint.origin(directory, left[0]), experiment)
             state = checkpoint.restore(directory, left[0], wanted, partial=True)
         except checkpoint.DamagedError as error:
             # A run that is training may have removed it since, for a newer one.

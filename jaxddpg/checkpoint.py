@@ -46,9 +46,11 @@ class Origin(NamedTuple):
     """Those of the experiment that change what is learned, by dotted path."""
     jax: dict[str, Any]
     """Those of JAX that change numbers by more than rounding."""
+    environment: dict[str, str]
+    """A digest of its computation, and the release of JAX."""
 
 
-UNKNOWN = Origin({}, {})
+UNKNOWN = Origin({}, {}, {})
 
 
 def check_path(run: Path) -> None:

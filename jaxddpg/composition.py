@@ -1,5 +1,6 @@
 """From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
+import dataclasses
 import importlib
 import sys
 import traceback
@@ -11,7 +12,7 @@ from typing import Any, assert_never
 import jax
 import jax.numpy as jnp
 
-from jaxddpg import features, noise, replay, settings, shards
+from jaxddpg import features, noise, replay, settings, shards, tracing
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import ConfigError, variants
@@ -89,19 +90,8 @@ def check_environment(section: settings.Environment) -> None:
             do not keep the contract of `Environment`, as far as tracing shows it, or a few episodes of one's own.
     """
     environment = make_environment(section)
-
-    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
-        made = make_environment(section)
-        reset_key, step_key = jax.random.split(key)
-        state, observation = _pair(made.reset(reset_key), "reset must return a state and an observation")
-        stepped = made.step(step_key, state, jnp.zeros(made.action_size))
-        after, time_step = _pair(stepped, "step must return a state and a TimeStep")
-        if not isinstance(time_step, TimeStep):
-            raise ValueError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
-        return state, after, observation, time_step
-
     try:
-        before, after, start, time_step = jax.eval_shape(glimpse, section, seed_key(0))
+        before, after, start, time_step = jax.eval_shape(_glimpse(), section, seed_key(0))
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
@@ -136,6 +126,29 @@ def check_environment(section: settings.Environment) -> None:
             raise ConfigError([f"environment {section.name} {fault}" for fault in wrong])
         for doubt in trial.doubts(ends, environment.episode_length):
             warnings.warn(f"environment {section.name} {doubt}", stacklevel=2)
+
+
+def _glimpse() -> Callable[[settings.Environment, Key], tuple[State, State, jax.Array, TimeStep]]:
+    """A function that gives the first state of an environment and the next, the first observation and the first time
+    step; a new one each time, as JAX traces a function once, and an environment's code may change."""
+
+    def glimpse(section: settings.Environment, key: Key) -> tuple[State, State, jax.Array, TimeStep]:
+        made = make_environment(section)
+        reset_key, step_key = jax.random.split(key)
+        state, observation = _pair(made.reset(reset_key), "reset must return a state and an observation")
+        stepped = made.step(step_key, state, jnp.zeros(made.action_size))
+        after, time_step = _pair(stepped, "step must return a state and a TimeStep")
+        if not isinstance(time_step, TimeStep):
+            raise ValueError(f"step must return a state and a TimeStep, not a {type(time_step).__name__}")
+        return state, after, observation, time_step
+
+    return glimpse
+
+
+def digest(section: settings.Environment) -> str:
+    """A digest of what an environment computes, whatever the values of its traced parameters."""
+    make_environment(section)  # what its import computes is no part of it
+    return tracing.digest(_glimpse(), section, seed_key(0))
 
 
 def _pair(found: Any, rule: str) -> tuple[Any, Any]:
@@ -240,13 +253,24 @@ def build_shard(member: Member) -> Trainer:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """`build_shard` for an environment with this digest: where its code has changed it is another function, for which
+    no program that was compiled before is used."""
+
+    environment: str
+
+    def __call__(self, member: Member) -> Trainer:
+        return build_shard(member)
+
+
 def populate(experiment: Experiment, members: range | None = None) -> Population:
     """The population of an experiment, or some of its members: every variant of the settings with each of the seeds."""
     count = experiment.population.num_seeds
     found = [variant.member() for variant in variants(experiment) for _ in range(count)]
     own = slice(members.start, members.stop) if members else slice(None)
     return make_population(
-        build_shard,
+        _Build(digest(found[0].environment)),
         found[own],
         experiment.population.seeds()[own],
         experiment.population.placement,

@@ -18,10 +18,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import backend, checkpoint, config, hosts, memory, outcome, reporting, run_directory, settings, shards
+from jaxddpg import (
+    backend,
+    checkpoint,
+    config,
+    hosts,
+    memory,
+    origin,
+    outcome,
+    reporting,
+    run_directory,
+    settings,
+    shards,
+)
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Best, Cohort
-from jaxddpg.composition import check_member, populate, state_like
+from jaxddpg.composition import check_member, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
@@ -303,25 +315,6 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         raise RunError(f"{reason}{remedy}") from error
 
 
-def _jax_settings() -> dict[str, Any]:
-    """The settings of JAX that change numbers by more than rounding."""
-    names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
-    return {name: getattr(jax.config, f"jax_{name}") for name in names}
-
-
-def _check_jax_settings(before: Mapping[str, Any]) -> None:
-    """ConfigError where the numbers of a run would continue as others."""
-    now = _jax_settings()
-    faults = [
-        f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
-        + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
-        for name, old in before.items()
-        if now.get(name) != old
-    ]
-    if faults:
-        raise ConfigError(faults)
-
-
 def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
     """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
     backend.start()
@@ -335,7 +328,12 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
     row = shards.devices_each(experiment.training.num_shards, devices)
     sharing, free = -(-count // (devices // row)), memory.free()
     copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
-    memory.check(experiment, state_like(experiment, sharing), copies, free and free * row)
+    like = state_like(experiment, sharing)
+    room = memory.check(experiment, like, copies, free and free * row)
+    longest = max(make_environment(section).episode_length for section in looked_at)
+    placement = experiment.population.placement
+    at_once = min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else placement or sharing
+    memory.check_evaluation(experiment, like, longest, at_once, room)
 
 
 def _run(
@@ -359,8 +357,9 @@ def _run(
             display.note(note)
         if directory is not None:
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
-            origin = checkpoint.Origin(config.learning(experiment), _jax_settings())
-            writer = stack.enter_context(checkpoint.Writer(directory, experiment.checkpoint.keep, origin))
+            writer = stack.enter_context(
+                checkpoint.Writer(directory, experiment.checkpoint.keep, origin.of(experiment))
+            )
         population, start = populate(experiment, members), time.perf_counter()
         if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
@@ -388,6 +387,8 @@ def _finished(experiment: Experiment, part: run_directory.Part, history: History
     summary = outcome.read(path)
     if summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
+    with reporting.MetricsFile(directory, history.rows):
+        pass  # which leaves out whatever stands after them
     return Result([*history.rows], summary, _saved(directory, experiment, history.epoch, len(members))["agent"])
 
 
@@ -404,12 +405,12 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     told, notes = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []
     for epoch in found:
         try:
-            origin = checkpoint.origin(directory, epoch)
+            before = checkpoint.origin(directory, epoch)
         except checkpoint.DamagedError as error:
             notes.append(f"{error}; an older one is looked for")
             continue
-        config.check_unaltered(origin.settings, experiment)  # its file may have been edited by hand
-        _check_jax_settings(origin.jax)
+        origin.check(before, experiment)  # its file may have been edited by hand
+        origin.check_jax(before)
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue

@@ -18,7 +18,7 @@ def parts(like: State) -> dict[str, int]:
     return {name: _size(value) for name, value in (inner | outer).items()}
 
 
-def check(experiment: Experiment, like: State, copies: int, free: int | None) -> None:
+def check(experiment: Experiment, like: State, copies: int, free: int | None) -> int | None:
     """Refuses what does not fit.
 
     Args:
@@ -29,10 +29,13 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
 
     Raises:
         ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
+
+    Returns:
+        The bytes that are left; None where nobody knows.
     """
     size = _size(like)
     if free is None or size * copies <= free:
-        return
+        return None if free is None else free - size * copies
     members = len(jax.tree.leaves(like)[0])
     capacity, num_envs = experiment.replay.capacity, experiment.training.num_envs
     rows = _size(like.replay)
@@ -47,6 +50,48 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
             f"this experiment needs {_readable(size * copies)}, {_readable(rows)} of it for the replays of {members} "
             f"members{f', and all {copies} times at moments of checkpoints or selection' if copies > 1 else ''}, but "
             f"{_readable(free)} are free; lower {' or '.join(remedies) or 'the hidden_sizes'}"
+        ]
+    )
+
+
+def check_evaluation(
+    experiment: Experiment,
+    like: State,
+    length: int,
+    at_once: int,
+    room: int | None,
+    name: str = "evaluation.num_episodes",
+) -> None:
+    """Refuses an evaluation that does not fit beside the state.
+
+    Args:
+        like: the shapes and types of the state of some members, [M, ...].
+        length: the steps of an episode.
+        at_once: members that are evaluated side by side.
+        room: bytes; None where nobody knows.
+        name: of the setting that says how many episodes there are.
+
+    Raises:
+        ConfigError: more is needed than there is room for, with the largest number of episodes that would fit.
+    """
+    if room is None:
+        return
+    worlds = len(jax.tree.leaves(like)[0]) * experiment.training.num_envs
+    networks = [section for section in vars(experiment.agent).values() if hasattr(section, "hidden_sizes")]
+    widest = max((units for section in networks for units in section.hidden_sizes), default=0)
+    # At the least: a state before and after, and three layers of activations; XLA takes up to a twentieth more.
+    episode = 2 * _size((like.environment, like.observation)) // worlds + 3 * 4 * widest
+    keys, count = 8 * length, experiment.evaluation.num_episodes
+    needed = at_once * (count * episode + keys)
+    if needed <= room:
+        return
+    fitting = (room // at_once - keys) // episode
+    remedy = f"lower {name} to {fitting}" if fitting > 0 else "have the environment end its episodes earlier"
+    raise ConfigError(
+        [
+            f"the evaluation of this experiment needs {_readable(needed)} for {count:,} episodes of at most {length:,} "
+            f"steps, of {at_once} member{'s'[: at_once > 1]} at a time, but {_readable(max(room, 0))} are free; "
+            f"{remedy}"
         ]
     )
 

@@ -71,6 +71,19 @@ def _debugging() -> bool:
     return jax.config.jax_debug_nans or jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
 
 
+_PROGRAMS: dict[Any, dict[str, Program]] = {}
+"""Those of kinds of populations that were made in this process, the one used last at the end: runs of one kind, which
+differ in numbers and seeds alone, trace and compile once."""
+_MOST_PROGRAMS = 16
+
+
+def _configuration() -> tuple:
+    """The settings of JAX that a traced or compiled program depends on."""
+    numbers = ("enable_x64", "default_matmul_precision", "threefry_partitionable", "random_seed_offset")
+    names = (*numbers, "numpy_dtype_promotion", "numpy_rank_promotion", "debug_infs", "default_prng_impl")
+    return tuple(getattr(jax.config, f"jax_{name}") for name in names)
+
+
 def _unused(leaf: Any) -> Any:
     """A key as if it was never used."""
     return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
@@ -227,7 +240,8 @@ def make_population(
         )
         return Program(mapped, donate_argnums)
 
-    programs = {
+    kind = (build, jax.tree.structure(members[0]), mesh, block, num_shards, _configuration())
+    programs = _PROGRAMS.pop(kind, None) or {
         "init": over_members(lambda member, key: one(member).init(key), (by_member, by_member), of_state),
         "epoch": over_members(
             lambda member, key, clock, state: one(member).epoch(key, clock, state),
@@ -241,6 +255,9 @@ def make_population(
             by_member,
         ),
     }
+    _PROGRAMS[kind] = programs  # as the one used last
+    while len(_PROGRAMS) > _MOST_PROGRAMS:
+        del _PROGRAMS[next(iter(_PROGRAMS))]
     keys = scatter(jax.vmap(seed_key)(np.asarray(seeds, np.uint32)))
 
     def enrol(members: Sequence[Any]) -> Groups:
@@ -252,6 +269,8 @@ def make_population(
     def compile(clock: Clock, resumed: bool) -> None:
         if _debugging():
             return  # it traces again at every call
+        if all(program.compiled for name, program in programs.items() if not (resumed and name == "init")):
+            return
         lowered = programs["init"].lower(*first[0])
         state = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

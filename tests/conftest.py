@@ -10,6 +10,16 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".p
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_figures():
+    """Runs leave an empty figure: to draw it takes most of the time of a small one. `helpers.figures` has it drawn."""
+    from jaxddpg import experiment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "plot", lambda directories, path: path.touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def several(tmp_path_factory):
     """A sweep that needs two programs, interrupted in the first and resumed."""

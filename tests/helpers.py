@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxddpg import config
+from jaxddpg import analysis, config, experiment
 from jaxddpg.cli import main
 from jaxddpg.config import ConfigError
 
@@ -38,6 +38,14 @@ def call(*arguments):
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()
+
+
+@contextlib.contextmanager
+def figures():
+    """Has runs draw their figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "plot", analysis.plot)
+        yield
 
 
 def refused(said, *fragments):

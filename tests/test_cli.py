@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from helpers import TINY, call, refused
+from helpers import TINY, call, figures, refused
 
 from jaxddpg import analysis, config, load_policy, plotting, reporting
 
@@ -35,7 +35,8 @@ def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained")
     (directory / "tiny.yaml").write_text(TINY)
     run = directory / "new" / "run"
-    said = call("train", directory / "tiny.yaml", "--num-seeds", "2", "--seed", "5", "--run-dir", run)
+    with figures():
+        said = call("train", directory / "tiny.yaml", "--num-seeds", "2", "--seed", "5", "--run-dir", run)
     return run, said
 
 

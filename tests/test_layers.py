@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
     {"axes", "notation", "process"},
-    {"types", "settings"},
+    {"types", "settings", "tracing"},
     {
         *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),
         *("envs.episodic", "envs.known", "envs.trial"),
@@ -19,6 +19,7 @@ LAYERS = [
     },
     {"config", "checkpoint", "reporting", "plotting", "rendering", "selection"},
     {"hosts", "cohort", "run_directory", "composition", "check", "memory", "report", "backend"},
+    {"origin"},
     {"analysis", "outcome"},
     {"experiment"},
     {"cli"},

@@ -2,12 +2,13 @@ import re
 
 import jax
 import pytest
-from helpers import call, refused, tiny
+from helpers import TINY, call, refused, tiny
 
 from jaxddpg import composition, memory
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import run
 from jaxddpg.population import make_population
+from jaxddpg.training import clock_at
 
 
 def shapes(experiment, members):
@@ -70,3 +71,43 @@ def test_free_memory_is_less_than_there_is():
         total = int(file.readline().split()[1]) * 1024
     assert 0 < memory.free() < total
     memory.check(tiny(), shapes(tiny(), 1), 2, None)  # where nobody knows, nothing is refused
+
+
+def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():
+    experiment = tiny(evaluation={"num_episodes": 4_000})
+    trainer, like = composition.build(experiment.member()), shapes(experiment, 1)
+    agent = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like.agent)
+    clock = clock_at(experiment.training, 1)
+    taken = jax.jit(trainer.evaluate).lower(jax.random.key(0), clock, agent).compile().memory_analysis()
+    with pytest.raises(ConfigError, match=r"lower evaluation\.num_episodes to 3") as refusal:
+        memory.check_evaluation(experiment, like, 10, 1, int(0.9 * taken.temp_size_in_bytes))
+    fitting = int(re.search(r"(\d+)$", refusal.value.faults[0])[0])
+    assert 3_500 < fitting < 4_000
+    memory.check_evaluation(experiment, like, 10, 1, taken.temp_size_in_bytes)
+    memory.check_evaluation(
+        tiny(evaluation={"num_episodes": fitting}), like, 10, 1, int(0.9 * taken.temp_size_in_bytes)
+    )
+    with pytest.raises(ConfigError, match="10 steps, of 2 members at a time"):
+        memory.check_evaluation(experiment, like, 10, 2, taken.temp_size_in_bytes)
+    memory.check_evaluation(experiment, like, 10, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--evaluation.num_episodes", 10**9], "for 1,000,000,000 episodes"),
+        (["--environment.parameters.max_steps_in_episode", 2 * 10**9], "have the environment end its episodes earlier"),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 8 * 10**9)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    said = call("train", tmp_path / "tiny.yaml", "--quiet", "--run-dir", tmp_path / "run", *flags)
+    assert refused(said, "the evaluation of this experiment needs ", fragment) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_refuses_what_does_not_fit(tmp_path):
+    run(tiny(), tmp_path / "run")
+    said = call("evaluate", tmp_path / "run", "--num-episodes", 10**10)
+    assert refused(said, "for 10,000,000,000 episodes of at most 10 steps", "lower --num-episodes to ") == []

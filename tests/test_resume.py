@@ -16,9 +16,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import after, call, comparable, cut_a_file, empty_it, equal, flip_a_byte, lines, refused, summary_of, tiny
+from helpers import (
+    MEMBERS,
+    after,
+    call,
+    comparable,
+    cut_a_file,
+    empty_it,
+    equal,
+    figures,
+    flip_a_byte,
+    lines,
+    refused,
+    summary_of,
+    tiny,
+)
 
-from jaxddpg import checkpoint, composition, config
+from jaxddpg import checkpoint, composition, config, population
 from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import RunError, resume, run
@@ -103,14 +117,45 @@ def test_more_epochs_make_it_the_longer_run(whole, tmp_path):
     assert (told["epoch"], told["changes"]) == (2, {"training.num_epochs": [2, EPOCHS]})
 
 
-def test_the_programs_are_compiled_once(tmp_path):
+@pytest.fixture
+def compiled(monkeypatch):
+    """What is compiled from now on, in a process that has kept nothing."""
+    monkeypatch.setattr(population, "_PROGRAMS", {})
+    found, compile = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *args, **how: found.append(1) or compile(*args, **how))
+    return found
+
+
+def test_a_resumed_run_compiles_what_it_needs_once(compiled, tmp_path, monkeypatch):
     run(small(), tmp_path / "run", stopping=after(3))
-    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
-        traced = []
-        original = jax.stages.Lowered.compile
-        patch.setattr(jax.stages.Lowered, "compile", lambda *args, **how: traced.append(1) or original(*args, **how))
-        resume(tmp_path / "run")
-    assert len(traced) == 2  # epoch and evaluation; the start is on disk
+    assert len(compiled) == 3
+    monkeypatch.setattr(population, "_PROGRAMS", {})  # as in another process
+    resume(tmp_path / "run", stopping=after(2))
+    assert len(compiled) == 3 + 2  # epoch and evaluation; the start is on disk
+    resume(tmp_path / "run")
+    assert len(compiled) == 3 + 2
+
+
+def test_runs_of_one_structure_compile_once_in_a_process(compiled):
+    """Seeds and traced numbers are inputs; a setting that gives the program its shape compiles another one."""
+    numbers = {**config.as_mapping(small())["agent"], "tau": 0.5, "actor_learning_rate": 0.1}
+    one, other = run(small()), run(small(agent=numbers, population={"seed": 9, "num_seeds": MEMBERS}))
+    assert len(compiled) == 3
+    assert one.summary["members"][0]["final_return"] != other.summary["members"][0]["final_return"]
+    equal(run(small()), one)
+    run(small(agent=numbers | {"batch_size": 8}))
+    assert len(compiled) == 6
+    with jax.default_matmul_precision("highest"):
+        run(small())
+    assert len(compiled) == 9
+
+
+def test_only_so_many_programs_are_kept(compiled, monkeypatch):
+    monkeypatch.setattr(population, "_MOST_PROGRAMS", 2)
+    agent = config.as_mapping(small())["agent"]
+    for size in (4, 5, 6, 5, 4):
+        run(small(agent=agent | {"batch_size": size}))
+    assert len(compiled) == 3 * 4
 
 
 @pytest.mark.parametrize(
@@ -380,10 +425,10 @@ def test_garbage_after_the_metrics_costs_nothing(garbage, whole, tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
-    shutil.copytree(whole[0], tmp_path / "run")
+    run(small(), tmp_path / "run", stopping=after(3))
     (tmp_path / "run" / "learning_curve.png").unlink()
     (tmp_path / "run" / "learning_curve.png").mkdir()
-    with pytest.warns(UserWarning, match="jaxddpg plot .* draws it"):
+    with figures(), pytest.warns(UserWarning, match="jaxddpg plot .* draws it"):
         equal(resume(tmp_path / "run"), whole[1])
 
 

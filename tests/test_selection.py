@@ -240,6 +240,7 @@ def test_the_picture_and_the_report_tell_of_selection(whole, tmp_path):
     lineage = plotting.lineage(lines(directory), ["agent.actor_learning_rate"])
     assert lineage.parents.shape == (EPOCHS + 1, 5)
     assert lineage.resting.any() == (method is HALVED)
+    call("plot", directory)
     assert (directory / "learning_curve.png").stat().st_size > 10_000
     call("report", directory, "--output", tmp_path / "report")
     page = (tmp_path / "report" / "report.md").read_text()

@@ -31,23 +31,24 @@ def play(environment: Environment) -> Ends:
     length = min(environment.episode_length, _MOST_STEPS)
     over, *flags = map(np.asarray, jax.jit(lambda key: _flags(environment, key, length))(jax.random.key(0)))
     first, players = over.argmax(0), np.arange(_PLAYERS)
-    return Ends(np.where(over.any(0), first + 1, 0), *(flag[first, players] for flag in flags), played=length)
+    terminated, truncated, moved, stale = (flag[first, players] for flag in flags)
+    return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, length)
 
 
 def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, ...]:
     """Of each step and player [T, P]: whether an episode ended, and the flags of `Ends`."""
-    reset_key, step_key = jax.random.split(key)
+    reset_key, step_key, action_key = jax.random.split(key, 3)
     state, starts = jax.vmap(environment.reset)(jax.random.split(reset_key, _PLAYERS))
+    actions = jax.random.uniform(action_key, (length, _PLAYERS, environment.action_size), minval=-1.0)
+    keys = jax.random.split(step_key, (length, _PLAYERS))
 
-    def step(state: State, key: Key) -> tuple[State, tuple[jax.Array, ...]]:
-        step_key, action_key = jax.random.split(key)
-        actions = jax.random.uniform(action_key, (_PLAYERS, environment.action_size), minval=-1.0).at[0].set(0.0)
-        state, seen = jax.vmap(environment.step)(jax.random.split(step_key, _PLAYERS), state, actions)
+    def step(state: State, inputs: tuple[Key, jax.Array]) -> tuple[State, tuple[jax.Array, ...]]:
+        state, seen = jax.vmap(environment.step)(inputs[0], state, inputs[1])
         moved = jnp.any(seen.observation != seen.final_observation, axis=1)
         begun = jnp.any(jnp.all(seen.observation[:, None] == starts, axis=-1), axis=1)
         return state, (seen.terminated | seen.truncated, seen.terminated, seen.truncated, moved, ~moved & ~begun)
 
-    return jax.lax.scan(step, state, jax.random.split(step_key, length))[1]
+    return jax.lax.scan(step, state, (keys, actions.at[:, 0].set(0.0)))[1]
 
 
 def faults(ends: Ends, episode_length: int) -> list[str]:

@@ -1,0 +1,54 @@
+"""What a checkpoint comes from, and whether a run that is resumed or read is still the same."""
+
+import warnings
+from typing import Any
+
+import jax
+
+from jaxddpg import config
+from jaxddpg.checkpoint import Origin
+from jaxddpg.composition import digest
+from jaxddpg.config import ConfigError
+from jaxddpg.settings import Experiment
+
+
+def of(experiment: Experiment) -> Origin:
+    """What the checkpoints of an experiment come from, here and now."""
+    return Origin(config.learning(experiment), _jax_settings(), _program(experiment))
+
+
+def check(before: Origin, experiment: Experiment) -> None:
+    """Raises ConfigError where an experiment is another one, and warns where its environment has changed."""
+    config.check_unaltered(before.settings, experiment)
+    now = _program(experiment) if before.environment else {}
+    # Another release of JAX may trace the same computation in another way.
+    if now != before.environment and now["jax"] == before.environment["jax"]:
+        warnings.warn(
+            f"the environment {experiment.environment.name} is not the one that this run was trained in: its code or a "
+            "library of it has changed; put back what it was, or train a new run",
+            stacklevel=2,
+        )
+
+
+def check_jax(before: Origin) -> None:
+    """Raises ConfigError where JAX is set so that a run would continue with other numbers."""
+    now = _jax_settings()
+    faults = [
+        f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
+        + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
+        for name, old in before.jax.items()
+        if now.get(name) != old
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _jax_settings() -> dict[str, Any]:
+    """The settings of JAX that change numbers by more than rounding."""
+    names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+
+def _program(experiment: Experiment) -> dict[str, str]:
+    """A digest of the environment's computation, and the release of JAX that traced it."""
+    return {"sha256": digest(config.variants(experiment)[0].environment), "jax": jax.__version__}

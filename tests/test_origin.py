@@ -1,0 +1,97 @@
+"""Whether the environment of a run is still the one that it was trained in."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import probes
+import pytest
+from helpers import call, tiny
+
+from jaxddpg import composition, origin
+from jaxddpg.analysis import load_policy
+from jaxddpg.checkpoint import Origin
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.experiment import resume, run
+
+WORLD = {"reward": 1.0, "table": np.zeros(3, np.float32), "squared": False}
+
+
+def changing(slope=1.0):
+    """What it computes depends on WORLD, as if that stood in the code."""
+    reward, table, squared = WORLD["reward"], jnp.asarray(WORLD["table"]), WORLD["squared"]
+
+    def move(key, place, action):
+        after = place + slope * action[0]
+        return after, reward + table[0] + (after**2 if squared else after), jnp.zeros((), bool)
+
+    return episodic(
+        start=jax.random.uniform,
+        move=move,
+        observe=lambda place: place[None],
+        observation_size=1,
+        action_size=1,
+        episode_length=5,
+    )
+
+
+def experiment(**changes):
+    return tiny(environment={"name": f"{__name__}:changing", "parameters": {"slope": 1.0} | changes})
+
+
+def told(before, after=None):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        origin.check(before, after or experiment())
+    return [str(warning.message) for warning in caught]
+
+
+CHANGES = [("reward", 1.5), ("reward", float(np.nextafter(np.float32(1), 2))), ("squared", True)]
+
+
+@pytest.mark.parametrize(("name", "value"), [*CHANGES, ("table", np.array([0, 0, 1e-6], np.float32))])
+def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
+    before = Origin(**json.loads(json.dumps(origin.of(experiment())._asdict())))
+    assert told(before) == []
+    monkeypatch.setitem(WORLD, name, value)
+    (sentence,) = told(before)
+    assert sentence.startswith(f"the environment {__name__}:changing is not the one that this run was trained in")
+    assert told(before._replace(environment={**before.environment, "jax": "0.0.1"})) == []  # which may trace otherwise
+    assert told(before._replace(environment={})) == []  # of an older run
+
+
+def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():
+    one, other = (origin.of(experiment(slope=slope)).environment for slope in (1.0, 2.5))
+    assert one == other
+    composition.build(experiment().member())
+    jax.jit(probes.echo().step)(jax.random.key(0), probes.echo().reset(jax.random.key(0))[0], jnp.zeros(1))
+    jax.clear_caches()
+    assert origin.of(experiment()).environment == one
+
+
+def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
+    run(experiment(), tmp_path / "run")
+    monkeypatch.setitem(WORLD, "reward", 2.0)
+    sentence = "is not the one that this run was trained in"
+    for command in (["evaluate", "--num-episodes", 1], ["resume", "--training.num_epochs", 3]):
+        with warnings.catch_warnings(action="always"):
+            code, _, err = call(command[0], tmp_path / "run", *command[1:])
+        assert (code, err.count(sentence)) == (0, 1), err
+    with warnings.catch_warnings(action="error"):
+        load_policy(tmp_path / "run")  # its newest checkpoint was written since
+    monkeypatch.setitem(WORLD, "reward", 3.0)
+    with pytest.warns(UserWarning, match=sentence):
+        load_policy(tmp_path / "run")
+    with pytest.warns(UserWarning, match=sentence):
+        resume(tmp_path / "run")
+
+
+def test_a_program_of_the_environment_before_it_changed_is_not_used(monkeypatch):
+    """Programs are kept in a process, where a notebook defines an environment again."""
+    one = run(experiment())
+    monkeypatch.setitem(WORLD, "reward", 2.0)
+    other = run(experiment())
+    expected = [row["eval/return_mean"] + 5.0 for row in one.rows[:3]]  # 5 steps of 1 more each
+    np.testing.assert_allclose([row["eval/return_mean"] for row in other.rows[:3]], expected, rtol=1e-5)
