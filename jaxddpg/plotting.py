@@ -279,8 +279,8 @@ def _sensitivity(axes: Any, runs: Sequence[Curves], name: str) -> None:
         for run in runs:
             if _same(run, name, value):
                 losses.update({what: int(lost.sum()) for what, lost in run.lost.items()})
-        if told := ", ".join(f"{count} {what}" for what, count in losses.items() if count):
-            axes.annotate(told, (place, 0.02), xycoords=("data", "axes fraction"), fontsize=7, ha="center")
+        if text := ", ".join(f"{count} {what}" for what, count in losses.items() if count):
+            axes.annotate(text, (place, 0.02), xycoords=("data", "axes fraction"), fontsize=7, ha="center")
     axes.set(xlabel=name, ylabel="final return", title=f"Sensitivity to {name}")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)

@@ -40,7 +40,7 @@ def experiment(**changes):
     return tiny(environment={"name": f"{__name__}:changing", "parameters": {"slope": 1.0} | changes})
 
 
-def told(before, after=None):
+def sentences(before, after=None):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         composition.check_origin(before, after or experiment())
@@ -53,14 +53,14 @@ CHANGES = [("reward", 1.5), ("reward", float(np.nextafter(np.float32(1), 2))), (
 @pytest.mark.parametrize(("name", "value"), [*CHANGES, ("table", np.array([0, 0, 1e-6], np.float32))])
 def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
     before = json.loads(json.dumps(composition.origin(experiment())))
-    assert told(before) == []
+    assert sentences(before) == []
     monkeypatch.setitem(WORLD, name, value)
-    (sentence,) = told(before)
+    (sentence,) = sentences(before)
     assert sentence.startswith(f"the environment {__name__}:changing is not the one that this run was trained in")
     before["environment.program"]["jax"] = "0.0.1"
-    assert told(before) == []  # which may write the same in another way
+    assert sentences(before) == []  # which may write the same in another way
     del before["environment.program"]
-    assert told(before) == []  # of an older run
+    assert sentences(before) == []  # of an older run
 
 
 def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():
