@@ -281,8 +281,8 @@ def _tell(
 
 
 def _measured(returns: Any, unmeasured: Sequence[str]) -> int:
-    """The exit code of evaluations with these returns [M]: 1, with a sentence, where none of them is finite, and not
-    only because members diverged."""
+    """The exit code of evaluations with these returns [M]: 1, with a sentence, where none is finite, and not only since
+    members diverged."""
     if not unmeasured or any(map(math.isfinite, returns)):
         return 0
     print(

@@ -87,11 +87,11 @@ def check_evaluation(
         return
     fitting = (room // at_once - keys) // episode
     remedy = f"lower {name} to {fitting}" if fitting > 0 else "have the environment end its episodes earlier"
+    members = f"{at_once} member{'s'[: at_once > 1]}"
     raise ConfigError(
         [
             f"the evaluation of this experiment needs {_readable(needed)} for {count:,} episodes of at most {length:,} "
-            f"steps, of {at_once} member{'s'[: at_once > 1]} at a time, but {_readable(max(room, 0))} are free; "
-            f"{remedy}"
+            f"steps, of {members} at a time, but {_readable(max(room, 0))} are free; {remedy}"
         ]
     )
 

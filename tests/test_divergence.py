@@ -144,7 +144,7 @@ def test_one_of_several_stops_the_run_where_that_is_asked(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["reset", "step"])
-def test_an_observation_that_is_not_finite_is_told_with_the_function_that_gave_it(function):
+def test_an_observation_that_is_not_finite_names_the_function_that_gave_it(function):
     """The first one of the run, or that after the first step of all, which is in the warm-up."""
     at = {"reset": -1.0, "step": 0.0}[function]
     result = run(small(environment={"parameters": {"lost_at_step": at}}, population={"num_seeds": 1}))

@@ -250,7 +250,7 @@ def test_an_evaluation_is_the_same_each_time(measured):
 
 def test_an_evaluation_has_a_row_per_member(measured):
     assert [(row["member"], row["seed"]) for row in measured[0]] == [(member, 7 + member) for member in range(MEMBERS)]
-    identity = {"epoch", "member", "seed", "num_episodes", "episode_seed"}
+    identity = {"epoch", "member", "seed", "num_episodes", "episode_seed", "diverged", "unmeasured_by"}
     assert set(measured[0][0]) == identity | {name.removeprefix("eval/") for name in EVALUATION}
 
 

@@ -41,7 +41,7 @@ def experiment(**changes):
     return tiny(environment={"name": f"{__name__}:changing", "parameters": {"slope": 1.0} | changes})
 
 
-def told(before, after=None):
+def sentences(before, after=None):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         origin.check(before, after or experiment())
@@ -54,12 +54,14 @@ CHANGES = [("reward", 1.5), ("reward", float(np.nextafter(np.float32(1), 2))), (
 @pytest.mark.parametrize(("name", "value"), [*CHANGES, ("table", np.array([0, 0, 1e-6], np.float32))])
 def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
     before = Origin(**json.loads(json.dumps(origin.of(experiment())._asdict())))
-    assert told(before) == []
+    assert sentences(before) == []
     monkeypatch.setitem(WORLD, name, value)
-    (sentence,) = told(before)
+    (sentence,) = sentences(before)
     assert sentence.startswith(f"the environment {__name__}:changing is not the one that this run was trained in")
-    assert told(before._replace(environment={**before.environment, "jax": "0.0.1"})) == []  # which may trace otherwise
-    assert told(before._replace(environment={})) == []  # of an older run
+    assert (
+        sentences(before._replace(environment={**before.environment, "jax": "0.0.1"})) == []
+    )  # which may trace otherwise
+    assert sentences(before._replace(environment={})) == []  # of an older run
 
 
 def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():

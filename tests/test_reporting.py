@@ -216,7 +216,7 @@ def test_a_server_of_wandb_that_does_not_answer_is_named(monkeypatch):
         reporting.check_wandb()
 
 
-def test_an_evaluation_that_is_not_finite_is_told_until_it_is_finite(capsys):
+def test_an_evaluation_that_is_not_finite_is_noted_until_it_is_finite(capsys):
     with reporting.Display("title", 9) as display:
         for epoch in range(6):
             found = rows(epoch)

@@ -232,7 +232,7 @@ def test_a_time_limit_that_is_returned_as_a_termination_is_doubted(factory):
         ("leaving", "raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
-def test_an_error_of_the_users_code_is_told_with_its_file_and_line(factory, line, message, monkeypatch):
+def test_an_error_of_the_users_code_names_its_file_and_line(factory, line, message, monkeypatch):
     monkeypatch.chdir(Path(__file__).parent)
     with pytest.raises(ConfigError) as error:
         checked(factory)
@@ -240,7 +240,7 @@ def test_an_error_of_the_users_code_is_told_with_its_file_and_line(factory, line
     assert f": test_trial.py line {line_of(line)}: {message}" in fault
 
 
-def test_an_error_while_a_module_is_imported_is_told_with_its_line(tmp_path, monkeypatch):
+def test_an_error_while_a_module_is_imported_names_its_line(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("import jax\n\nraise KeyError\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)

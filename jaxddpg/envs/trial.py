@@ -46,6 +46,7 @@ def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, 
         state, seen = jax.vmap(environment.step)(inputs[0], state, inputs[1])
         moved = jnp.any(seen.observation != seen.final_observation, axis=1)
         begun = jnp.any(jnp.all(seen.observation[:, None] == starts, axis=-1), axis=1)
+        begun |= ~jnp.all(jnp.isfinite(starts))  # which cannot be compared, and is another fault
         return state, (seen.terminated | seen.truncated, seen.terminated, seen.truncated, moved, ~moved & ~begun)
 
     return jax.lax.scan(step, state, (keys, actions.at[:, 0].set(0.0)))[1]
