@@ -129,7 +129,29 @@ def test_the_budget_in_a_configs_comment_is_true(path):
     assert [int(number.replace(" ", "")) for number in said.groups()] == [steps, updates]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_can_be_traced_as_it_is(path):
+    """Start, epoch and evaluation of a member, in the sizes that the config names."""
+    member = config.variants(config.read(path))[0].member()
+    composition.check_member(member)
+    trainer, key = composition.build(member), jax.random.key(0)
+    state = jax.eval_shape(trainer.init, key)
+    after, metrics = jax.eval_shape(trainer.epoch, key, clock_at(member.training, 1), state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    evaluation = jax.eval_shape(trainer.evaluate, key, clock_at(member.training, 1), state.agent)
+    assert {leaf.shape for leaf in jax.tree.leaves((metrics, evaluation))} == {()}
+
+
+QUICK = ("pendulum_pbt", "puddle_world")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in CONFIGS],
+)
 def test_every_config_runs(path, tmp_path):
     whole = config.read(path)
     selecting = whole.population.selection.method != "none"
@@ -192,19 +214,13 @@ def test_the_table_of_silver2014_is_that_of_the_committed_results():
     assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "ceiling",
-        "throughput",
-        "profile_update",
-        *(pytest.param(script, marks=pytest.mark.slow) for script in ("startup", "gpu", "sweep")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["ceiling", "throughput", "profile_update", "startup", "gpu", "sweep"])
 def test_a_benchmark_runs(script):
     assert bench(f"{script}.py --smoke").strip()
 
 
+@pytest.mark.slow
 def test_peers_are_compared_by_the_updates_that_their_optimisers_count(monkeypatch):
     """The straightforward loop needs only what the tests need; the other peers bring environments of their own."""
     monkeypatch.syspath_prepend(ROOT / "bench")
@@ -223,5 +239,6 @@ def test_peers_are_compared_by_the_updates_that_their_optimisers_count(monkeypat
     )
 
 
+@pytest.mark.slow
 def test_the_memory_benchmark_runs():
     assert json.loads(bench("memory.py --smoke"))["aliased_in_replays"] > 1

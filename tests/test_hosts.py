@@ -112,6 +112,7 @@ def test_two_processes_give_the_numbers_of_one(whole):
             assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_states_are_equal_after_200_updates(experiment, tmp_path):
     flags = ("--training.num_epochs", "4")
     assert [code for code, _, _ in both("train", experiment, "--run-dir", tmp_path / "two", *flags)] == [0, 0]
@@ -148,7 +149,7 @@ def test_files_of_several_processes_are_read_as_one(whole, tmp_path):
     assert "| run | 5 |" in (tmp_path / "report" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_ends_the_run_in_one_sentence_and_both_go_on_to_the_bit(lost, experiment, whole, tmp_path):
     """Be it the one that serves as coordinator or another."""
     (code, out, err), seconds = lose(experiment, tmp_path / "run", lost)
@@ -167,6 +168,7 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_both_go_on_to_the_bit(l
     assert len(json.loads((tmp_path / "run" / "summary.json").read_text())["members"]) == 5
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_the_parts_of_two(experiment, whole, tmp_path):
     both("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "3")
     result = resume(tmp_path / "run", {"training.num_epochs": 5})
@@ -178,6 +180,7 @@ def test_one_process_goes_on_with_the_parts_of_two(experiment, whole, tmp_path):
     assert len(result.agents.actor["params"]["Dense_0"]["bias"]) == 5
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_read_part_by_part(experiment, whole, tmp_path):
     """Each part has its own newest checkpoint, and its own best."""
     shutil.copytree(whole[0], tmp_path / "run")
@@ -192,6 +195,7 @@ def test_an_interrupted_run_is_read_part_by_part(experiment, whole, tmp_path):
     assert [row["epoch"] for row in evaluate(whole[0], num_episodes=2, epoch="best")] == best
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_told_of_by_the_first_process(experiment, tmp_path):
     """Of three rates one is far too high; its member is in the part of the other process."""
     path = "--population.sweep.agent"
@@ -206,6 +210,7 @@ def test_a_member_that_diverges_is_told_of_by_the_first_process(experiment, tmp_
     assert len(summary["variants"]) == 3
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_stops_all_and_they_go_on(experiment, whole, tmp_path):
     port = free_port()
     processes = [start("train", experiment, "--run-dir", tmp_path / "run", process_id=k, port=port) for k in range(2)]
@@ -222,6 +227,7 @@ def test_a_signal_to_all_stops_all_and_they_go_on(experiment, whole, tmp_path):
         assert comparable(part(tmp_path / "run", process_id)) == comparable(part(whole[0], process_id))
 
 
+@pytest.mark.slow
 def test_slurm_tells_who_is_who(experiment, tmp_path):
     """The variables that srun sets; the port follows from the job's number."""
     job = next(job for job in range(1, 4096) if free(61440 + job))
@@ -246,6 +252,7 @@ def free(port):
         return place.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said(experiment, tmp_path):
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
@@ -260,6 +267,7 @@ def test_a_taken_port_is_said(experiment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process_id", [0, 1])
 def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     command = ("train", experiment, "--run-dir", tmp_path / "run", "--quiet")
@@ -270,6 +278,7 @@ def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     assert "error: not all processes have come within 3 s" in err
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_do_not_train_together(experiment, tmp_path):
     port = free_port()
     command = ("train", experiment, "--run-dir", tmp_path / "run")

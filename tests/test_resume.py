@@ -433,7 +433,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1), ("enable_x64", True)]
+    ("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1)]
 )
 def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, tmp_path):
     """Another stream of random numbers, or another precision, would make another run of it."""
