@@ -63,3 +63,33 @@ def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name):
     assert fault.startswith(f"{name} is ")
     assert fault.endswith("; unset it")
     backend.start()
+
+
+@pytest.mark.parametrize(
+    ("set_up", "warned", "devices"),
+    [
+        ("jax.numpy.zeros(1)", True, 1),
+        ("", False, 3),
+        ("jax.config.update('jax_num_cpu_devices', 2)", False, 2),
+        ("jax.config.update('jax_num_cpu_devices', 2); jax.numpy.zeros(1)", False, 2),
+    ],
+    ids=["started", "untouched", "set", "set and started"],
+)
+def test_a_jax_that_has_started_with_fewer_devices_is_warned_of(set_up, warned, devices):
+    """What the user set stays."""
+    script = f"""
+import os, warnings
+os.sched_getaffinity = lambda _: range(3)
+import jax
+{set_up}
+before = jax.config.jax_num_cpu_devices
+from jaxddpg import backend
+with warnings.catch_warnings(record=True) as caught:
+    backend.start()
+sentences = [str(one.message) for one in caught if "JAX had started before" in str(one.message)]
+assert len(sentences) == {int(warned)} and all("JAX_NUM_CPU_DEVICES=3" in one for one in sentences), sentences
+assert jax.local_device_count() == {devices}
+assert not before >= 0 or jax.config.jax_num_cpu_devices == before
+"""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=kept)

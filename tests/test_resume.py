@@ -432,9 +432,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
         equal(resume(tmp_path / "run"), whole[1])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1)])
 def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, tmp_path):
     """Another stream of random numbers, or another precision, would make another run of it."""
     run(small(), tmp_path / "run", stopping=after(3))
