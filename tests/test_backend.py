@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import pytest
@@ -10,6 +11,8 @@ from helpers import TINY
 
 from jaxddpg import backend
 from jaxddpg.config import ConfigError
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def ran(arguments, **variables):
@@ -24,10 +27,14 @@ def ran(arguments, **variables):
     ("name", "value", "fragments"),
     [
         ("JAX_PLATFORMS", "cuda", ["JAX finds no device", "JAX_PLATFORMS=cuda", "pip install"]),
-        ("JAX_PLATFORMS", "nonsense", ["JAX finds no device: Unable to initialize backend 'nonsense'", "unset JAX_PL"]),
-        ("JAX_NUM_CPU_DEVICES", "0", ["JAX finds no device", "correct or unset JAX_NUM_CPU_DEVICES=0"]),
+        slow(
+            "JAX_PLATFORMS",
+            "nonsense",
+            ["JAX finds no device: Unable to initialize backend 'nonsense'", "unset JAX_PL"],
+        ),
+        slow("JAX_NUM_CPU_DEVICES", "0", ["JAX finds no device", "correct or unset JAX_NUM_CPU_DEVICES=0"]),
         ("JAX_NUM_CPU_DEVICES", "x", ["JAX cannot start", "jax_num_cpu_devices; correct or unset that variable"]),
-        ("JAX_DISABLE_JIT", "1", ["JAX_DISABLE_JIT is True, but a run is compiled ahead of time; unset it"]),
+        slow("JAX_DISABLE_JIT", "1", ["JAX_DISABLE_JIT is True, but a run is compiled ahead of time; unset it"]),
     ],
 )
 def test_a_variable_that_prevents_a_run_is_named(name, value, fragments, tmp_path):
@@ -69,8 +76,8 @@ def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name):
     ("set_up", "warned", "devices"),
     [
         ("jax.numpy.zeros(1)", True, 1),
-        ("", False, 3),
-        ("jax.config.update('jax_num_cpu_devices', 2)", False, 2),
+        slow("", False, 3),
+        slow("jax.config.update('jax_num_cpu_devices', 2)", False, 2),
         ("jax.config.update('jax_num_cpu_devices', 2); jax.numpy.zeros(1)", False, 2),
     ],
     ids=["started", "untouched", "set", "set and started"],

@@ -29,7 +29,7 @@ def load_example(name):
     return module
 
 
-@pytest.mark.parametrize(("num_envs", "updates"), [(4, 2), (1, 1)])
+@pytest.mark.parametrize(("num_envs", "updates"), [pytest.param(4, 2, marks=pytest.mark.slow), (1, 1)])
 def test_one_page_gives_the_trainers_numbers(num_envs, updates):
     page = load_example("one_page")
     _, _, learner = page.train(12, num_envs, updates)

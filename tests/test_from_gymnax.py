@@ -118,7 +118,9 @@ def test_discrete_environments_are_discrete(name):
     assert isinstance(environment.action_space(params), spaces.Discrete)
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "Pendulum-v1" else pytest.mark.slow) for name in CONTINUOUS]
+)
 def test_known_random_returns_are_those_of_random_actions(name):
     environment, episodes = from_gymnax(name), 256
 
@@ -174,7 +176,10 @@ def test_the_record_says_what_the_ends_mean():
     np.testing.assert_array_equal([environment.action_low, environment.action_high], [[-1, 0], [3, 10]])
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "MountainCarContinuous-v0" else pytest.mark.slow) for name in CONTINUOUS],
+)
 def test_actions_beyond_the_box_are_clipped(name):
     """Reacher and Swimmer do not clip by themselves, and MountainCarContinuous charges what it clips away."""
     environment = from_gymnax(name)

@@ -78,12 +78,18 @@ def pictures(path):
     return np.stack(frames), durations
 
 
+NAMES = [
+    pytest.param(name, marks=[] if name in ("Pendulum-v1", "PuddleWorld-silver", GENERIC) else pytest.mark.slow)
+    for name in (*CONTINUOUS, GENERIC)
+]
+
+
 def drawn(rollout, tmp_path):
     rendering.draw(rollout, tmp_path / "rollout.gif")
     return pictures(tmp_path / "rollout.gif")[0]
 
 
-@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_environment_moves_in_its_picture(name, tmp_path):
     rollout = example(name)
     frames = drawn(rollout, tmp_path)
@@ -93,7 +99,7 @@ def test_every_environment_moves_in_its_picture(name, tmp_path):
     assert (tmp_path / "rollout.gif").stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     """Nothing of an earlier step stays in it, and nothing that moves is missing."""
     rollout = example(name)
@@ -110,7 +116,7 @@ def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     assert np.sum(distance.max(axis=-1) > 30) <= 50
 
 
-@pytest.mark.parametrize("name", [*CONTINUOUS, GENERIC])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_diverged_policy_can_be_drawn(name, tmp_path):
     rollout = example(name)
     observations, actions, rewards = (np.full_like(values, np.nan) for values in rollout[1:4])
