@@ -172,9 +172,9 @@ def test_an_evaluation_that_is_not_finite_fails_and_is_no_divergence(unmeasured)
     assert f"warning: in the end, {cause} 1\n" in err
     assert "error: the evaluations of 2 of 2 members are not finite" in err
     assert out.count("not finite") == 5  # of two members the last and the best, and the mean
-    told = summary_of(directory)["members"]
-    assert [member["unmeasured_by"] for member in told] == ["reward of the environment's step"] * 2
-    assert [member["diverged_by"] for member in told] == ["", ""]
+    members = summary_of(directory)["members"]
+    assert [member["unmeasured_by"] for member in members] == ["reward of the environment's step"] * 2
+    assert [member["diverged_by"] for member in members] == ["", ""]
 
 
 def test_what_is_made_of_a_run_that_was_not_measured_speaks_of_no_divergence(unmeasured, tmp_path):

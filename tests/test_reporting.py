@@ -222,6 +222,6 @@ def test_an_evaluation_that_is_not_finite_is_noted_until_it_is_finite(capsys):
             found = rows(epoch)
             found[1]["unmeasured_by"] = "action of the policy" if epoch in (1, 2, 4) else ""
             display.epoch(found)
-    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     sentence = "an action of the policy was not finite in the evaluation of the member of seed 8"
-    assert told == [f"warning: after epoch {epoch}, {sentence}" for epoch in (1, 4)]
+    assert notes == [f"warning: after epoch {epoch}, {sentence}" for epoch in (1, 4)]
