@@ -1,0 +1,33 @@
+"""The mutations of the package, each of which breaks one law: they apply, and are seen."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutations.run import ROOT, read
+
+MUTATIONS = read()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_applies_and_names_tests_that_exist(mutation):
+    assert mutation.applied((ROOT / mutation.file).read_text()) is not None
+    assert mutation.tests
+    for test in mutation.tests:
+        file, _, name = test.partition("::")
+        function = re.escape(name.partition("[")[0])
+        assert re.search(rf"^def {function}\(", (ROOT / file).read_text(), re.MULTILINE), test
+
+
+def test_each_mutation_has_a_name_of_its_own():
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_mutation_is_seen():
+    script = Path(__file__).parent / "mutations" / "run.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
