@@ -60,7 +60,8 @@ def evaluate(
     memory.check_evaluation(experiment, like, length, 1, memory.free(), "--num-episodes")
     population = populate(experiment)
     # Training's epochs count up from 0; these count down from the last there is.
-    clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), experiment.training.num_envs)
+    training = experiment.training
+    clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), training.num_envs, training.num_shards)
     members = population.enrol([config.variant(experiment, reporting.swept(one)).member() for one in identities])
     metrics = population.evaluate(clock, population.scatter_agents(agents), members)()
     unmeasured_by = causes(metrics)
@@ -212,7 +213,7 @@ def _curves(directory: Path, paths: Sequence[str]) -> list[plotting.Curves]:
                     os.path.abspath(directory),
                     population.seeds()[own],
                     plotting.lineage(rows, [*names]) if selecting else None,
-                    [bool(row.get("unmeasured_by")) for row in rows[-population.num_members :]][own],
+                    plotting.unmeasured(rows)[:, own],
                 )
             )
     if not found:

@@ -127,7 +127,7 @@ class Cohort:
             learners = self._population.take(learners, [place[parent] for parent in parents])
             memories = self._population.take(memories, [place[member] for member in replays])
             self.groups = [one.replace(replay=replay) for one, replay in zip(learners, memories, strict=True)]
-            if self._best:
+            if self._best and running != self.running:
                 best = self._population.take(self._best.groups, [place[member] for member in running])
                 self._best = self._best._replace(groups=best)
         numbers = [config.variant(self._experiment, reporting.swept(one)).member() for one in self.identities]

@@ -1,6 +1,5 @@
 """From settings to records of functions: the environment, the agent, the trainer of one member, the population."""
 
-import dataclasses
 import importlib
 import sys
 import traceback
@@ -11,6 +10,7 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxddpg import features, noise, replay, settings, shards, tracing
 from jaxddpg.agents.copdac import copdac
@@ -146,9 +146,16 @@ def _glimpse() -> Callable[[settings.Environment, Key], tuple[State, State, jax.
 
 
 def digest(section: settings.Environment) -> str:
-    """A digest of what an environment computes, whatever the values of its traced parameters."""
-    make_environment(section)  # what its import computes is no part of it
-    return tracing.digest(_glimpse(), section, seed_key(0))
+    """A digest of what an environment computes and of its sizes, whatever the values of its traced parameters."""
+    made = make_environment(section)  # what its import computes is no part of it
+    sizes = np.array([made.observation_size, made.action_size, made.episode_length])
+
+    def everything(section: settings.Environment, key: Key) -> Any:
+        traced = make_environment(section)
+        ranges = (traced.action_low, traced.action_high, traced.observation_low, traced.observation_high)
+        return _glimpse()(section, key), [jnp.asarray(end) for end in ranges], jnp.asarray(sizes)
+
+    return tracing.digest(everything, section, seed_key(0))
 
 
 def _pair(found: Any, rule: str) -> tuple[Any, Any]:
@@ -253,28 +260,18 @@ def build_shard(member: Member) -> Trainer:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Build:
-    """`build_shard` for an environment with this digest: where its code has changed it is another function, for which
-    no program that was compiled before is used."""
-
-    environment: str
-
-    def __call__(self, member: Member) -> Trainer:
-        return build_shard(member)
-
-
 def populate(experiment: Experiment, members: range | None = None) -> Population:
     """The population of an experiment, or some of its members: every variant of the settings with each of the seeds."""
     count = experiment.population.num_seeds
     found = [variant.member() for variant in variants(experiment) for _ in range(count)]
     own = slice(members.start, members.stop) if members else slice(None)
     return make_population(
-        _Build(digest(found[0].environment)),
+        build_shard,
         found[own],
         experiment.population.seeds()[own],
         experiment.population.placement,
         experiment.training.num_shards,
+        digest(found[0].environment),
     )
 
 

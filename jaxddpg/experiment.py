@@ -169,6 +169,7 @@ def resume_sweep(
     `changes` and errors are as for `resume`.
     """
     directory = Path(directory)
+    config.whole(directory)  # else the lock would make a directory of any name
     with run_directory.claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
         hosts.check(experiment, host.num_processes)
@@ -242,8 +243,8 @@ def resume(
         for history in histories:
             _check_epochs(experiment, history.epoch)
         finished = [_finished(experiment, part, history) for part, history in zip(parts, histories, strict=True)]
-        if all(finished):
-            return _joined(experiment, [done for done in finished if done])
+        if len(parts) == 1 and finished[0]:
+            return finished[0]
         if host.process_id == 0:
             run_directory.write(directory / "config.yaml", config.dump(experiment))
         for part, history in zip(parts, histories, strict=True):
@@ -332,7 +333,9 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
     room = memory.check(experiment, like, copies, free and free * row)
     longest = max(make_environment(section).episode_length for section in looked_at)
     placement = experiment.population.placement
-    at_once = min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else placement or sharing
+    at_once = (
+        min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else min(placement or sharing, sharing)
+    )
     memory.check_evaluation(experiment, like, longest, at_once, room)
 
 
@@ -387,9 +390,11 @@ def _finished(experiment: Experiment, part: run_directory.Part, history: History
     summary = outcome.read(path)
     if summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
-    with reporting.MetricsFile(directory, history.rows):
-        pass  # which leaves out whatever stands after them
-    return Result([*history.rows], summary, _saved(directory, experiment, history.epoch, len(members))["agent"])
+    if len((directory / reporting.METRICS).read_bytes().splitlines()) > len(history.rows):
+        with reporting.MetricsFile(directory, history.rows):
+            pass  # which leaves out what stands after them
+    like = {"agent": state_like(experiment, len(members)).agent}
+    return Result([*history.rows], summary, checkpoint.restore(directory, history.epoch, like, partial=True)["agent"])
 
 
 def _recall(part: run_directory.Part, experiment: Experiment) -> History:
@@ -497,7 +502,8 @@ def _train(
     while finish:
         rows = finish()
         epoch = rows[0]["epoch"]
-        cohort.keep_best(rows)
+        if writer:
+            cohort.keep_best(rows)
         last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
         due = last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
         if writer and due:

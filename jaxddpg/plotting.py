@@ -56,8 +56,8 @@ class Curves(NamedTuple):
     """The name of the run or sweep; returns of different ones are not pooled."""
     seeds: Sequence[int] = ()
     lineage: Lineage | None = None
-    unmeasured: Sequence[bool] = ()
-    """Whether each member's last evaluation was not finite, although it did not diverge; by default none's."""
+    unmeasured: np.ndarray | None = None
+    """[epochs, M] bool: whether a member's evaluation was not finite, although it did not diverge; None: none was"""
 
     @property
     def returns(self) -> np.ndarray:
@@ -67,8 +67,8 @@ class Curves(NamedTuple):
     @property
     def lost(self) -> dict[str, np.ndarray]:
         """Whether each member [M] has no return at the end, by what to say of it."""
-        lost, unmeasured = ~np.isfinite(self.returns[-1]), np.zeros(len(self.returns[-1]), bool)
-        unmeasured[: len(self.unmeasured)] = self.unmeasured
+        lost = ~np.isfinite(self.returns[-1])
+        unmeasured = np.zeros_like(lost) if self.unmeasured is None else self.unmeasured[-1]
         return {"diverged": lost & ~unmeasured, "not finite": lost & unmeasured}
 
 
@@ -95,6 +95,11 @@ def lineage(rows: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> Lineage:
     return Lineage(_column(rows, "parent"), {path: _column(rows, path) for path in paths})
 
 
+def unmeasured(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Whether evaluations were not finite, of members that did not diverge, [epochs, M], from a run's rows."""
+    return _column([{"member": row["member"], "": bool(row.get("unmeasured_by"))} for row in rows], "") > 0
+
+
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     """A number of each row, [epochs, M]."""
     members = 1 + max(row["member"] for row in rows)
@@ -114,7 +119,8 @@ def _first(run: Curves, epochs: int) -> Curves:
         run.lineage.parents[:epochs], {name: numbers[:epochs] for name, numbers in run.lineage.numbers.items()}
     )
     metrics = {name: curves[:epochs] for name, curves in run.metrics.items()}
-    return run._replace(env_steps=run.env_steps[:epochs], metrics=metrics, lineage=lineage)
+    unmeasured = None if run.unmeasured is None else run.unmeasured[:epochs]
+    return run._replace(env_steps=run.env_steps[:epochs], metrics=metrics, lineage=lineage, unmeasured=unmeasured)
 
 
 def chosen(run: Curves) -> Curves:
@@ -127,7 +133,7 @@ def chosen(run: Curves) -> Curves:
         metrics={name: curves[:, one] for name, curves in run.metrics.items()},
         seeds=[run.seeds[one[0]]],
         lineage=None,
-        unmeasured=[run.unmeasured[one[0]]] if run.unmeasured else (),
+        unmeasured=None if run.unmeasured is None else run.unmeasured[:, one],
     )
 
 

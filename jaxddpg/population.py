@@ -40,9 +40,9 @@ def use_all_cores() -> None:
     except RuntimeError:  # the backend runs already
         if jax.default_backend() == "cpu" and jax.local_device_count() < cores:
             warnings.warn(
-                f"JAX had started before and has {jax.local_device_count()} CPU device, so that members train on one "
-                f"core of {cores}; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
-                f'jax.config.update("jax_num_cpu_devices", {cores}) before anything else of JAX',
+                f"the CPU backend was already initialized with {jax.local_device_count()} device(s), so that members "
+                f"train on so many of {cores} cores; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
+                f'jax.config.update("jax_num_cpu_devices", {cores}) before any other JAX operation',
                 stacklevel=2,
             )
 
@@ -72,8 +72,8 @@ def _debugging() -> bool:
 
 
 _PROGRAMS: dict[Any, dict[str, Program]] = {}
-"""Those of kinds of populations that were made in this process, the one used last at the end: runs of one kind, which
-differ in numbers and seeds alone, trace and compile once."""
+"""The programs of populations made in this process, in the order of their last use: runs that differ in traced numbers
+and seeds alone compile once."""
 _MOST_PROGRAMS = 16
 
 
@@ -120,12 +120,19 @@ class Population(NamedTuple):
     programs: dict[str, Program]
 
 
+@jax.jit
+def _choose(mask: jax.Array, one: State, other: State) -> State:
+    """Of each member the one where the mask [M] is true, else the other, each leaf [M, ...]."""
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+
+
 def make_population(
     build: Callable[[Any], Trainer],
     members: Sequence[Any],
     seeds: Sequence[int],
     placement: int = 0,
     num_shards: int = 1,
+    version: str | None = None,
 ) -> Population:
     """A population of members given by their settings and seeds.
 
@@ -136,6 +143,8 @@ def make_population(
         seeds: M seeds, each the only source of its member's randomness.
         placement: at most so many members per device and dispatch; 0 chooses: 1 on a CPU, all on an accelerator.
         num_shards: into which a member falls.
+        version: of all that `build` reads beside the settings. Programs are kept in the process for populations of the
+            same structure and version; None keeps none.
     """
     count = len(seeds)
     row = shards.devices_each(num_shards, jax.local_device_count())
@@ -203,13 +212,12 @@ def make_population(
         found = jax.tree.map(taken, *groups)
         return [jax.tree.map(lambda _, new, i=i: new[i], groups[0], found) for i in range(len(sources))]
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member))
-    def chosen(mask: jax.Array, one: State, other: State) -> State:
-        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
-
     def choose(mask: Sequence[bool] | np.ndarray, ones: Groups, others: Groups) -> Groups:
         masks = np.asarray(mask)[places(len(mask))]
-        return [chosen(*group) for group in zip(masks, ones, others, strict=True)]
+        return [
+            jax.device_put(_choose(mask, one, other), shardings(by_member, one)) if mask.any() else other
+            for mask, one, other in zip(masks, ones, others, strict=True)
+        ]
 
     def gather(groups: Groups) -> State:
         def join(*leaves: jax.Array) -> np.ndarray:
@@ -240,7 +248,7 @@ def make_population(
         )
         return Program(mapped, donate_argnums)
 
-    kind = (build, jax.tree.structure(members[0]), mesh, block, num_shards, _configuration())
+    kind = (version, build, jax.tree.structure(members[0]), mesh, block, num_shards, _configuration())
     programs = _PROGRAMS.pop(kind, None) or {
         "init": over_members(lambda member, key: one(member).init(key), (by_member, by_member), of_state),
         "epoch": over_members(
@@ -255,9 +263,10 @@ def make_population(
             by_member,
         ),
     }
-    _PROGRAMS[kind] = programs  # as the one used last
-    while len(_PROGRAMS) > _MOST_PROGRAMS:
-        del _PROGRAMS[next(iter(_PROGRAMS))]
+    if version is not None:
+        _PROGRAMS[kind] = programs  # as the one used last
+        while len(_PROGRAMS) > _MOST_PROGRAMS:
+            del _PROGRAMS[next(iter(_PROGRAMS))]
     keys = scatter(jax.vmap(seed_key)(np.asarray(seeds, np.uint32)))
 
     def enrol(members: Sequence[Any]) -> Groups:

@@ -536,7 +536,10 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
             if isinstance(entry, Mapping):
                 static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
                 numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
-                structure.append((field.name, tuple(sorted(static.items()))))
+                # With their types, as 1 and True are equal.
+                structure.append(
+                    (field.name, tuple((name, type(static[name]), static[name]) for name in sorted(static)))
+                )
             elif field.type is Scalar or field.name in sections:
                 numbers[field.name] = entry
             else:
@@ -545,9 +548,9 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
 
     def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
         (numbers,) = children
-        return section(
-            **numbers | {name: dict(entry) | numbers[name] if name in numbers else entry for name, entry in structure}
-        )
+        mappings = {name: {key: item for key, _, item in entry} for name, entry in structure if name in numbers}
+        plain = {name: entry for name, entry in structure if name not in numbers}
+        return section(**numbers | plain | {name: entry | numbers[name] for name, entry in mappings.items()})
 
     return flatten, unflatten
 

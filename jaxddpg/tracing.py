@@ -41,5 +41,6 @@ def _described(jaxpr: jax.extend.core.Jaxpr, constants: Sequence[Any] = ()) -> I
 
 
 def _constant(value: Any) -> tuple:
-    array = np.asarray(value)
+    is_key = hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(value) if is_key else value)
     return str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()

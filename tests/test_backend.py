@@ -93,7 +93,7 @@ before = jax.config.jax_num_cpu_devices
 from jaxddpg import backend
 with warnings.catch_warnings(record=True) as caught:
     backend.start()
-sentences = [str(one.message) for one in caught if "JAX had started before" in str(one.message)]
+sentences = [str(one.message) for one in caught if "the CPU backend was already initialized" in str(one.message)]
 assert len(sentences) == {int(warned)} and all("JAX_NUM_CPU_DEVICES=3" in one for one in sentences), sentences
 assert jax.local_device_count() == {devices}
 assert not before >= 0 or jax.config.jax_num_cpu_devices == before

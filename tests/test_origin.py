@@ -15,6 +15,7 @@ from jaxddpg.analysis import load_policy
 from jaxddpg.checkpoint import Origin
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.experiment import resume, run
+from jaxddpg.settings import Environment
 
 WORLD = {"reward": 1.0, "table": np.zeros(3, np.float32), "squared": False}
 
@@ -97,3 +98,33 @@ def test_a_program_of_the_environment_before_it_changed_is_not_used(monkeypatch)
     other = run(experiment())
     expected = [row["eval/return_mean"] + 5.0 for row in one.rows[:3]]  # 5 steps of 1 more each
     np.testing.assert_allclose([row["eval/return_mean"] for row in other.rows[:3]], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"observation_high": 2.0}, {"action_low": -2.0}, {"episode_length": 6}])
+def test_the_ranges_and_the_length_of_an_environment_are_part_of_it(changed, monkeypatch):
+    """Features scale to the one and evaluations last for the other, whatever reset and step compute."""
+    before = composition.digest(experiment().environment)
+    original = changing
+    monkeypatch.setitem(globals(), "changing", lambda slope: original(slope)._replace(**changed))
+    assert composition.digest(experiment().environment) != before
+
+
+def test_a_key_among_the_constants_of_an_environment_is_a_constant(monkeypatch):
+    digests = []
+    original = changing
+    for seed in (0, 0, 1):
+        key = jax.random.key(seed)
+
+        def drawing(slope, key=key):
+            world = original(slope)
+            return world._replace(reset=lambda unused: world.reset(key))
+
+        monkeypatch.setitem(globals(), "changing", drawing)
+        digests.append(composition.digest(experiment().environment))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_whole_number_and_a_truth_value_are_different_parameters():
+    one, true = (Environment("x", {"n": value}) for value in (1, True))
+    assert jax.tree.structure(one) != jax.tree.structure(true)
+    assert jax.tree.map(lambda x: x, Environment("x", {"n": True, "m": 2.0})).parameters == {"n": True, "m": 2.0}

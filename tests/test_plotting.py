@@ -129,9 +129,20 @@ def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):
 def test_a_plus_marks_where_a_member_that_did_not_diverge_was_last_measured(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    run = curves(members=3)._replace(unmeasured=[False, True, False])
+    run = curves(members=3)
+    run = run._replace(unmeasured=np.isnan(run.returns) | np.array([False, True, False]))
     for values in run.metrics.values():
         values[2:, 1] = np.nan
     plotting.plot([run], tmp_path / "picture.png")
     (mark,) = [line for line in drawn[0].axes[0].lines if line.get_marker() in "x+"]
     assert (mark.get_marker(), mark.get_label()) == ("+", "1 not finite")
+
+
+def test_a_run_that_is_cut_has_the_evaluations_of_that_time():
+    """It was not measured where it is cut, and is again at its end."""
+    whole = curves(epochs=4, members=2)
+    whole.returns[1, 0] = np.nan
+    whole = whole._replace(unmeasured=np.isnan(whole.returns))
+    cut, _ = plotting.of_common_length([whole, whole._replace(env_steps=whole.env_steps[:2])])
+    assert [mask.tolist() for mask in cut.lost.values()] == [[False, False], [True, False]]
+    assert not any(mask.any() for mask in whole.lost.values())

@@ -60,21 +60,29 @@ def faults(ends: Ends, episode_length: int) -> list[str]:
             f"does not end its episodes after {episode_length:,} steps, the length that it states; count its steps and "
             "return truncated there"
         ]
-    if ended.all() and ends.stale.any() and not ends.moved.any():
-        return [
-            "does not begin another episode where one has ended; return from step the state and the observation of a "
-            "reset there, and where the action led as final_observation"
-        ]
-    return []
+    return [_STALE] if ended.all() and _stale(ends) and ends.truncated.any() else []
 
 
 def doubts(ends: Ends, episode_length: int) -> list[str]:
     """What is probably wrong, likewise."""
+    # Where all episodes terminate, an observation of the next one as the final one does no harm.
+    found = [_STALE] if _stale(ends) and not ends.truncated.any() else []
     limited = (ends.steps == episode_length) | ((ends.steps > 0) & ends.truncated)
     if episode_length > 1 and limited.any() and ends.terminated[limited].all():
-        return [
+        found += [
             f"terminates its episodes where they have lasted {episode_length:,} steps, its time limit, as if nothing "
             "could follow; return terminated for the task alone and truncated for the limit, as gymnax does since 1.0, "
             "where step_env leaves the limit to is_truncated"
         ]
-    return []
+    return found
+
+
+_STALE = (
+    "does not begin another episode where one has ended; return from step the state and the observation of a reset "
+    "there, and where the action led as final_observation"
+)
+
+
+def _stale(ends: Ends) -> bool:
+    """Whether what is observed after an end is where the episode ended, and no beginning."""
+    return bool(ends.stale.any() and not ends.moved.any())
