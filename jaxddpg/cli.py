@@ -368,7 +368,7 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     best = [row["return_mean"] for row in rows if row.get("standing") == "best"]
     found_best = f"; of the one that training found best {reporting.number(best[0])}" if best else ""
     reporting.print_table(
-        f"{options.run}, {epochs}: {options.num_episodes} noiseless episodes per seed",
+        f"{options.run}, {epochs}: {options.num_episodes} episodes per seed",
         [
             {path: config.text(value) for path, value in reporting.swept(row).items()}
             | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}

@@ -72,7 +72,7 @@ def test_they_are_the_same_after_interruptions_and_wherever_members_lie(placemen
     "method", [{"method": "pbt", "interval": 2, "share": 0.4}, {"method": "halving", "interval": 3}]
 )
 def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
-    """A member that goes on from another's state, or rests, has the best of its own evaluations."""
+    """A member that is replaced or paused has the best of its own evaluations."""
     rates = [1e-4, 1e-3, 1e-2, 3e-2, 1e-1]
     population = {"sweep": {"agent.actor_learning_rate": rates}, "seed": 3, "num_seeds": 1, "selection": method}
     run(

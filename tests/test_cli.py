@@ -393,7 +393,7 @@ def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
     assert (code, err) == (0, "")
     assert [row["seed"] for row in rows] == ["5", "6"]
     assert f"{float(rows[1]['return_mean']):.5g}" in out
-    assert "3 noiseless episodes" in out
+    assert "3 episodes per seed" in out
 
 
 def test_the_table_of_an_evaluation_stays_when_its_reader_has_gone(trained, tmp_path):

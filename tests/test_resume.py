@@ -450,6 +450,6 @@ def test_the_generator_of_keys_is_not_that_of_jaxs_default(whole, tmp_path):
     run(small(), tmp_path / "run", stopping=after(3))
     with jax.default_prng_impl("rbg"):
         result = resume(tmp_path / "run")
-        anew = run(small())
+        another = run(small())
     equal(result, whole[1])
-    equal(anew, whole[1])
+    equal(another, whole[1])

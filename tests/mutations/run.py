@@ -113,7 +113,7 @@ def unchanged(tests: Sequence[str]) -> Outcome:
     return Outcome(said, time.perf_counter() - start, result.stdout + result.stderr if result.returncode else "")
 
 
-def tell(name: str, outcome: Outcome, tests: Sequence[str]) -> None:
+def report(name: str, outcome: Outcome, tests: Sequence[str]) -> None:
     """Prints a line, and what explains it."""
     print(f"{name:18} {outcome.said:17} {outcome.seconds:6.1f} s  {' '.join(tests)}")
     print(outcome.output, end="", flush=True)
@@ -140,15 +140,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sound = [*threads.map(unchanged, parts)]
         for part, outcome in zip(parts, sound, strict=True):
-            tell("(unchanged)", outcome, [f"{len(part)} tests"])
+            report("(unchanged)", outcome, [f"{len(part)} tests"])
         if any(outcome.said != "pass" for outcome in sound):
             return 1
         for mutation, outcome in zip(mutations, threads.map(tried, mutations), strict=True):
-            tell(mutation.name, outcome, mutation.tests)
+            report(mutation.name, outcome, mutation.tests)
             seen += outcome.said == "seen"
     finally:
         threads.shutdown(cancel_futures=True)
-    tell("(all)", Outcome(f"{seen} of {len(mutations)} seen", time.perf_counter() - start), [])
+    report("(all)", Outcome(f"{seen} of {len(mutations)} seen", time.perf_counter() - start), [])
     return int(seen < len(mutations))
 
 
