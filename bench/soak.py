@@ -53,8 +53,8 @@ def outcome(run: Path) -> tuple[list[dict], list[np.ndarray]]:
     rows = reporting.read_rows(run / "metrics.jsonl")
     timed = ("wall_seconds", "perf/")
     metrics = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
-    like = composition.state_like(config.of_run(run))
-    return metrics, jax.tree.leaves(checkpoint.restore(run, checkpoint.epochs(run)[0], like))
+    like = dict(vars(composition.state_like(config.of_run(run))))
+    return metrics, jax.tree.leaves(checkpoint.restore(run, checkpoint.epochs(run)[0], like, partial=True))
 
 
 def equal(one: tuple[list[dict], list[np.ndarray]], other: tuple[list[dict], list[np.ndarray]]) -> bool:

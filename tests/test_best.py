@@ -13,6 +13,7 @@ from jaxddpg.experiment import resume, run
 from jaxddpg.training import TrainingState
 
 EPOCHS, MEMBERS = 8, 3
+SLOW = pytest.mark.slow
 OBSERVATIONS = np.random.default_rng(0).uniform(-1, 1, (20, 2))
 
 
@@ -58,7 +59,7 @@ def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
     assert [row["epoch"] for row in evaluate(directory, 2, epoch="best")] == epochs
 
 
-@pytest.mark.parametrize("placement", [1, 2, 3])
+@pytest.mark.parametrize("placement", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW)])
 def test_they_are_the_same_after_interruptions_and_wherever_members_lie(placement, kept, tmp_path):
     placed = unsteady(population={"seed": 7, "num_seeds": MEMBERS, "placement": placement})
     run(placed, tmp_path / "run", stopping=after(3))

@@ -518,6 +518,7 @@ def test_a_signal_ends_a_run_with_its_exit_code(number, code, stopped):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_long_epoch_at_once(tmp_path):
     """While the main thread waits for JAX, where no handler of Python runs."""
     text = TINY.replace("{parameters: {max_steps_in_episode: 10}}", "{name: 'probes:endless_reward'}")

@@ -52,12 +52,14 @@ def test_one_page_gives_the_trainers_numbers(num_envs, updates):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), learner, state.agent)
 
 
+@pytest.mark.slow
 def test_one_page_runs_as_a_script(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["one_page.py", "2"])
     runpy.run_path(str(ROOT / "examples" / "one_page.py"), run_name="__main__")
     assert "return_mean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
     """Both ways of the example give a member the same numbers, and the way with statistics tells every variant."""
     monkeypatch.chdir(ROOT)
@@ -80,7 +82,10 @@ def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+FIRST, *OTHERS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", [FIRST, *(pytest.param(block, marks=pytest.mark.slow) for block in OTHERS)])
 def test_readmes_python_runs(block, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
@@ -184,6 +189,7 @@ def test_the_own_environment_trains(tmp_path, monkeypatch):
     assert cli.main([*arguments.split(), *flags.split(), "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_a_debug_run_finds_nothing_to_complain_of(tmp_path):
     """In a process of its own, since the checks stay switched on; no episode ends in the epoch."""
     flags = f"--debug --num-seeds 1 --training.num_epochs 1 --training.steps_per_epoch 5 --run-dir {tmp_path}/run"

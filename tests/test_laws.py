@@ -120,7 +120,7 @@ def test_no_branch_on_the_hot_path(trainer, state):
         pytest.param(BASE, 1, "2", 2, marks=pytest.mark.slow),
         pytest.param(BASE, 1, "1/2", 1, marks=pytest.mark.slow),
         pytest.param(BASE, 2, "1", 1, marks=pytest.mark.slow),
-        (BASE, 2, "2", 2),
+        pytest.param(BASE, 2, "2", 2, marks=pytest.mark.slow),
         pytest.param(LINEAR, 1, "1", 1, marks=pytest.mark.slow),
         (LINEAR, 2, "2", 2),
     ],

@@ -150,6 +150,7 @@ def test_runs_of_one_structure_compile_once_in_a_process(compiled):
     assert len(compiled) == 9
 
 
+@pytest.mark.slow
 def test_only_so_many_programs_are_kept(compiled, monkeypatch):
     monkeypatch.setattr(population, "_MOST_PROGRAMS", 2)
     agent = config.as_mapping(small())["agent"]
@@ -312,14 +313,15 @@ def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_pa
     assert refused(call("resume", whole[0], "--agent.tau", "0.1"), "agent.tau is 0.1, but") == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_process_is_gone_on_with_in_a_new_one(how, whole, tmp_path):
     """At a moment that chance chose, several times, until the run is complete; then it is the run never stopped."""
     (tmp_path / "small.yaml").write_text(config.dump(small()))
     chance, directory, times = random.Random(int(how)), tmp_path / "run", 0
     program = [sys.executable, "-m", "jaxddpg"]
     command = [*program, "train", tmp_path / "small.yaml", "--run-dir", directory, "--quiet"]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={jax.local_device_count()}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={jax.local_device_count()}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     while True:
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 120

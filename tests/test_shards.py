@@ -111,7 +111,7 @@ def save(path, placement):
     np.savez(path, *jax.tree.leaves((state, metrics)))
 
 
-@pytest.mark.parametrize("placement", [0, 2])
+@pytest.mark.parametrize("placement", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_mesh_of_members_and_shards_gives_the_same_numbers(placement, tmp_path):
     """Two devices are fewer than four shards, so one holds all; eight are two rows. The numbers are the same."""
     program = f"import test_shards; test_shards.save({str(tmp_path / 'mesh.npz')!r}, {placement})"
