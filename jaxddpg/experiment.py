@@ -119,7 +119,8 @@ def run(
     _check_runs_here(experiment, len(part.members))
     with run_directory.claimed(part.directory), _failures_told(directory):
         if host.process_id == 0:
-            run_directory.check_free(directory)  # of two runs that start together, one got it
+            if (directory / "config.yaml").exists():  # of two runs that start together, one got it
+                raise ConfigError([run_directory.IN_USE.format(directory)])
             run_directory.write(directory / "config.yaml", config.dump(experiment))
         else:
             run_directory.await_first(directory, stopping)
