@@ -395,7 +395,7 @@ def _finished(experiment: Experiment, part: run_directory.Part, history: History
         with reporting.MetricsFile(directory, history.rows):
             pass  # which leaves out what stands after them
     like = {"agent": state_like(experiment, len(members)).agent}
-    return Result([*history.rows], summary, checkpoint.restore(directory, history.epoch, like, partial=True)["agent"])
+    return Result([*history.rows], summary, _restored(directory, history.epoch, like, partial=True)["agent"])
 
 
 def _recall(part: run_directory.Part, experiment: Experiment) -> History:
@@ -449,14 +449,17 @@ def _saved(directory: Path, experiment: Experiment, epoch: int, count: int) -> d
     like = dict(vars(state_like(experiment, count)))
     if checkpoint.holds(directory, epoch, "best"):
         like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
+    state = _restored(directory, epoch, like)
+    # Earlier versions kept none.
+    return {"best": {"agent": state["agent"], "epoch": np.full(count, epoch, np.int32)}} | state
+
+
+def _restored(directory: Path, epoch: int, like: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds by name, or some of it; ConfigError where it does not fit."""
     try:
-        state = checkpoint.restore(directory, epoch, like)
+        return checkpoint.restore(directory, epoch, like, partial)
     except ValueError as error:
         raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error
-    if "best" not in state:  # earlier versions kept none
-        # Copies, since what is resumed from is donated.
-        state["best"] = {"agent": jax.tree.map(np.copy, state["agent"]), "epoch": np.full(count, epoch, np.int32)}
-    return state
 
 
 def _train(

@@ -1,7 +1,6 @@
 """What a checkpoint comes from, and whether a run that is resumed or read is still the same."""
 
 import warnings
-from typing import Any
 
 import jax
 
@@ -9,12 +8,13 @@ from jaxddpg import config
 from jaxddpg.checkpoint import Origin
 from jaxddpg.composition import digest
 from jaxddpg.config import ConfigError
+from jaxddpg.population import numerics
 from jaxddpg.settings import Experiment
 
 
 def of(experiment: Experiment) -> Origin:
     """What the checkpoints of an experiment come from, here and now."""
-    return Origin(config.learning(experiment), _jax_settings(), _program(experiment))
+    return Origin(config.learning(experiment), numerics(), _program(experiment))
 
 
 def check(before: Origin, experiment: Experiment) -> None:
@@ -32,7 +32,7 @@ def check(before: Origin, experiment: Experiment) -> None:
 
 def check_jax(before: Origin) -> None:
     """Raises ConfigError where JAX is set so that a run would continue with other numbers."""
-    now = _jax_settings()
+    now = numerics()
     faults = [
         f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
         + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
@@ -41,12 +41,6 @@ def check_jax(before: Origin) -> None:
     ]
     if faults:
         raise ConfigError(faults)
-
-
-def _jax_settings() -> dict[str, Any]:
-    """The settings of JAX that change numbers by more than rounding."""
-    names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
-    return {name: getattr(jax.config, f"jax_{name}") for name in names}
 
 
 def _program(experiment: Experiment) -> dict[str, str]:

@@ -77,11 +77,16 @@ and seeds alone compile once."""
 _MOST_PROGRAMS = 16
 
 
+def numerics() -> dict[str, Any]:
+    """The settings of JAX that change numbers beyond rounding, by name."""
+    names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
+    return {name: getattr(jax.config, f"jax_{name}") for name in names}
+
+
 def _configuration() -> tuple:
     """The settings of JAX that a traced or compiled program depends on."""
-    numbers = ("enable_x64", "default_matmul_precision", "threefry_partitionable", "random_seed_offset")
-    names = (*numbers, "numpy_dtype_promotion", "numpy_rank_promotion", "debug_infs", "default_prng_impl")
-    return tuple(getattr(jax.config, f"jax_{name}") for name in names)
+    names = ("numpy_dtype_promotion", "numpy_rank_promotion", "debug_infs", "default_prng_impl")
+    return (*numerics().values(), *(getattr(jax.config, f"jax_{name}") for name in names))
 
 
 def _unused(leaf: Any) -> Any:

@@ -1,7 +1,5 @@
-import contextlib
 import dataclasses
 import functools
-import io
 import itertools
 import subprocess
 import sys
@@ -10,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import call
 from matplotlib.artist import Artist
 from PIL import Image
 
 from jaxddpg import config, rendering, settings
 from jaxddpg.analysis import load_policy, render
-from jaxddpg.cli import main
 from jaxddpg.composition import make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.known import CONTINUOUS
@@ -420,16 +418,6 @@ def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tm
     np.testing.assert_array_equal(other_member, again)
     assert first[0] == other_member[0] != other_seed[0]
     assert first[1] != other_member[1]
-
-
-def call(*arguments):
-    """The exit code of a command, and what it wrote to standard output and standard error."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_the_command_draws_into_the_run(finished):
