@@ -285,14 +285,17 @@ class Leaf(NamedTuple):
     """The tag of the alternative that has it, such as ddpg; empty where there is no choice."""
 
 
-def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -> Iterator[Leaf]:
+@functools.cache
+def leaves(section: Any = Experiment, prefix: str = "", alternative: str = "") -> tuple[Leaf, ...]:
     """Every setting with its dotted path; where a section has alternatives, the settings of each."""
+    found = list[Leaf]()
     for field in dataclasses.fields(section):
         alternatives = _alternatives(_kind(section, field.name))
         for tag, kind in alternatives.items():
-            yield from leaves(kind, f"{prefix}{field.name}.", tag or alternative)
+            found += leaves(kind, f"{prefix}{field.name}.", tag or alternative)
         if not alternatives:
-            yield Leaf(prefix + field.name, field, alternative)
+            found.append(Leaf(prefix + field.name, field, alternative))
+    return tuple(found)
 
 
 def by_last_part() -> dict[str, list[str]]:
@@ -383,12 +386,14 @@ def _overlay(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     return merged
 
 
+@functools.cache
 def _alternatives(kind: Any) -> dict[str, type]:
     """The settings classes that a section may have, by tag, the default first; empty for a plain setting."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return {_tag(kind)[1]: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
+@functools.cache
 def _tag(kind: Any) -> tuple[str, str]:
     """The setting that tells a section from its alternatives, the one with a single choice, and that choice."""
     for name, declared in _hints(kind).items():
