@@ -172,7 +172,7 @@ def _pendulum(figure: Figure, cosine: np.ndarray, sine: np.ndarray, torque: np.n
 
 def _puddle_world(figure: Figure, rollout: Rollout) -> Show:
     """The way so far over the density of the puddles, to the goal's corner."""
-    width = silver2014.PUDDLE_WIDTHS
+    width = np.array(silver2014.PUDDLE_WIDTHS)
     # The middles of 100 cells along each axis.
     cells = (np.arange(100) + 0.5) / 100
     offset = (np.stack(np.meshgrid(cells, cells), axis=-1)[..., None, :] - silver2014.PUDDLE_CENTERS) / width

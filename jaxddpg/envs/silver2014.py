@@ -12,8 +12,8 @@ from jaxddpg.types import Environment, Key, rescale
 
 BEST_ACTION = 4.0
 GOAL_POSITION = 0.45
-PUDDLE_CENTERS = np.array([[0.3, 0.6], [0.4, 0.5], [0.8, 0.9]])
-PUDDLE_WIDTHS = np.array([[0.1, 0.03], [0.03, 0.1], [0.03, 0.1]])
+PUDDLE_CENTERS = ((0.3, 0.6), (0.4, 0.5), (0.8, 0.9))
+PUDDLE_WIDTHS = ((0.1, 0.03), (0.03, 0.1), (0.03, 0.1))
 """The deviations of each puddle's Gaussian density along the axes."""
 
 
@@ -109,7 +109,8 @@ def puddle_world() -> Environment:
     def move(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         drift = jax.random.uniform(key, (2,), minval=-0.025, maxval=0.025)
         position = jnp.clip(state + rescale(action, -0.05, 0.05) + drift, 0.0, 1.0)
-        density = jnp.prod(jax.scipy.stats.norm.pdf(position, PUDDLE_CENTERS, PUDDLE_WIDTHS), axis=-1)
+        centers, widths = jnp.array(PUDDLE_CENTERS), jnp.array(PUDDLE_WIDTHS)
+        density = jnp.prod(jax.scipy.stats.norm.pdf(position, centers, widths), axis=-1)
         return position, -1.0 - 2.0 * jnp.sum(density), jnp.sum(1.0 - position) < 0.1
 
     return episodic(
