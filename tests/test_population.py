@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -26,9 +27,21 @@ def build(scale):
     return make_trainer(environment, *parts, CONFIG, Evaluation(2))
 
 
+def populate(scales, seeds, placement=1):
+    """A population whose programs are kept for all tests here."""
+    return make_population(build, scales, seeds, placement, version=__name__)
+
+
+@cache
+def single():
+    """The functions of a run by itself, compiled once for every seed and scale."""
+    init = jax.jit(lambda key, scale: build(scale).init(key))
+    return init, jax.jit(lambda key, clock, state, scale: build(scale).epoch(key, clock, state))
+
+
 def run(seeds, placement=1, scales=None, epochs=2):
     """The gathered final state and metrics of a population."""
-    population = make_population(build, scales or [0.3] * len(seeds), seeds, placement)
+    population = populate(scales or [0.3] * len(seeds), seeds, placement)
     groups = population.init()
     for epoch in range(1, epochs + 1):
         groups, metrics = population.epoch(clock_at(CONFIG, epoch), groups)
@@ -37,14 +50,13 @@ def run(seeds, placement=1, scales=None, epochs=2):
 
 def test_members_are_independent_and_equal_to_a_run_alone():
     """Member k of a population is the run with its seed, by itself and in plain JAX."""
-    state, metrics = run([3, 4, 5])
-    trainer = build(0.3)
+    (init, epoch), (state, metrics) = single(), run([3, 4, 5])
     for member, seed in enumerate((3, 4, 5)):
         key = jax.random.key(seed)
-        alone = trainer.init(key)
-        for epoch in (1, 2):
-            alone, output = jax.jit(trainer.epoch)(key, clock_at(CONFIG, epoch), alone)
-        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, alone)
+        expected = init(key, 0.3)
+        for number in (1, 2):
+            expected, output = epoch(key, clock_at(CONFIG, number), expected, 0.3)
+        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, expected)
         assert metrics["critic_loss"][member] == pytest.approx(float(output["critic_loss"]), rel=1e-3)
 
 
@@ -92,13 +104,13 @@ def test_members_may_differ_in_their_numbers():
 
 
 def test_scatter_is_the_inverse_of_gather():
-    population = make_population(build, [0.3] * 3, [0, 1, 2], 1)
+    population = populate([0.3] * 3, [0, 1, 2], 1)
     state = population.gather(population.init())
     jax.tree.map(np.testing.assert_array_equal, population.gather(population.scatter(state)), state)
 
 
 def test_a_state_given_away_cannot_be_used_again():
-    population = make_population(build, [0.3] * 2, [0, 1], 1)
+    population = populate([0.3] * 2, [0, 1], 1)
     groups = population.init()
     population.epoch(clock_at(CONFIG, 1), groups)
     with pytest.raises((RuntimeError, ValueError), match=r"delet|donat"):
@@ -107,7 +119,7 @@ def test_a_state_given_away_cannot_be_used_again():
 
 @pytest.mark.parametrize(("members", "placement", "places"), [(2, 8, 2), (3, 1, 4), (5, 3, 6), (1, 1, 1), (4, 3, 4)])
 def test_no_more_places_than_the_dispatches_need(members, placement, places):
-    population = make_population(build, [0.3] * members, range(members), placement)
+    population = populate([0.3] * members, range(members), placement)
     groups = population.scatter(np.arange(members))
     assert sum(len(group) for group in groups) == places
 
@@ -116,7 +128,7 @@ def test_no_more_places_than_the_dispatches_need(members, placement, places):
 @pytest.mark.parametrize("wanted", [[0, 0, 2, 4, 2], [4, 3, 2, 1, 0], [3, 1, 4], [2], [0, 1, 2, 3, 4]])
 def test_members_are_taken_wherever_they_are(placement, wanted):
     """Copies, whatever device holds them; fewer members fill fewer groups."""
-    population = make_population(build, [0.3] * 5, range(5), placement)
+    population = populate([0.3] * 5, range(5), placement)
     groups = population.init()
     state = population.gather(groups)
     taken = population.take(groups, wanted)
@@ -128,18 +140,18 @@ def test_members_are_taken_wherever_they_are(placement, wanted):
 
 
 def test_members_taken_go_on_as_those_they_copy_with_keys_and_numbers_of_their_own():
-    population = make_population(build, [0.3, 0.1, 0.2], [0, 1, 2], 1)
+    population = populate([0.3, 0.1, 0.2], [0, 1, 2], 1)
     groups = population.take(population.init(), [1, 1, 2])
     groups, _ = population.epoch(clock_at(CONFIG, 1), groups, population.enrol([0.3, 0.4, 0.2]))
-    state = population.gather(groups)
+    state, (init, epoch) = population.gather(groups), single()
     for member, (origin, scale) in enumerate([(1, 0.3), (1, 0.4), (2, 0.2)]):
-        alone = build([0.3, 0.1, 0.2][origin]).init(jax.random.key(origin))
-        alone, _ = jax.jit(build(scale).epoch)(jax.random.key(member), clock_at(CONFIG, 1), alone)
-        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, alone)
+        start = init(jax.random.key(origin), [0.3, 0.1, 0.2][origin])
+        expected, _ = epoch(jax.random.key(member), clock_at(CONFIG, 1), start, scale)
+        jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, expected)
 
 
 def test_fewer_members_go_on_in_the_same_program():
-    population = make_population(build, [0.3] * 5, range(5), 1)
+    population = populate([0.3] * 5, range(5), 1)
     groups, _ = population.epoch(clock_at(CONFIG, 1), population.init())
     program = population.programs["epoch"].compiled
     kept = [4, 1]
