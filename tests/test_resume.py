@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import itertools
 import json
 import operator
@@ -38,7 +39,7 @@ from jaxddpg.config import ConfigError
 from jaxddpg.experiment import RunError, resume, run
 
 EPOCHS = 6
-HERE = Path(__file__).parent
+NUMBERS = {**config.as_mapping(tiny())["agent"], "tau": 0.5, "actor_learning_rate": 0.1}
 
 
 def small(**changes):
@@ -54,10 +55,23 @@ def whole(tmp_path_factory):
     return directory, run(small(), directory)
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Makes a copy of a run that was stopped after so many epochs, the start among them."""
+    made = tmp_path_factory.mktemp("interrupted")
+
+    @functools.cache
+    def original(epochs):
+        run(small(), made / str(epochs), stopping=after(epochs))
+        return made / str(epochs)
+
+    return lambda epochs, directory: shutil.copytree(original(epochs), directory)
+
+
 @pytest.mark.parametrize("interruptions", [(1,), (3,), (2, 2, 1)])
-def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, tmp_path):
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, interrupted, tmp_path):
     """Metrics, parameters and evaluations to the bit, after any number of interruptions."""
-    run(small(), tmp_path / "run", stopping=after(interruptions[0]))
+    interrupted(interruptions[0], tmp_path / "run")
     for epochs in interruptions[1:]:
         resume(tmp_path / "run", stopping=after(epochs))
     assert len(lines(tmp_path / "run")) < len(lines(whole[0]))
@@ -98,8 +112,8 @@ def test_resuming_a_finished_run_changes_no_file_and_gives_its_result(whole):
     assert result.summary["checkpoints"]["written"] == EPOCHS + 1
 
 
-def test_a_summary_of_an_earlier_interruption_is_replaced(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(3))
+def test_a_summary_of_an_earlier_interruption_is_replaced(whole, interrupted, tmp_path):
+    interrupted(3, tmp_path / "run")
     earlier = (tmp_path / "run" / "summary.json").read_text()
     resume(tmp_path / "run")
     (tmp_path / "run" / "summary.json").write_text(earlier)  # as if killed before the last one was written
@@ -137,17 +151,21 @@ def test_a_resumed_run_compiles_what_it_needs_once(compiled, tmp_path, monkeypat
 
 
 def test_runs_of_one_structure_compile_once_in_a_process(compiled):
-    """Seeds and traced numbers are inputs; a setting that gives the program its shape compiles another one."""
-    numbers = {**config.as_mapping(small())["agent"], "tau": 0.5, "actor_learning_rate": 0.1}
-    one, other = run(small()), run(small(agent=numbers, population={"seed": 9, "num_seeds": MEMBERS}))
+    """Seeds and traced numbers are inputs."""
+    one, other = run(small()), run(small(agent=NUMBERS, population={"seed": 9, "num_seeds": MEMBERS}))
     assert len(compiled) == 3
     assert one.summary["members"][0]["final_return"] != other.summary["members"][0]["final_return"]
     equal(run(small()), one)
-    run(small(agent=numbers | {"batch_size": 8}))
-    assert len(compiled) == 6
+
+
+def test_programs_are_kept_by_what_they_depend_on():
+    """A setting that gives the program its shape, or one of JAX that a program depends on, makes another one."""
+    programs = composition.populate(small()).programs
+    assert composition.populate(small(agent=NUMBERS)).programs is programs
+    assert composition.populate(small(agent=NUMBERS | {"batch_size": 8})).programs is not programs
     with jax.default_matmul_precision("highest"):
-        run(small())
-    assert len(compiled) == 9
+        assert composition.populate(small()).programs is not programs
+    assert composition.populate(small()).programs is programs
 
 
 @pytest.mark.slow
@@ -186,15 +204,15 @@ def test_fewer_epochs_than_there_were_are_refused(whole):
         resume(whole[0], {"training.num_epochs": 2})
 
 
-def test_another_placement_goes_on_with_the_same_states(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(3))
+def test_another_placement_goes_on_with_the_same_states(whole, interrupted, tmp_path):
+    interrupted(3, tmp_path / "run")
     result = resume(tmp_path / "run", {"population.placement": 3})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), result.agents, whole[1].agents)
 
 
-def test_a_run_interrupted_again_after_going_back_goes_on_from_there(whole, tmp_path):
+def test_a_run_interrupted_again_after_going_back_goes_on_from_there(whole, interrupted, tmp_path):
     """The newest checkpoint was passed over; what is written after it is what counts."""
-    run(small(), tmp_path / "run", stopping=after(5))
+    interrupted(5, tmp_path / "run")
     assert checkpoint.epochs(tmp_path / "run")[:3] == [4, 3, 2]
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: 3 * 3]))  # up to epoch 2
@@ -208,8 +226,8 @@ def test_a_run_interrupted_again_after_going_back_goes_on_from_there(whole, tmp_
 
 
 @pytest.mark.parametrize("harm", [flip_a_byte, cut_a_file, empty_it], ids=lambda harm: harm.__name__)
-def test_an_older_checkpoint_serves_where_the_newest_is_damaged(harm, whole, tmp_path, capfd):
-    run(small(), tmp_path / "run", stopping=after(4))
+def test_an_older_checkpoint_serves_where_the_newest_is_damaged(harm, whole, interrupted, tmp_path, capfd):
+    interrupted(4, tmp_path / "run")
     assert checkpoint.epochs(tmp_path / "run")[:2] == [3, 2]
     harm(tmp_path / "run" / "checkpoints" / "3")
     result = resume(tmp_path / "run", quiet=False)
@@ -223,9 +241,9 @@ def cut(path, characters):
 
 
 @pytest.mark.parametrize("share", [0.99, 0.8, 0.4, 0.0])
-def test_metrics_cut_in_the_middle_of_a_line_are_told_again(share, whole, tmp_path):
+def test_metrics_cut_in_the_middle_of_a_line_are_told_again(share, whole, interrupted, tmp_path):
     """At the worst all checkpoints lie beyond them, and have to be given up by hand; the end is the same."""
-    run(small(), tmp_path / "run", stopping=after(4))
+    interrupted(4, tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     cut(metrics, int(share * len(metrics.read_text())))
     if share < 0.5:
@@ -236,8 +254,8 @@ def test_metrics_cut_in_the_middle_of_a_line_are_told_again(share, whole, tmp_pa
     assert comparable(tmp_path / "run") == comparable(whole[0])
 
 
-def test_a_run_without_a_checkpoint_starts_anew(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(2))
+def test_a_run_without_a_checkpoint_starts_anew(whole, interrupted, tmp_path):
+    interrupted(2, tmp_path / "run")
     for manifest in (tmp_path / "run" / "checkpoints").glob("*.json"):
         manifest.unlink()
     equal(resume(tmp_path / "run"), whole[1])
@@ -250,9 +268,9 @@ def test_a_run_killed_while_it_wrote_its_config_can_begin_again(whole, tmp_path)
     equal(run(small(), tmp_path / "run"), whole[1])
 
 
-def test_two_processes_never_share_a_directory(tmp_path):
+def test_two_processes_never_share_a_directory(interrupted, tmp_path):
     with contextlib.ExitStack() as stack:
-        run(small(), tmp_path / "run", stopping=after(2))
+        interrupted(2, tmp_path / "run")
         code = (
             "import fcntl, os, sys, time\n"
             "fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX)\n"
@@ -299,8 +317,8 @@ def test_a_full_disk_ends_a_run_in_a_sentence_and_room_lets_it_go_on(whole, tiny
     assert comparable(run_directory) == comparable(whole[0])
 
 
-def test_the_command_goes_on_and_ends_like_training(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(2))
+def test_the_command_goes_on_and_ends_like_training(whole, interrupted, tmp_path):
+    interrupted(2, tmp_path / "run")
     code, out, err = call("resume", tmp_path / "run")
     assert code == 0, err
     assert "going on after epoch 1" in err
@@ -313,9 +331,16 @@ def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_pa
     assert refused(call("resume", whole[0], "--agent.tau", "0.1"), "agent.tau is 0.1, but") == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_killed_process_is_gone_on_with_in_a_new_one(how, whole, tmp_path):
-    """At a moment that chance chose, several times, until the run is complete; then it is the run never stopped."""
+@pytest.mark.parametrize(
+    ("how", "kills"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_process_is_gone_on_with_in_a_new_one(how, kills, whole, tmp_path):
+    """At a moment that chance chose, once or several times, until the run is complete: it is the run never stopped."""
     (tmp_path / "small.yaml").write_text(config.dump(small()))
     chance, directory, times = random.Random(int(how)), tmp_path / "run", 0
     program = [sys.executable, "-m", "jaxddpg"]
@@ -327,12 +352,12 @@ def test_a_killed_process_is_gone_on_with_in_a_new_one(how, whole, tmp_path):
             deadline = time.monotonic() + 120
             known = len((directory / "metrics.jsonl").read_text().splitlines()) if times else 0
             # Killed soon after it has begun to learn, or in the first seconds.
-            while times < 3 and process.poll() is None and time.monotonic() < deadline:
+            while times < kills and process.poll() is None and time.monotonic() < deadline:
                 with contextlib.suppress(OSError):
                     if len((directory / "metrics.jsonl").read_text().splitlines()) > known:
                         break
                 time.sleep(0.01)
-            if times < 3:
+            if times < kills:
                 time.sleep(0.1 * chance.random())
                 process.send_signal(how)
             error = process.communicate(timeout=120)[1].decode()
@@ -426,8 +451,8 @@ def test_garbage_after_the_metrics_costs_nothing(garbage, whole, tmp_path):
     assert comparable(tmp_path / "run") == comparable(whole[0])
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(3))
+def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, interrupted, tmp_path):
+    interrupted(3, tmp_path / "run")
     (tmp_path / "run" / "learning_curve.png").unlink()
     (tmp_path / "run" / "learning_curve.png").mkdir()
     with figures(), pytest.warns(UserWarning, match="jaxddpg plot .* draws it"):
@@ -435,9 +460,9 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(whole, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("threefry_partitionable", False), ("random_seed_offset", 1)])
-def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, tmp_path):
+def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, interrupted, tmp_path):
     """Another stream of random numbers, or another precision, would make another run of it."""
-    run(small(), tmp_path / "run", stopping=after(3))
+    interrupted(3, tmp_path / "run")
     before = getattr(jax.config, f"jax_{name}")
     jax.config.update(f"jax_{name}", value)
     try:
@@ -448,8 +473,8 @@ def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, tmp
     equal(resume(tmp_path / "run"), whole[1])
 
 
-def test_the_generator_of_keys_is_not_that_of_jaxs_default(whole, tmp_path):
-    run(small(), tmp_path / "run", stopping=after(3))
+def test_the_generator_of_keys_is_not_that_of_jaxs_default(whole, interrupted, tmp_path):
+    interrupted(3, tmp_path / "run")
     with jax.default_prng_impl("rbg"):
         result = resume(tmp_path / "run")
         another = run(small())
