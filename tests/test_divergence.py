@@ -39,7 +39,7 @@ def trained(parameters, placement, changes=None, epochs=EPOCHS):
         small(environment={"parameters": clean | (parameters if member == SPOILED else {})}, **changes or {}).member()
         for member in range(MEMBERS)
     ]
-    population = make_population(composition.build, members, range(MEMBERS), placement)
+    population = make_population(composition.build, members, range(MEMBERS), placement, version=__name__)
     groups = population.init()
     states = [population.gather(groups)]
     for epoch in range(1, epochs + 1):

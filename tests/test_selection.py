@@ -26,7 +26,8 @@ def selecting(method, **changes):
     population = {"sweep": {"agent.actor_learning_rate": RATES}, "seed": 3, "num_seeds": 1, "selection": method}
     training = vars(tiny().training) | {"num_epochs": EPOCHS}
     population |= changes.pop("population", {})
-    return tiny(**{"training": training, "checkpoint": {"interval_seconds": 0}, "population": population} | changes)
+    saving = {"interval_seconds": 0, "keep": EPOCHS + 1}
+    return tiny(**{"training": training, "checkpoint": saving, "population": population} | changes)
 
 
 def row(member, score, parent=-1, diverged_by="", **numbers):
@@ -40,11 +41,23 @@ def by_epoch(directory):
     return [found[start : start + count] for start in range(0, len(found), count)]
 
 
-@pytest.fixture(scope="module", params=[BASED, HALVED], ids=["pbt", "halving"])
-def whole(request, tmp_path_factory):
-    """An uninterrupted run of each method."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    return request.param, directory, run(selecting(request.param), directory)
+@pytest.fixture(scope="module")
+def based(tmp_path_factory):
+    """An uninterrupted run with population-based training: its method, directory and result."""
+    directory = tmp_path_factory.mktemp("based") / "run"
+    return BASED, directory, run(selecting(BASED), directory)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    """The same with successive halving."""
+    directory = tmp_path_factory.mktemp("halved") / "run"
+    return HALVED, directory, run(selecting(HALVED), directory)
+
+
+@pytest.fixture(params=["based", "halved"])
+def whole(request):
+    return request.getfixturevalue(request.param)
 
 
 def test_the_worst_go_on_from_the_best_with_other_numbers():
@@ -138,7 +151,7 @@ def test_what_was_chosen_stands_in_the_rows(whole):
     assert result.summary["env_steps_total"] == sum(r["env_steps"] for r in epochs[-1])
 
 
-@pytest.mark.parametrize("interruptions", [(3,), (4, 1, 1)])
+@pytest.mark.parametrize("interruptions", [pytest.param((3,), marks=pytest.mark.slow), (4, 1, 1)])
 def test_selection_goes_on_to_the_bit(whole, interruptions, tmp_path):
     """Interrupted before a choice, after it and between."""
     method, directory, result = whole
@@ -161,17 +174,16 @@ def test_every_placement_can_select(whole, placement, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), other.agents, result.agents)
 
 
-def test_a_member_that_rests_is_as_it_was(tmp_path):
+def test_a_member_that_rests_is_as_it_was(halved):
     """Its policy and its state on disk are those of the epoch in which it stopped."""
-    run(selecting(HALVED, training=vars(tiny().training) | {"num_epochs": 2}), tmp_path / "short")
-    run(selecting(HALVED), tmp_path / "long")
-    parents = [r["parent"] for r in by_epoch(tmp_path / "long")[3]]
+    _, directory, _ = halved
+    parents = [r["parent"] for r in by_epoch(directory)[3]]
     resting = [member for member, parent in enumerate(parents) if parent is None]
     assert len(resting) == 2
     observation = np.array([-0.4, 0.01], np.float32)
     for member in range(5):
-        short, long = (load_policy(tmp_path / name, member)(observation) for name in ("short", "long"))
-        assert (short == long).all() == (member in resting)
+        then, now = (load_policy(directory, member, epoch)(observation) for epoch in (2, 3))
+        assert (then == now).all() == (member in resting)
 
 
 @pytest.mark.parametrize("copy_replay", [True, False])
@@ -281,8 +293,7 @@ def test_what_cannot_be_selected_is_said(population, fault):
 
 
 @pytest.mark.parametrize("flag", ["population.selection.interval", "population.placement"])
-def test_what_decides_who_is_selected_cannot_change(flag, tmp_path):
+def test_what_decides_who_is_selected_cannot_change(flag, based):
     """Placement too: rounding may decide between two members."""
-    run(selecting(BASED), tmp_path / "run", stopping=after(2))
-    said = call("resume", tmp_path / "run", f"--{flag}", "3")
+    said = call("resume", based[1], f"--{flag}", "3")
     assert not refused(said, f"{flag} is 3", "which cannot change")

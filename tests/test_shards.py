@@ -70,7 +70,7 @@ def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     key = jax.random.key(0)
     with jax.enable_x64(True):
         whole, split = make(), make(axis_name=shards.AXIS)
-        state = whole.init(key)
+        state = jax.jit(whole.init)(key)
         of_whole, of_shards = (
             jax.jit(how(partial(agent.update, key, CLOCK))) for how, agent in ((lambda f: f, whole), (over, split))
         )
@@ -111,7 +111,8 @@ def save(path, placement):
     np.savez(path, *jax.tree.leaves((state, metrics)))
 
 
-@pytest.mark.parametrize("placement", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", [0, 2])
 def test_a_mesh_of_members_and_shards_gives_the_same_numbers(placement, tmp_path):
     """Two devices are fewer than four shards, so one holds all; eight are two rows. The numbers are the same."""
     program = f"import test_shards; test_shards.save({str(tmp_path / 'mesh.npz')!r}, {placement})"
@@ -130,14 +131,14 @@ def test_an_update_speaks_once_for_each_gradient():
     agent = make(axis_name=shards.AXIS)
     update = over_devices(partial(agent.update, jax.random.key(0), CLOCK))
     batch = probes.batch(jax.random.key(0), environment, 32)
-    text = jax.jit(update).lower(agent.init(jax.random.key(0)), batch).compile().as_text()
+    text = jax.jit(update).lower(jax.eval_shape(agent.init, jax.random.key(0)), batch).compile().as_text()
     assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 2
 
 
 def test_shards_see_worlds_of_their_own():
     """No two environments of a member start alike or draw the same actions, in whatever shard they are."""
     experiment = config.parse(SIZES)
-    state = composition.build(experiment.member()).init(jax.random.key(0))
+    state = jax.jit(composition.build(experiment.member()).init)(jax.random.key(0))
     assert state.observation.shape == (8, 3)
     assert len(np.unique(np.asarray(state.observation), axis=0)) == 8
     written = np.asarray(state.replay.rows).reshape(4, 200, -1)[:, : 16 * 2]
@@ -163,7 +164,7 @@ def test_shards_explore_and_sample_by_themselves():
     parts = (agent._replace(update=update), noise.gaussian(0.1), memory._replace(sample=sample))
     trainer = shards.together(make_trainer(environment, *parts, config), 4)
     key = jax.random.key(0)
-    state, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), trainer.init(key))
+    state, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), jax.jit(trainer.init)(key))
     assert len(np.unique(np.asarray(state.noise), axis=0)) == 8
     assert metrics["sampling"] > 0.01
     assert metrics["updating"] > 0.01
@@ -173,7 +174,7 @@ def test_what_one_shard_finds_not_finite_freezes_the_member():
     sections = SIZES | {"environment": {"name": "probes:spoiled", "parameters": {"nan_at_step": 25.0}}}
     trainer = composition.build(config.parse(sections).member())
     key = jax.random.key(0)
-    state = trainer.init(key)
+    state = jax.jit(trainer.init)(key)
     # One of the eight environments is older than the others, so that it alone is spoiled at the given step.
     state = state.replace(environment=state.environment.at[5].add(3.0))
     after, _ = jax.jit(trainer.epoch)(key, clock_at(config.parse(sections).training, 1), state)
