@@ -33,7 +33,7 @@ from jaxddpg import (
 )
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Best, Cohort
-from jaxddpg.composition import check_member, make_environment, populate, state_like
+from jaxddpg.composition import check_member, make_environment, populate
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
@@ -109,14 +109,14 @@ def run(
     _caution(experiment, host)
     if directory is None:
         members = run_directory.parts(Path(), experiment, host.num_processes)[host.process_id].members
-        _check_runs_here(experiment, len(members), on_disk=False)
+        population = _populated(experiment, members, on_disk=False)
         with _failures_told(None):
-            return _run(experiment, None, members, quiet, stopping)
+            return _run(experiment, population, None, members, quiet, stopping)
     directory = Path(directory)
     if host.num_processes == 1:  # else this was looked at before the processes met
         run_directory.check_free(directory)
     part = run_directory.parts(directory, experiment, host.num_processes)[host.process_id]
-    _check_runs_here(experiment, len(part.members))
+    population = _populated(experiment, part.members)
     with run_directory.claimed(part.directory), _failures_told(directory):
         if host.process_id == 0:
             if (directory / "config.yaml").exists():  # of two runs that start together, one got it
@@ -124,7 +124,7 @@ def run(
             run_directory.write(directory / "config.yaml", config.dump(experiment))
         else:
             run_directory.await_first(directory, stopping)
-        return _run(experiment, *part, quiet, stopping)
+        return _run(experiment, population, *part, quiet, stopping)
 
 
 def sweep(
@@ -151,7 +151,7 @@ def sweep(
     _check_extras(experiment.reporting)
     run_directory.check_free(directory)
     for program in programs.values():
-        _check_runs_here(program, program.population.num_members)
+        _populated(program, range(program.population.num_members))
     with run_directory.claimed(directory):
         run_directory.check_free(directory)  # of two sweeps that start together, one got it
         return _run_programs(directory, experiment, programs, (), quiet, stopping)
@@ -178,7 +178,7 @@ def resume_sweep(
         begun = [name for name in programs if (directory / name / "config.yaml").exists()]
         for name in begun:
             (part,) = run_directory.parts(directory / name, programs[name])
-            _check_epochs(programs[name], _recall(part, programs[name]).epoch)
+            _check_epochs(programs[name], _recall(part, programs[name], None).epoch)
         return _run_programs(directory, experiment, programs, begun, quiet, stopping)
 
 
@@ -239,24 +239,27 @@ def resume(
         stack.enter_context(_failures_told(directory))
         for part in parts:
             stack.enter_context(run_directory.claimed(part.directory))
-            _check_runs_here(experiment, len(part.members))
-        histories = [_recall(part, experiment) for part in parts]
+        populations = [_populated(experiment, part.members) for part in parts]
+        histories = [
+            _recall(part, experiment, population.version) for part, population in zip(parts, populations, strict=True)
+        ]
         for history in histories:
             _check_epochs(experiment, history.epoch)
-        finished = [_finished(experiment, part, history) for part, history in zip(parts, histories, strict=True)]
+        known = [*zip(parts, populations, histories, strict=True)]
+        finished = [_finished(experiment, *each) for each in known]
         if len(parts) == 1 and finished[0]:
             return finished[0]
         if host.process_id == 0:
             run_directory.write(directory / "config.yaml", config.dump(experiment))
-        for part, history in zip(parts, histories, strict=True):
+        for part, _, history in known:
             now = datetime.datetime.now().isoformat(timespec="seconds")
             record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": outcome.versions()}
             with (part.directory / "resumptions.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
         results = list[Result]()
-        for part, history, done in zip(parts, histories, finished, strict=True):
+        for (part, population, history), done in zip(known, finished, strict=True):
             if not results or not stopping():
-                results.append(done or _run(experiment, *part, quiet, stopping, history))
+                results.append(done or _run(experiment, population, *part, quiet, stopping, history))
     if host.num_processes == 1 and len(parts) > 1:
         conclude(directory)
     return _joined(experiment, results)
@@ -317,8 +320,13 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         raise RunError(f"{reason}{remedy}") from error
 
 
-def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -> None:
-    """ConfigError where the parts do not fit each other, or so many members not this machine's memory."""
+def _populated(experiment: Experiment, members: range, on_disk: bool = True) -> Population:
+    """The population of these members, of which nothing is on a device yet but their keys and numbers.
+
+    Raises:
+        ConfigError: the parts do not fit each other, or so many members not this machine's memory.
+    """
+    count = len(members)
     backend.start()
     looked_at: list[settings.Environment] = []
     for variant in config.variants(experiment):
@@ -330,7 +338,8 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
     row = shards.devices_each(experiment.training.num_shards, devices)
     sharing, free = -(-count // (devices // row)), memory.free()
     copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
-    like = state_like(experiment, sharing)
+    population = populate(experiment, members)
+    like = population.like(sharing)
     room = memory.check(experiment, like, copies, free and free * row)
     longest = max(make_environment(section).episode_length for section in looked_at)
     placement = experiment.population.placement
@@ -338,10 +347,12 @@ def _check_runs_here(experiment: Experiment, count: int, on_disk: bool = True) -
         min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else min(placement or sharing, sharing)
     )
     memory.check_evaluation(experiment, like, longest, at_once, room)
+    return population
 
 
 def _run(
     experiment: Experiment,
+    population: Population,
     directory: Path | None,
     members: range,
     quiet: bool,
@@ -362,13 +373,13 @@ def _run(
         if directory is not None:
             reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
             writer = stack.enter_context(
-                checkpoint.Writer(directory, experiment.checkpoint.keep, origin.of(experiment))
+                checkpoint.Writer(directory, experiment.checkpoint.keep, origin.of(experiment, population.version))
             )
-        population, start = populate(experiment, members), time.perf_counter()
+        start = time.perf_counter()
         if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
-        groups, best = _begin(directory, experiment, population, history)
+        groups, best = _begin(directory, population, history)
         identities = config.identities(experiment)[members.start : members.stop]
         cohort = Cohort(experiment, population, groups, identities, history.rows[-count:], best)
         del groups  # they are donated to the next epoch
@@ -382,7 +393,9 @@ def _run(
     return Result(rows, summary, agents)
 
 
-def _finished(experiment: Experiment, part: run_directory.Part, history: History) -> Result | None:
+def _finished(
+    experiment: Experiment, part: run_directory.Part, population: Population, history: History
+) -> Result | None:
     """The result of a part that has ended, as it left it; None where there is something left to be done."""
     directory, members = part
     path = directory / "summary.json"
@@ -394,12 +407,13 @@ def _finished(experiment: Experiment, part: run_directory.Part, history: History
     if len((directory / reporting.METRICS).read_bytes().splitlines()) > len(history.rows):
         with reporting.MetricsFile(directory, history.rows):
             pass  # which leaves out what stands after them
-    like = {"agent": state_like(experiment, len(members)).agent}
+    like = {"agent": population.like(len(members)).agent}
     return Result([*history.rows], summary, _restored(directory, history.epoch, like, partial=True)["agent"])
 
 
-def _recall(part: run_directory.Part, experiment: Experiment) -> History:
-    """The rows up to the newest sound checkpoint; none where the run was interrupted before its first.
+def _recall(part: run_directory.Part, experiment: Experiment, environment: str | None) -> History:
+    """The rows up to the newest sound checkpoint; none where the run was interrupted before its first. `environment` is
+    the digest of the environment, where it is known.
 
     Raises:
         ConfigError: there were checkpoints, but none can be gone on from, and starting anew would lose what is sound.
@@ -415,7 +429,7 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
         except checkpoint.DamagedError as error:
             notes.append(f"{error}; an older one is looked for")
             continue
-        origin.check(before, experiment)  # its file may have been edited by hand
+        origin.check(before, experiment, environment)  # its file may have been edited by hand
         origin.check_jax(before)
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
@@ -427,14 +441,12 @@ def _recall(part: run_directory.Part, experiment: Experiment) -> History:
     return History((), ["there is no checkpoint to go on from; starting anew"])
 
 
-def _begin(
-    directory: Path | None, experiment: Experiment, population: Population, history: History
-) -> tuple[Groups, Best | None]:
+def _begin(directory: Path | None, population: Population, history: History) -> tuple[Groups, Best | None]:
     """The states of members and their best policies at the end of a history, from its checkpoint; or at the start."""
     if directory is None or not history.rows:
         return population.init(), None
     count = len(history.rows) // (history.epoch + 1)
-    state = _saved(directory, experiment, history.epoch, count)
+    state = _saved(directory, population, history.epoch, count)
     best = state.pop("best")
     returns = [
         history.rows[epoch * count + member]["eval/return_mean"] for member, epoch in enumerate(best["epoch"].tolist())
@@ -444,9 +456,9 @@ def _begin(
     )
 
 
-def _saved(directory: Path, experiment: Experiment, epoch: int, count: int) -> dict[str, Any]:
+def _saved(directory: Path, population: Population, epoch: int, count: int) -> dict[str, Any]:
     """What a checkpoint holds of so many members, which fits the config; see `Cohort.snapshot`."""
-    like = dict(vars(state_like(experiment, count)))
+    like = dict(vars(population.like(count)))
     if checkpoint.holds(directory, epoch, "best"):
         like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
     state = _restored(directory, epoch, like)

@@ -12,15 +12,16 @@ from jaxddpg.population import numerics
 from jaxddpg.settings import Experiment
 
 
-def of(experiment: Experiment) -> Origin:
-    """What the checkpoints of an experiment come from, here and now."""
-    return Origin(config.learning(experiment), numerics(), _program(experiment))
+def of(experiment: Experiment, environment: str | None = None) -> Origin:
+    """What the checkpoints of an experiment come from, here and now; `environment` is its digest, where it is known."""
+    found = environment or digest(config.variants(experiment)[0].environment)
+    return Origin(config.learning(experiment), numerics(), {"sha256": found, "jax": jax.__version__})
 
 
-def check(before: Origin, experiment: Experiment) -> None:
+def check(before: Origin, experiment: Experiment, environment: str | None = None) -> None:
     """Raises ConfigError where an experiment is another one, and warns where its environment has changed."""
     config.check_unaltered(before.settings, experiment)
-    now = _program(experiment) if before.environment else {}
+    now = of(experiment, environment).environment if before.environment else {}
     # Another release of JAX may trace the same computation in another way.
     if now != before.environment and now["jax"] == before.environment["jax"]:
         warnings.warn(
@@ -41,8 +42,3 @@ def check_jax(before: Origin) -> None:
     ]
     if faults:
         raise ConfigError(faults)
-
-
-def _program(experiment: Experiment) -> dict[str, str]:
-    """A digest of the environment's computation, and the release of JAX that traced it."""
-    return {"sha256": digest(config.variants(experiment)[0].environment), "jax": jax.__version__}

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from jaxddpg import config, memory, reporting
-from jaxddpg.composition import state_like
 from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
@@ -58,7 +57,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": used or _peak_rss(),
-        "state_bytes": memory.parts(state_like(experiment, count)),
+        "state_bytes": memory.parts(population.like(count)),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": versions(),

@@ -54,6 +54,10 @@ class Program:
         self._jitted = jax.jit(function, donate_argnums=donate_argnums)
         self.compiled: jax.stages.Compiled | None = None
 
+    def shapes(self, *args: Any) -> Any:
+        """The shapes and types of what it returns; it is traced no second time when it is lowered."""
+        return self._jitted.eval_shape(*args)
+
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """Traces it for arguments, or for their shapes, types and shardings."""
         return self._jitted.lower(*args)
@@ -120,9 +124,13 @@ class Population(NamedTuple):
     """The inverse of `gather`"""
     scatter_agents: Callable[[State], Groups]
     """The same for agent states"""
+    like: Callable[[int], State]
+    """`like(number)`: the shapes and types of the state of so many members, each leaf [number, ...]"""
     members: Groups
     """all, as they were first given"""
     programs: dict[str, Program]
+    version: str | None
+    """as it was given"""
 
 
 @jax.jit
@@ -285,19 +293,23 @@ def make_population(
             return  # it traces again at every call
         if all(program.compiled for name, program in programs.items() if not (resumed and name == "init")):
             return
-        lowered = programs["init"].lower(*first[0])
+        found = programs["init"].shapes(*first[0])
         state = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            lowered.out_info,
-            shardings(of_state, lowered.out_info),
+            found,
+            shardings(of_state, found),
         )
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
-            running = {} if resumed else {"init": threads.submit(lowered.compile)}
+            running = {} if resumed else {"init": threads.submit(programs["init"].lower(*first[0]).compile)}
             for name, argument in (("epoch", state), ("evaluate", state.agent)):
                 running[name] = threads.submit(programs[name].lower(*first[0], clock, argument).compile)
             for name, compiling in running.items():
                 programs[name].compiled = compiling.result()
+
+    def like(number: int) -> State:
+        found = programs["init"].shapes(*first[0])
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype), found)
 
     def init() -> Groups:
         return [programs["init"](*group) for group in first]
@@ -316,5 +328,18 @@ def make_population(
 
     scatter_states = partial(scatter, specs=of_state)
     return Population(
-        compile, init, epoch, evaluate, enrol, take, choose, gather, scatter_states, scatter, first, programs
+        compile,
+        init,
+        epoch,
+        evaluate,
+        enrol,
+        take,
+        choose,
+        gather,
+        scatter_states,
+        scatter,
+        like,
+        first,
+        programs,
+        version,
     )
