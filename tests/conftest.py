@@ -1,5 +1,6 @@
 """Every test sees two CPU devices, whatever the machine has; compiled programs are kept between runs of the suite."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1",
 )
+# JAX makes many small objects, and each collection looks at all that earlier tests have left.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
