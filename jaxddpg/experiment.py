@@ -340,7 +340,7 @@ def _populated(experiment: Experiment, members: range, on_disk: bool = True) -> 
     copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
     population = populate(experiment, members)
     like = population.like(sharing)
-    room = memory.check(experiment, like, copies, free and free * row)
+    room = memory.check(experiment, like, copies, free and free * row, best=on_disk)
     longest = max(make_environment(section).episode_length for section in looked_at)
     placement = experiment.population.placement
     at_once = (

@@ -18,7 +18,7 @@ def parts(like: State) -> dict[str, int]:
     return {name: _size(value) for name, value in (inner | outer).items()}
 
 
-def check(experiment: Experiment, like: State, copies: int, free: int | None) -> int | None:
+def check(experiment: Experiment, like: State, copies: int, free: int | None, best: bool = False) -> int | None:
     """Refuses what does not fit.
 
     Args:
@@ -26,6 +26,7 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
         copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time, and so
             are, anywhere, members that go on as others.
         free: bytes; None where nobody knows.
+        best: whether the best policy of each member is kept beside its state.
 
     Raises:
         ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
@@ -33,7 +34,7 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None) ->
     Returns:
         The bytes that are left; None where nobody knows.
     """
-    size = _size(like)
+    size = _size(like) + best * _size(like.agent)
     if free is None or size * copies <= free:
         return None if free is None else free - size * copies
     members = len(jax.tree.leaves(like)[0])
