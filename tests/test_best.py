@@ -37,16 +37,17 @@ def best_epochs(rows, members=MEMBERS):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A run, and the actions of its policies after each of its epochs."""
+    """The directory of a run, and that of the same run with the checkpoints of all epochs."""
     directory = tmp_path_factory.mktemp("kept") / "run"
     every = unsteady(checkpoint={"interval_seconds": 0, "keep": EPOCHS + 1})
     run(every, directory.with_name("every"))
     run(unsteady(), directory)
-    return directory, [actions(directory.with_name("every"), epoch) for epoch in range(EPOCHS + 1)]
+    return directory, directory.with_name("every")
 
 
 def expected(kept, rows):
-    return np.stack([kept[1][epoch][member] for member, epoch in enumerate(best_epochs(rows))])
+    """The actions of each member after the epoch of its best evaluation."""
+    return np.stack([load_policy(kept[1], *best)(OBSERVATIONS) for best in enumerate(best_epochs(rows))])
 
 
 def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
@@ -118,7 +119,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp
 
 def test_a_run_is_read_while_it_trains(kept, tmp_path, monkeypatch, recwarn):
     """Twice the trainer removes what is about to be read, for a newer checkpoint: that is no damage."""
-    shutil.copytree(kept[0].with_name("every"), tmp_path / "run")
+    shutil.copytree(kept[1], tmp_path / "run")
     for epoch in (7, 8):
         (tmp_path / "run" / "checkpoints" / f"{epoch}.json").rename(tmp_path / f"{epoch}.json")
     restore, newer = checkpoint.restore, iter([7, 8])

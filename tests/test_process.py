@@ -40,6 +40,7 @@ def test_a_notebooks_backend_does_not_matter(surroundings):
     assert (done.returncode, done.stdout, done.stderr) == (0, "läuft/learning_curve.png\n", "")
 
 
+@pytest.mark.slow
 def test_names_that_the_terminal_cannot_show_are_escaped(surroundings):
     done = shell("plot läuft", surroundings, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "l\\xe4uft/learning_curve.png\n", "")
@@ -70,9 +71,10 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path):
 PACKAGE = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("term", "redraws"),
-    [pytest.param("xterm", True, marks=SLOW), ("dumb", False), pytest.param("unknown", False, marks=SLOW)],
+    [("xterm", True), ("dumb", False), ("unknown", False)],
 )
 def test_progress_is_shown_on_every_terminal(term, redraws, surroundings):
     """As a bar where a line can be redrawn, else as lines."""
