@@ -57,6 +57,19 @@ def noisy_reward(deviation: float = 1.0) -> Environment:
     )
 
 
+def rewarding(mean=1.0, deviation=0.0, limit=4, terminates=False) -> Environment:
+    """The reward of every step is N(mean, deviation^2). Each step ends its episode if `terminates`; else a time limit
+    cuts it. There is one observation only. All arguments may be traced."""
+    return episodic(
+        start=lambda key: jnp.zeros(()),
+        move=lambda key, state, action: (state, mean + deviation * jax.random.normal(key), jnp.asarray(terminates)),
+        observe=lambda state: state[None],
+        observation_size=1,
+        action_size=1,
+        episode_length=limit,
+    )
+
+
 def spoiled(nan_at_step=jnp.inf, inf_at_step=jnp.inf, lost_at_step=jnp.inf, limit: int = 8) -> Environment:
     """The reward 1 - a^2, but not a number or infinite at one step of its life, or no observation from one step on."""
 

@@ -8,7 +8,6 @@ import numpy as np
 import oracles
 import probes
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from jaxddpg import noise, replay
 from jaxddpg.composition import make_agent
@@ -35,6 +34,8 @@ POLICIES = {
     "network": FeatureActor((4,)),
     "deep_tanh": FeatureActor((4, 3), "tanh"),
 }
+slow = partial(pytest.param, marks=pytest.mark.slow)
+EACH_POLICY = ["linear", "tanh", slow("network"), "deep_tanh"]
 
 
 @pytest.fixture
@@ -60,9 +61,28 @@ def single(tree):
     return jax.tree.map(np.float32, tree)
 
 
+def jitted(name):
+    """A function of the agent that settings describe. One program serves all their numbers, and all tests."""
+
+    @partial(jax.jit, static_argnums=0)
+    def function(actions, config, *arguments):
+        return getattr(make_agent(world(actions), config), name)(*arguments)
+
+    return function
+
+
+FUNCTIONS = {name: jitted(name) for name in ("init", "act", "value", "update")}
+
+
+def make(config=CONFIG, actions=2):
+    """The agent, with functions that are compiled once for all settings of the same shapes."""
+    agent = make_agent(world(actions), config)
+    return agent._replace(**{name: partial(function, actions, config) for name, function in FUNCTIONS.items()})
+
+
 def start(config=CONFIG, actions=2, seed=0):
     """The agent, and a state with all weights drawn, so that none is neutral and mixing them up shows."""
-    agent = make_agent(world(actions), config)
+    agent = make(config, actions)
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(agent.init, jax.random.key(0))
     state = jax.tree.map(lambda x: 0.4 * rng.normal(size=x.shape), shapes)
@@ -70,11 +90,11 @@ def start(config=CONFIG, actions=2, seed=0):
 
 
 def update(agent, state, data):
-    return jax.jit(agent.update)(jax.random.key(0), CLOCK, state, data)
+    return agent.update(jax.random.key(0), CLOCK, state, data)
 
 
 def flat(tree):
-    return np.asarray(ravel_pytree(tree)[0])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def encode(config):
@@ -109,7 +129,7 @@ def advantage_slope(config, theta, w, s, actions=2):
 
 def q_of(agent, state, observation, action):
     """The agent's Q(s, a) at one state and action, as its update reports it for a batch of one."""
-    row = Transition(observation[None], action[None], jnp.zeros(1), observation[None], jnp.zeros(1))
+    row = Transition(observation[None], action[None], np.zeros(1), observation[None], np.zeros(1))
     return agent.update(jax.random.key(0), CLOCK, state, row)[1]["q_mean"]
 
 
@@ -122,9 +142,9 @@ def with_policy(name, **changes):
     [
         ("q", "vanilla", CONFIG.features, 3, 7),
         ("q", "natural", TILES, 2, 5),
-        ("q", "vanilla", TILES, 1, 1),
+        slow("q", "vanilla", TILES, 1, 1),
         ("gq", "vanilla", TILES, 2, 5),
-        ("gq", "natural", CONFIG.features, 3, 7),
+        slow("gq", "natural", CONFIG.features, 3, 7),
         ("gq", "vanilla", CONFIG.features, 1, 1),
     ],
     ids=lambda value: value.encoding if hasattr(value, "encoding") else str(value),
@@ -134,10 +154,9 @@ def test_updates_are_those_of_the_paper(float64, critic, gradient, features, act
     config = dataclasses.replace(CONFIG, features=features, critic=critic, gradient=gradient)
     agent, state = start(config, actions)
     oracle = oracle_of(config, state, actions)
-    step = jax.jit(agent.update)
     for seed in range(4):
         data = batch(seed, rows, actions)
-        state, metrics = step(jax.random.key(0), CLOCK, state, data)
+        state, metrics = update(agent, state, data)
         errors = oracle.update(data.observation, data.action, data.reward, data.next_observation, data.discount)
         np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors**2), rtol=1e-10)
         for name in RATES:
@@ -146,27 +165,29 @@ def test_updates_are_those_of_the_paper(float64, critic, gradient, features, act
             np.testing.assert_allclose(flat(leaves), getattr(oracle, name), rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize(("policy", "critic"), [("tanh", "q"), ("network", "q"), ("deep_tanh", "gq")])
+@pytest.mark.parametrize(("policy", "critic"), [("tanh", "q"), slow("network", "q"), ("deep_tanh", "gq")])
 def test_updates_of_networks_are_those_of_the_paper_too(float64, policy, critic):
     config = with_policy(policy, critic=critic, baseline=Baseline((5,)))
     agent, state = start(config)
-    oracle, step = oracle_of(config, state), jax.jit(agent.update)
+    oracle = oracle_of(config, state)
     for seed in range(3):
         data = batch(seed, rows=6)
-        state, _ = step(jax.random.key(0), CLOCK, state, data)
+        state, _ = update(agent, state, data)
         oracle.update(data.observation, data.action, data.reward, data.next_observation, data.discount)
     for name in RATES:
         np.testing.assert_allclose(flat(getattr(state, name)), getattr(oracle, name), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize(("policy", "gradient"), [("linear", "vanilla"), ("linear", "natural"), ("tanh", "vanilla")])
+@pytest.mark.parametrize(
+    ("policy", "gradient"), [slow("linear", "vanilla"), ("linear", "natural"), ("tanh", "vanilla")]
+)
 def test_the_regression_is_the_least_squares_of_the_batch_and_the_policy_follows_it_at_once(float64, policy, gradient):
     config = with_policy(policy, critic="regression", gradient=gradient)
     agent, state = start(config)
-    oracle, step = oracle_of(config, state), jax.jit(agent.update)
+    oracle = oracle_of(config, state)
     for seed in range(3):
         data = batch(seed, rows=60)
-        state, metrics = step(jax.random.key(0), CLOCK, state, data)
+        state, metrics = update(agent, state, data)
         errors = oracle.update(data.observation, data.action, data.reward, data.next_observation, data.discount)
         np.testing.assert_allclose(metrics["critic_loss"], np.mean(errors**2), rtol=1e-4)
         for name in RATES:
@@ -206,7 +227,7 @@ def test_a_regression_with_more_weights_than_rows_explains_its_batch(float64):
     np.testing.assert_array_equal((flat(new.v) != flat(state.v)), active)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EACH_POLICY)
 def test_the_critics_slope_is_the_same_for_every_action(float64, policy):
     """Theorem 3, condition 1: dQ/da = J^T w."""
     config = with_policy(policy)
@@ -217,7 +238,7 @@ def test_the_critics_slope_is_the_same_for_every_action(float64, policy):
         np.testing.assert_allclose(slopes(s, batch(1).action), np.tile(expected, (12, 1)), rtol=1e-10)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EACH_POLICY)
 def test_the_policys_own_action_is_worth_the_state_value(float64, policy):
     """phi(s, mu(s)) = 0."""
     agent, state = start(with_policy(policy))
@@ -237,14 +258,13 @@ def test_the_error_needs_no_action_in_the_next_state(float64):
     """delta = r + gamma V(s') - V(s) - (a - mu(s))^T J^T w, of each row."""
     agent, state = start()
     data = batch()
-    step = jax.jit(agent.update)
     for row in range(5):
         one = jax.tree.map(lambda x, row=row: x[row : row + 1], data)
         s, a = one.observation[0], one.action[0]
         after, here = (float(agent.value(state, x)[0]) for x in (one.next_observation, one.observation))
         along = (a - np.asarray(agent.act(state, s))) @ advantage_slope(CONFIG, state.theta, state.w, s)[1]
         error = one.reward[0] + one.discount[0] * after - here - along
-        loss = float(step(jax.random.key(0), CLOCK, state, one)[1]["critic_loss"])
+        loss = float(update(agent, state, one)[1]["critic_loss"])
         assert loss == pytest.approx(error**2, rel=1e-9)
 
 
@@ -275,7 +295,7 @@ def test_gradient_q_learning_projects_the_errors_on_the_compatible_features(floa
     np.testing.assert_allclose(flat(final.u), np.linalg.lstsq(phi, errors, rcond=None)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EACH_POLICY)
 def test_the_actors_step_is_the_gradient_of_the_frozen_critic_and_that_of_a_moving_one_is_none(float64, policy):
     """theta -> Q(s, mu_theta(s)): J J^T w where the policy inside Q stays, exactly 0 where it moves along."""
     config = with_policy(policy, actor_learning_rate=1.0)
@@ -304,8 +324,17 @@ def test_the_actors_step_is_the_gradient_of_the_frozen_critic_and_that_of_a_movi
     np.testing.assert_allclose(flat(moving), 0, atol=1e-15)
 
 
-@pytest.mark.parametrize("gradient", ["vanilla", "natural"])
-@pytest.mark.parametrize("critic", ["q", "gq", "regression"])
+@pytest.mark.parametrize(
+    ("critic", "gradient"),
+    [
+        ("q", "vanilla"),
+        slow("q", "natural"),
+        ("gq", "vanilla"),
+        slow("gq", "natural"),
+        slow("regression", "vanilla"),
+        ("regression", "natural"),
+    ],
+)
 def test_without_exploration_neither_the_advantage_nor_the_policy_is_learned(critic, gradient):
     """a = mu(s): w never changes, and if it was 0 neither does theta. The numbers are sums of powers of two, so that
     no rounding tells the executed action from the policy's own."""
@@ -317,14 +346,13 @@ def test_without_exploration_neither_the_advantage_nor_the_policy_is_learned(cri
     data = single(batch())
     data = data.replace(observation=np.round(8 * data.observation) / 8)
     data = data.replace(action=np.asarray(agent.act(state, data.observation)))
-    step = jax.jit(agent.update)
-    new, _ = step(jax.random.key(0), CLOCK, state, data)
+    new, _ = update(agent, state, data)
     np.testing.assert_array_equal(flat(new.w), flat(state.w))
     assert np.any(flat(new.theta) != flat(state.theta))
     state = state.replace(w=jax.tree.map(np.zeros_like, state.w), u=jax.tree.map(np.zeros_like, state.u))
     learned, first = state, flat(state.v)
     for _ in range(3):
-        learned, _ = step(jax.random.key(0), CLOCK, learned, data)
+        learned, _ = update(agent, learned, data)
     for name in ("theta", "w", "u"):
         np.testing.assert_array_equal(flat(getattr(learned, name)), flat(getattr(state, name)))
     assert np.any(flat(learned.v) != first)
@@ -425,10 +453,10 @@ def test_a_neutral_bound_changes_nothing_and_a_tight_one_holds_for_each_step(cri
     agent, state = start(config)
     data = single(batch())
     free = update(agent, state, data)[0]
-    loose = update(make_agent(world(), dataclasses.replace(config, max_grad_norm=1e6)), state, data)[0]
+    loose = update(make(dataclasses.replace(config, max_grad_norm=1e6)), state, data)[0]
     jax.tree.map(np.testing.assert_array_equal, free, loose)
     bound = 1e-2
-    tight = update(make_agent(world(), dataclasses.replace(config, max_grad_norm=bound)), state, data)[0]
+    tight = update(make(dataclasses.replace(config, max_grad_norm=bound)), state, data)[0]
     for name, rate in RATES.items():
         before = flat(getattr(state, name))
         bounded, unbounded = ((flat(getattr(new, name)) - before) / rate for new in (tight, free))
@@ -447,18 +475,18 @@ def test_the_bound_holds_for_the_actor_of_a_regression_and_of_a_natural_gradient
         assert np.linalg.norm(step) == pytest.approx(1e-2, rel=1e-3)
 
 
-@pytest.mark.parametrize("critic", ["q", "gq", "regression"])
+@pytest.mark.parametrize("critic", ["q", slow("gq"), "regression"])
 def test_the_reward_scale_scales_what_is_learned_but_not_what_is_reported(critic):
     config = dataclasses.replace(CONFIG, critic=critic)
     agent, state = start(config)
-    scaled = make_agent(world(), dataclasses.replace(config, reward_scale=0.1))
+    scaled = make(dataclasses.replace(config, reward_scale=0.1))
     data = single(batch(rows=60))
     for_scaled, metrics = update(scaled, state, data)
     for_plain, plain_metrics = update(agent, state, data.replace(reward=np.float32(0.1) * data.reward))
     np.testing.assert_allclose(flat(for_scaled), flat(for_plain), rtol=1e-4, atol=1e-5)
     value = np.asarray(agent.value(state, data.observation))
     np.testing.assert_allclose(scaled.value(state, data.observation), value / 0.1, rtol=1e-5)
-    np.testing.assert_allclose(metrics["q_mean"], plain_metrics["q_mean"] / 0.1, rtol=1e-4)
+    np.testing.assert_allclose(metrics["q_mean"], float(plain_metrics["q_mean"]) / 0.1, rtol=1e-4)
 
 
 def test_the_value_of_a_scaled_learner_is_in_units_of_the_reward():
@@ -480,18 +508,17 @@ def test_the_value_of_a_scaled_learner_is_in_units_of_the_reward():
 
 
 def test_the_weights_of_a_linear_learner_start_at_zero():
-    state = jax.jit(make_agent(world(), CONFIG).init)(jax.random.key(0))
+    state = make().init(jax.random.key(0))
     assert flat(state.theta).size == flat(state.w).size == flat(state.u).size == 3 * 2
     assert flat(state.v).size == 3
     np.testing.assert_array_equal(flat(state), 0)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EACH_POLICY)
 def test_a_learner_starts_in_the_middle_of_the_box_and_promises_nothing(policy):
     config = with_policy(policy, baseline=Baseline((5,)))
-    agent = make_agent(world(), config)
-    init, seen = jax.jit(agent.init), single(batch().observation)
-    state = init(jax.random.key(0))
+    agent, seen = make(config), single(batch().observation)
+    state = agent.init(jax.random.key(0))
     np.testing.assert_array_equal(agent.act(state, seen), 0)
     np.testing.assert_array_equal(agent.value(state, seen), 0)
     np.testing.assert_array_equal(flat(state.w), 0)
@@ -504,15 +531,15 @@ def test_a_learner_starts_in_the_middle_of_the_box_and_promises_nothing(policy):
         features = np.stack([encode(config)(s) for s in seen])
         units = 1 / (1 + np.exp(-features @ np.asarray(state.theta["params"]["features"])))
         assert np.all(np.std(units, axis=0) > 0.05)
-        assert np.any(first != flat(init(jax.random.key(1)).theta))
+        assert np.any(first != flat(agent.init(jax.random.key(1)).theta))
 
 
 @pytest.mark.parametrize("policy", ["linear", "network"])
 def test_a_network_that_starts_at_zero_learns(policy):
-    agent = make_agent(world(), with_policy(policy))
-    state, step = jax.jit(agent.init)(jax.random.key(0)), jax.jit(agent.update)
+    agent = make(with_policy(policy))
+    state = agent.init(jax.random.key(0))
     for seed in range(3):
-        state, _ = step(jax.random.key(0), CLOCK, state, single(batch(seed)))
+        state, _ = update(agent, state, single(batch(seed)))
     assert np.all(np.any(np.asarray(agent.act(state, single(batch().observation))) != 0, axis=0))
 
 
@@ -559,9 +586,9 @@ def test_the_same_program_serves_every_number():
         )
         agent = make_agent(world(), config)
         (new, metrics), value = traced(config, state, data)
-        expected, expected_metrics = update(agent, state, data)
+        expected, expected_metrics = jax.jit(agent.update)(jax.random.key(0), CLOCK, state, data)
         np.testing.assert_allclose(flat(new), flat(expected), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(value, agent.value(state, data.observation), rtol=1e-5)
+        np.testing.assert_allclose(value, jax.jit(agent.value)(state, data.observation), rtol=1e-5)
         for name, number in expected_metrics.items():
             np.testing.assert_allclose(metrics[name], number, rtol=1e-4, atol=1e-6)
     assert traced._cache_size() == 1
@@ -610,7 +637,7 @@ def trained(agent, environment, training, memory, exploration=ALTERNATING, seed=
 LEARNER = COPDAC(gamma=0.8, features=Polynomial(order=2), actor_learning_rate=0.05, critic_learning_rate=0.1)
 
 
-@pytest.mark.parametrize(("num_envs", "updates", "batch_size"), [(1, 1, 1), (4, 4, 1), (4, 2, 2)])
+@pytest.mark.parametrize(("num_envs", "updates", "batch_size"), [(1, 1, 1), slow(4, 4, 1), (4, 2, 2)])
 def test_on_line_each_transition_is_learned_from_once_and_in_order(num_envs, updates, batch_size):
     """The loop's weights are those of updates by hand on the rows in the order in which they were made, the last step's
     left out; and each action is that of the weights so far, which had learned from all before."""
@@ -639,7 +666,7 @@ def test_on_line_each_transition_is_learned_from_once_and_in_order(num_envs, upd
     assert np.linalg.norm(flat(state.theta)) > 1e-3
 
 
-@pytest.mark.parametrize("memory", [replay.latest(200), replay.uniform(200)], ids=["latest", "uniform"])
+@pytest.mark.parametrize("memory", [replay.latest(200), slow(replay.uniform(200))], ids=["latest", "uniform"])
 def test_the_actor_finds_the_argmax_in_the_loop(memory):
     """Of a reward -|a - best|^2, from the newest rows as from random ones."""
     environment = probes.quadratic((0.3, -0.2))
@@ -653,5 +680,6 @@ def test_the_actor_finds_the_argmax_in_the_loop(memory):
     agent = make_agent(environment, config)
     training = Training(num_envs=10, warmup_steps=5, steps_per_epoch=2_000, num_epochs=1)
     first, last = trained(agent, environment, training, memory, noise.gaussian(0.2))
-    np.testing.assert_array_equal(agent.act(first.agent, jnp.zeros(1)), 0)
-    np.testing.assert_allclose(agent.act(last.agent, jnp.zeros(1)), [0.3, -0.2], atol=0.05)
+    act = jax.jit(agent.act)
+    np.testing.assert_array_equal(act(first.agent, np.zeros(1, "f4")), 0)
+    np.testing.assert_allclose(act(last.agent, np.zeros(1, "f4")), [0.3, -0.2], atol=0.05)
