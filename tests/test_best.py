@@ -2,11 +2,12 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from helpers import after, equal, lines, tiny
 
-from jaxddpg import checkpoint, composition
+from jaxddpg import analysis, checkpoint, composition
 from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import resume, run
@@ -30,6 +31,11 @@ def actions(directory, epoch, members=MEMBERS):
     return np.stack([load_policy(directory, member, epoch)(OBSERVATIONS) for member in range(members)])
 
 
+def agents(directory, epoch):
+    """What all members have learned, each leaf [M, ...]."""
+    return analysis._policies(directory, epoch).agents
+
+
 def best_epochs(rows, members=MEMBERS):
     returns = np.array([row["eval/return_mean"] for row in rows], float).reshape(-1, members)
     return np.where(np.isfinite(returns), returns, -np.inf).argmax(0).tolist()
@@ -37,21 +43,21 @@ def best_epochs(rows, members=MEMBERS):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """The directory of a run, and that of the same run with the checkpoints of all epochs."""
-    directory = tmp_path_factory.mktemp("kept") / "run"
-    every = unsteady(checkpoint={"interval_seconds": 0, "keep": EPOCHS + 1})
-    run(every, directory.with_name("every"))
-    run(unsteady(), directory)
-    return directory, directory.with_name("every")
+    """A run's directory and result, and the directory of the same run with all of its checkpoints."""
+    directory = tmp_path_factory.mktemp("kept")
+    run(unsteady(checkpoint={"interval_seconds": 0, "keep": EPOCHS + 1}), directory / "every")
+    return directory / "run", run(unsteady(), directory / "run"), directory / "every"
 
 
 def expected(kept, rows):
-    """The actions of each member after the epoch of its best evaluation."""
-    return np.stack([load_policy(kept[1], *best)(OBSERVATIONS) for best in enumerate(best_epochs(rows))])
+    """The actions of each member's policy after the epoch that these rows say was its best."""
+    return np.stack(
+        [load_policy(kept[2], member, epoch)(OBSERVATIONS) for member, epoch in enumerate(best_epochs(rows))]
+    )
 
 
 def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
-    directory, _ = kept
+    directory, *_ = kept
     epochs = best_epochs(lines(directory))
     assert checkpoint.epochs(directory) == [EPOCHS]
     assert len({*epochs}) > 1  # else a best of all members together would do
@@ -60,7 +66,7 @@ def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
     assert [row["epoch"] for row in evaluate(directory, 2, epoch="best")] == epochs
 
 
-@pytest.mark.parametrize("placement", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW)])
+@pytest.mark.parametrize("placement", [1, *(pytest.param(several, marks=SLOW) for several in (2, 3))])
 def test_they_are_the_same_after_interruptions_and_wherever_members_lie(placement, kept, tmp_path):
     placed = unsteady(population={"seed": 7, "num_seeds": MEMBERS, "placement": placement})
     run(placed, tmp_path / "run", stopping=after(3))
@@ -90,18 +96,23 @@ def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
     for member, epoch in enumerate(epochs):
         rate = "agent.actor_learning_rate"
         assert found[member][rate] == rows[epoch, member][rate]
-        then = load_policy(tmp_path / "run", member, epoch)(OBSERVATIONS)
-        np.testing.assert_array_equal(load_policy(tmp_path / "run", member, "best")(OBSERVATIONS), then)
+    every = {epoch: agents(tmp_path / "run", epoch) for epoch in {*epochs, "best"}}
+    for member, epoch in enumerate(epochs):
+        jax.tree.map(
+            lambda then, best, member=member: np.testing.assert_array_equal(best[member], then[member]),
+            every[epoch],
+            every["best"],
+        )
 
 
 def test_a_member_that_diverged_has_its_best_policy_from_before(tmp_path):
-    name = {"name": "probes:spoiled", "parameters": {"nan_at_step": 30.0, "limit": 8}}
-    experiment = unsteady(environment=name, population={"num_seeds": 1})
-    run(experiment, tmp_path / "run")
-    assert lines(tmp_path / "run")[-1]["diverged_by"] == "reward"
-    (newest,), (best,) = (evaluate(tmp_path / "run", 2, epoch=epoch) for epoch in ("newest", "best"))
-    assert np.isnan(newest["return_mean"])
-    assert np.isfinite(best["return_mean"])
+    """The other does not."""
+    population = {"num_seeds": 1, "sweep": {"agent.critic_learning_rate": [0.03, 1e38]}}
+    run(unsteady(population=population), tmp_path / "run")
+    assert [bool(row["diverged_by"]) for row in lines(tmp_path / "run")[-2:]] == [False, True]
+    newest, best = (evaluate(tmp_path / "run", 2, epoch=epoch) for epoch in ("newest", "best"))
+    assert np.isfinite([row["return_mean"] for row in newest]).tolist() == [True, False]
+    assert np.isfinite([row["return_mean"] for row in best]).all()
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp_path):
@@ -114,12 +125,12 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp
         evaluate(tmp_path / "run", 2, epoch="best")
     whole = resume(tmp_path / "run")
     assert max(row["epoch"] for row in evaluate(tmp_path / "run", 2, epoch="best")) >= 3
-    equal(whole, run(unsteady(), tmp_path / "again"))
+    equal(whole, kept[1])
 
 
 def test_a_run_is_read_while_it_trains(kept, tmp_path, monkeypatch, recwarn):
     """Twice the trainer removes what is about to be read, for a newer checkpoint: that is no damage."""
-    shutil.copytree(kept[1], tmp_path / "run")
+    shutil.copytree(kept[2], tmp_path / "run")
     for epoch in (7, 8):
         (tmp_path / "run" / "checkpoints" / f"{epoch}.json").rename(tmp_path / f"{epoch}.json")
     restore, newer = checkpoint.restore, iter([7, 8])

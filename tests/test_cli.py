@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import yaml
 from helpers import TINY, call, figures, refused
 
 from jaxddpg import analysis, config, load_policy, plotting, reporting
+from jaxddpg.cli import main
 
 HERE = Path(__file__).parent
 
@@ -42,12 +44,13 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def diverged(tmp_path_factory):
-    """The same of a quiet run without a directory of its own choice, whose steps are far too long."""
+    """The same of a quiet run without a directory of its own choice, whose steps are far too long; its program is that
+    of the other run."""
     directory = tmp_path_factory.mktemp("diverged")
     (directory / "tiny.yaml").write_text(TINY)
     rates = ["--agent.critic_learning_rate=1e38", "--agent.actor-learning-rate", "1e38"]
     with contextlib.chdir(directory):
-        said = call("train", "tiny.yaml", "--quiet", *rates)
+        said = call("train", "tiny.yaml", "--quiet", "--num-seeds", "2", *rates)
     (run,) = (directory / "runs").iterdir()
     return run, said
 
@@ -345,31 +348,30 @@ def test_help_names_every_setting_with_its_meaning():
         assert field.metadata["meaning"] in shown
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ("--help", 0),
-        ("train --help", 0),
-        ("train bad.yaml", 2),
-        ("train absent.yaml", 2),
-        ("train good.yaml --print-config", 0),
-    ],
-)
-def test_help_and_config_errors_wait_for_no_import(arguments, code, tmp_path):
+def test_help_and_config_errors_wait_for_no_import(tmp_path):
+    """What one of them imported, all that follow it would show."""
+    codes = {
+        "--help": 0,
+        "train --help": 0,
+        "train bad.yaml": 2,
+        "train absent.yaml": 2,
+        "train good.yaml --print-config": 0,
+    }
     (tmp_path / "bad.yaml").write_text("agent: {gamma: 2}\nenvironment: {name: Pendulum}")
     (tmp_path / "good.yaml").write_text(TINY)
     program = (
         "import sys\n"
         "from jaxddpg.cli import main\n"
-        "try:\n"
-        "    code = main(sys.argv[1:])\n"
-        "except SystemExit as end:\n"
-        "    code = end.code\n"
-        "print(code, sorted({'jax', 'gymnax', 'flax', 'matplotlib'} & set(sys.modules)))\n"
+        "for arguments in sys.argv[1:]:\n"
+        "    try:\n"
+        "        code = main(arguments.split())\n"
+        "    except SystemExit as end:\n"
+        "        code = end.code\n"
+        "    print('found:', code, sorted({'jax', 'gymnax', 'flax', 'matplotlib'} & set(sys.modules)))\n"
     )
-    command = [sys.executable, "-c", program, *arguments.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == f"{code} []"
+    done = subprocess.run([sys.executable, "-c", program, *codes], cwd=tmp_path, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if line.startswith("found: ")]
+    assert found == [f"found: {code} []" for code in codes.values()]
 
 
 def test_training_ends_well_and_shows_its_members(trained):
@@ -398,6 +400,24 @@ def test_evaluation_leaves_a_table_with_a_line_per_member(trained):
 
 def test_the_table_of_an_evaluation_stays_when_its_reader_has_gone(trained, tmp_path):
     """As in `jaxddpg evaluate RUN | head -1`: files come before words."""
+    path = tmp_path / "evaluation.csv"
+    read, write = os.pipe()
+    os.close(read)
+    # Without a buffer each word goes into the pipe at once, and nothing is left that closing it would write.
+    with (
+        io.TextIOWrapper(open(write, "wb", buffering=0), write_through=True) as out,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.raises(SystemExit) as end,
+    ):
+        main(["evaluate", str(trained[0]), "--num-episodes", "3", "--output", str(path)])
+    assert (end.value.code, err.getvalue()) == (1, "")
+    with path.open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["5", "6"]
+
+
+@pytest.mark.slow
+def test_the_command_ends_in_order_when_its_reader_has_gone(trained, tmp_path):
     path = tmp_path / "evaluation.csv"
     read, write = os.pipe()
     os.close(read)
@@ -454,9 +474,11 @@ def test_a_picture_that_cannot_be_written_is_refused(place, trained, tiny):
 def test_a_run_whose_members_all_diverged_has_failed_and_says_so_even_if_quiet(diverged):
     code, out, err = diverged[1]
     assert (code, out) == (1, "")
-    told, error = err.splitlines()
-    assert told.startswith("the member of seed 0 diverged at env step ")
-    assert error.startswith("error: 1 of 1 members diverged; lower the learning rates")
+    *told, error = err.splitlines()
+    assert len(told) == 2
+    for seed, sentence in enumerate(told):
+        assert sentence.startswith(f"the member of seed {seed} diverged at env step ")
+    assert error.startswith("error: 2 of 2 members diverged; lower the learning rates")
 
 
 def test_a_run_without_a_directory_gets_one_of_its_configs_name(diverged):
@@ -482,37 +504,33 @@ def test_networks_that_do_not_fit_the_config_are_refused(trained, tmp_path):
     assert refused(call("evaluate", run), "hidden_sizes is [16], but [8] in this run") == []
 
 
-@pytest.fixture(scope="session")
-def stopped(tmp_path_factory):
-    """Runs that would take for ever, each stopped by a signal: their directories, exit codes and last words."""
-    directory = tmp_path_factory.mktemp("stopped")
+@pytest.fixture(
+    scope="module", params=[signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=lambda s: s.name
+)
+def stopped(request, tmp_path_factory):
+    """A run that would take for ever, stopped by a signal: the signal, the directory, the exit code and last words."""
+    number, directory = request.param, tmp_path_factory.mktemp("stopped")
     text = TINY.replace("{parameters: {max_steps_in_episode: 10}}", "{name: 'probes:endless_reward'}")
     (directory / "endless.yaml").write_text(text.replace("num_epochs: 1", "num_epochs: 100_000"))
-    command = [sys.executable, "-m", "jaxddpg", "train", directory / "endless.yaml", "--run-dir"]
-    results = {}
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # The factory's module lies in the current directory, as a user's own would.
-            process = subprocess.Popen([*command, directory / number.name], cwd=HERE, stderr=subprocess.PIPE, text=True)
-            running[number] = stack.enter_context(process)
-            stack.callback(process.kill)
-        for number, process in running.items():
-            metrics, deadline = directory / number.name / "metrics.jsonl", time.monotonic() + 120
+    command = [sys.executable, "-m", "jaxddpg", "train", directory / "endless.yaml", "--run-dir", directory / "run"]
+    # The factory's module lies in the current directory, as a user's own would.
+    with subprocess.Popen(command, cwd=HERE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            metrics, deadline = directory / "run" / "metrics.jsonl", time.monotonic() + 120
             while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
                 assert process.poll() is None, process.communicate()[1]
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
-            results[number] = (directory / number.name, process.returncode, err)
-    return results
+        finally:
+            process.kill()
+    return number, directory / "run", process.returncode, err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_a_run_with_its_exit_code(number, code, stopped):
-    run, returned, err = stopped[number]
-    assert returned == code
+def test_a_signal_ends_a_run_with_its_exit_code(stopped):
+    number, run, returned, err = stopped
+    assert returned == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert err.splitlines()[-1].startswith("stopped after epoch")
     assert str(run) in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -536,10 +554,9 @@ def test_a_second_signal_ends_a_long_epoch_at_once(tmp_path):
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_stopped_run_is_complete_up_to_its_last_epoch(number, stopped, monkeypatch):
+def test_a_stopped_run_is_complete_up_to_its_last_epoch(stopped, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
-    run = stopped[number][0]
+    run = stopped[1]
     env_steps, _ = plotting.by_epoch(reporting.read_rows(run / "metrics.jsonl"))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs"] == len(env_steps) - 1

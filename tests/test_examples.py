@@ -32,14 +32,17 @@ def load_example(name):
 @pytest.mark.parametrize(
     ("num_steps", "num_envs", "updates"), [pytest.param(4, 4, 2, marks=pytest.mark.slow), (8, 1, 1)]
 )
-def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates):
-    """After eight updates; some more, and a gradient near zero has another sign, to which Adam gives its full step."""
-    page = load_example("one_page")
+def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monkeypatch):
+    """With a short warm-up and small networks, after eight updates: later some gradient near zero has another sign, to
+    which Adam gives its full step."""
+    page, network = load_example("one_page"), {"hidden_sizes": [8, 8]}
+    small = {"batch_size": 8, "actor": network, "critic": network}
+    monkeypatch.setattr(page, "CONFIG", config.parse({"agent": small}).agent)
+    monkeypatch.setattr(page, "WARMUP", 20)
     _, _, learner = page.train(num_steps, num_envs, updates)
-    network = {"hidden_sizes": [64, 64]}
     settings = config.parse(
         {
-            "agent": {"batch_size": 128, "actor": network, "critic": network},
+            "agent": small,
             "replay": {"capacity": 50_000},
             "training": {
                 "num_envs": num_envs,
@@ -85,12 +88,37 @@ def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
         )
 
 
+def shortened(whole):
+    """What to change of an experiment so that it takes a few steps: two epochs where members are selected, else one."""
+    selecting = whole.population.selection.method != "none"
+    return {
+        "training.num_epochs": "2" if selecting else "1",
+        "training.steps_per_epoch": "4",
+        "training.warmup_steps": "130",
+        "replay.capacity": str(min(2080, whole.replay.capacity)),
+        "evaluation.num_episodes": "1",
+        "population.num_seeds": "1",
+    } | ({"population.selection.interval": "1"} if selecting else {})
+
+
+FIRST, *OTHERS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("block", [FIRST, *OTHERS])
 def test_readmes_python_runs(block, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_readmes_first_python_runs_with_a_short_config(tmp_path, monkeypatch):
+    """The file that it names holds the experiment with shorter epochs."""
+    (tmp_path / "configs").mkdir()
+    short = config.read(ROOT / "configs" / "pendulum.yaml", shortened(config.read(ROOT / "configs" / "pendulum.yaml")))
+    (tmp_path / "configs" / "pendulum.yaml").write_text(config.dump(short))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(FIRST, "README.md", "exec"), {})
 
 
 SHOWN = re.findall(r"^(?:.*&& \.venv/bin/)?jaxddpg (train .*)$", README, re.MULTILINE)
@@ -136,9 +164,14 @@ def test_the_budget_in_a_configs_comment_is_true(path):
 
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+LIKE_OTHERS = ("pendulum_sweep", "pendulum_pbt", "bandit_10", "bandit_25")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # Each of the others is like another: the sweeps like the pendulum, smaller bandits like the largest.
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LIKE_OTHERS else []) for path in CONFIGS],
+)
 def test_every_config_can_be_traced_as_it_is(path):
     """Start, epoch and evaluation of a member, in the sizes that the config names."""
     member = config.variants(config.read(path))[0].member()
@@ -151,29 +184,10 @@ def test_every_config_can_be_traced_as_it_is(path):
     assert {leaf.shape for leaf in jax.tree.leaves((metrics, evaluation))} == {()}
 
 
-QUICK = ("puddle_world",)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in CONFIGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs(path, tmp_path):
-    whole = config.read(path)
-    selecting = whole.population.selection.method != "none"
-    settings = config.read(
-        path,
-        {
-            "training.num_epochs": "2" if selecting else "1",
-            "training.steps_per_epoch": "4",
-            "training.warmup_steps": "130",
-            "replay.capacity": str(min(2080, whole.replay.capacity)),
-            "evaluation.num_episodes": "1",
-            "population.num_seeds": "1",
-        }
-        | ({"population.selection.interval": "1"} if selecting else {}),
-    )
-    result = experiment.run(settings, tmp_path / "run")
+    result = experiment.run(config.read(path, shortened(config.read(path))), tmp_path / "run")
     assert np.isfinite(result.summary["final_return_iqm"])
 
 
@@ -184,6 +198,14 @@ def test_pendulum_is_learned():
     assert min(member["final_return"] for member in experiment.run(settings).summary["members"]) > -300
 
 
+def test_the_own_environment_can_be_used(monkeypatch):
+    """As a run looks at it before it trains: what it computes, and a few of its episodes."""
+    monkeypatch.syspath_prepend(ROOT)
+    name = {"environment.name": "examples.own_environment:cart", "environment.parameters.push": "4.0"}
+    composition.check_member(config.read(ROOT / "configs" / "pendulum.yaml", name).member())
+
+
+@pytest.mark.slow
 def test_the_own_environment_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = "train configs/pendulum.yaml --environment.name examples.own_environment:cart --training.num_epochs 1"
@@ -206,20 +228,24 @@ def bench(script):
     return done.stdout
 
 
-def test_readmes_table_is_that_of_the_committed_scores():
-    assert bench("scores.py --table").strip() in README
-
-
-def test_the_tables_of_peers_are_those_of_the_committed_results():
-    assert bench("peers.py --table").strip() in (ROOT / "bench" / "README.md").read_text()
-
-
-def test_the_table_of_populations_is_that_of_the_committed_results():
-    assert bench("pbt.py --table").strip() in (ROOT / "bench" / "README.md").read_text()
-
-
-def test_the_table_of_silver2014_is_that_of_the_committed_results():
-    assert bench("silver2014.py --table").strip() in (ROOT / "docs" / "silver2014.md").read_text()
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the scripts leave it to their end to close what they read
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [
+        ("scores", "README.md"),
+        ("peers", "bench/README.md"),
+        ("pbt", "bench/README.md"),
+        ("silver2014", "docs/silver2014.md"),
+    ],
+)
+def test_the_tables_of_a_page_are_those_of_the_committed_results(script, page, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    monkeypatch.setattr(sys, "argv", [f"bench/{script}.py", "--table"])
+    runpy.run_path(f"bench/{script}.py", run_name="__main__")
+    table = capsys.readouterr().out.strip()
+    assert table
+    assert table in (ROOT / page).read_text()
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import re
@@ -6,7 +7,7 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
-from helpers import CURVES, call, refused, swept, tiny
+from helpers import CURVES, SCALES, call, refused, summary_of, swept, tiny
 
 import jaxddpg
 from jaxddpg import analysis, experiment, plotting, report, statistics
@@ -21,13 +22,21 @@ def curves(label, environment="Pendulum-v1", middle=0.0, members=6, seed=0, refe
     return plotting.Curves(label, np.arange(epochs) * 50, metrics, references, values, environment, seeds=seeds)
 
 
-def written(runs, directory, drawn=False):
-    """The page, beside empty files for its figures unless they are drawn, which takes most of the time."""
+@contextlib.contextmanager
+def empty_pictures():
+    """Has reports leave empty pictures: to draw them takes most of the time of a small one."""
     with pytest.MonkeyPatch.context() as patch:
-        if not drawn:
-            patch.setattr(plotting.Figure, "savefig", lambda figure, path, **_: path.touch())
-        source = report.Source("runs/a", "jaxddpg train runs/a/config.yaml", {})
-        report.write(runs, [source], "jaxddpg report", directory)
+        for draw in ("plot", "plot_profiles"):
+            patch.setattr(plotting, draw, lambda *arguments: arguments[-1].touch())
+        yield
+
+
+def written(runs, directory, drawn=False):
+    """The page of a report, whose pictures are drawn or left empty."""
+    with contextlib.nullcontext() if drawn else empty_pictures():
+        report.write(
+            runs, [report.Source("runs/a", "jaxddpg train runs/a/config.yaml", {})], "jaxddpg report", directory
+        )
     return (directory / report.PAGE).read_text()
 
 
@@ -41,6 +50,32 @@ def table(text, column):
             break
         found.append(dict(zip(names, row, strict=True)))
     return found
+
+
+def powered(changed, power):
+    """An experiment in an environment whose power is given."""
+    environment = dataclasses.replace(
+        changed.environment, parameters={**changed.environment.parameters, "power": power}
+    )
+    return dataclasses.replace(changed, environment=environment)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Runs in environments that differ in one parameter, a sweep of this parameter, and two sweeps of other settings.
+
+    Of these one needs two programs. The others all need the same one.
+    """
+    place = tmp_path_factory.mktemp("tasks")
+    for name, power in (("light/run", 1e-3), ("heavy/run", 2e-3)):
+        experiment.run(powered(tiny(population={"num_seeds": 2}), power), place / name)
+    experiment.sweep(
+        swept({"environment.parameters.power": [1e-3, 2e-3]}, population={"num_seeds": 1}), place / "sweep"
+    )
+    several = powered(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}), 1e-3)
+    experiment.sweep(several, place / "several" / "sweep")
+    experiment.sweep(powered(swept({"noise.scale": [0.1, 0.2]}), 1e-3), place / "mine")
+    return place
 
 
 def test_every_seed_is_in_the_table(tmp_path):
@@ -79,13 +114,15 @@ def test_a_method_in_several_environments_is_one_method(tmp_path):
     other = {"random": 0.0, "best known": 50.0}
     runs = [curves("a", middle=-700), curves("a", "Reacher-misc", 25, seed=1, references=other)]
     runs += [curves("b", middle=-200), curves("b", "Reacher-misc", 50, seed=2, references=other)]
-    text = written(runs, tmp_path)
-    after = text[text.index("## Over all environments") :]
-    rows = table(after, "IQM [95 %]")
+    text = written(runs, tmp_path, drawn=True)
+    pooled = text[text.index("## Over all environments") :]
+    rows = table(pooled, "IQM [95 %]")
     assert [row["method"] for row in rows] == ["a", "b"]
     assert float(rows[0]["IQM [95 %]"].split()[0]) == pytest.approx(0.5, abs=0.02)
     assert float(rows[1]["IQM [95 %]"].split()[0]) == pytest.approx(1.0, abs=0.02)
     assert text.count("![Curves]") == 2
+    for picture in re.findall(r"\]\((\w+\.png)\)", text):
+        assert (tmp_path / picture).stat().st_size > 10_000
 
 
 def test_without_references_environments_stay_apart(tmp_path):
@@ -104,21 +141,19 @@ def test_a_seed_that_diverged_counts_as_the_worst(tmp_path):
     assert float(row["IQM [95 %]"].split()[0]) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_command_reports_runs_and_sweeps(several, tmp_path):
-    (result,) = experiment.sweep(swept({"noise.scale": [0.1, 0.2]}), tmp_path / "mine")
-    code, out, err = call("report", several[0], tmp_path / "mine", "--output", tmp_path / "report")
+def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
+    several, mine = tasks / "several" / "sweep", tasks / "mine"
+    code, out, err = call("report", several, mine, "--output", tmp_path / "report")
     assert (code, out) == (0, f"{tmp_path}/report/report.md\n"), err
     text = (tmp_path / "report" / "report.md").read_text()
     methods = [row["method"] for row in table(text, "median")]
     assert methods[:2] == ["sweep: scale 0.1, batch_size 4", "sweep: scale 0.2, batch_size 4"]
     assert methods[6:] == ["mine: scale 0.1", "mine: scale 0.2"]
     told = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]
-    np.testing.assert_allclose(told, [v["final_return_iqm"] for v in result.summary["variants"]], rtol=1e-3)
+    np.testing.assert_allclose(told, [v["final_return_iqm"] for v in summary_of(mine)["variants"]], rtol=1e-3)
     commands = [row["command"] for row in table(text, "command")]
-    assert commands == 2 * [f"`jaxddpg sweep {several[0]}/sweep.yaml`"] + [
-        f"`jaxddpg sweep {tmp_path}/mine/config.yaml`"
-    ]
-    assert f"`jaxddpg report {several[0]} {tmp_path}/mine --output {tmp_path}/report`" in text
+    assert commands == 2 * [f"`jaxddpg sweep {several}/sweep.yaml`"] + [f"`jaxddpg sweep {mine}/config.yaml`"]
+    assert f"`jaxddpg report {several} {mine} --output {tmp_path}/report`" in text
 
 
 def test_what_cannot_be_reported_is_said(tmp_path):
@@ -210,23 +245,12 @@ def test_environments_have_panels_of_their_own(tmp_path, monkeypatch):
     assert known == ["best known, -200"]
 
 
-@pytest.fixture(scope="module")
-def tasks(tmp_path_factory):
-    """Runs in four environments, of which two differ in one parameter and one sweeps it."""
-    place = tmp_path_factory.mktemp("tasks")
-    for name, parameters in (("light/run", {"power": 1e-3}), ("heavy/run", {"power": 2e-3})):
-        changed = tiny(population={"num_seeds": 1})
-        kept = {**changed.environment.parameters, **parameters}
-        environment = dataclasses.replace(changed.environment, parameters=kept)
-        experiment.run(dataclasses.replace(changed, environment=environment), place / name)
-    experiment.sweep(
-        swept({"environment.parameters.power": [1e-3, 2e-3]}, population={"num_seeds": 1}), place / "sweep"
-    )
-    return place
-
-
 def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
-    assert call("report", *(tasks / name for name in ("light/run", "heavy/run", "sweep")), "--output", tmp_path)[0] == 0
+    with empty_pictures():
+        assert (
+            call("report", *(tasks / name for name in ("light/run", "heavy/run", "sweep")), "--output", tmp_path)[0]
+            == 0
+        )
     text = (tmp_path / "report.md").read_text()
     common = "MountainCarContinuous-v0 (max_action 2.0, max_steps_in_episode 10, min_action -0.5"
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## Mountain")]
@@ -234,15 +258,16 @@ def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
     for heading, methods in zip(
         headings, (["run"], ["run"], ["sweep: power 0.001", "sweep: power 0.002"]), strict=True
     ):
-        after = text[text.index(f"## {heading}") :]
-        end = after.find("\n## ")
-        assert [row["method"] for row in table(after[:end], "median")] == methods
+        own = text[text.index(f"## {heading}") :]
+        end = own.find("\n## ")
+        assert [row["method"] for row in table(own[:end], "median")] == methods
     assert text.count("| is above |") == 1
 
 
 def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(tasks, tmp_path):
     shutil.copytree(tasks / "light", tasks / "other")
-    assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
+    with empty_pictures():
+        assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
     methods = [row["method"] for row in table((tmp_path / "report.md").read_text(), "median")]
     assert methods == ["light/run", "other/run"]
     said = call(
@@ -261,4 +286,4 @@ def test_one_directory_may_be_given_by_itself(tasks, tmp_path):
     jaxddpg.plot([tasks / "light" / "run"], tmp_path / "list.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "list.png").read_bytes()
     jaxddpg.write_report(tasks / "light" / "run", tmp_path / "report")
-    assert "| run | 1 |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| run | 2 |" in (tmp_path / "report" / "report.md").read_text()
