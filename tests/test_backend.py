@@ -1,4 +1,4 @@
-"""Each in a process of its own: JAX reads its variables once."""
+"""What JAX's variables prevent; where JAX must read them, in a process of its own, as it reads them once."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from functools import partial
 
 import jax
 import pytest
-from helpers import TINY
+from helpers import TINY, call, refused
 
 from jaxddpg import backend
 from jaxddpg.config import ConfigError
@@ -26,7 +26,7 @@ def ran(arguments, **variables):
 @pytest.mark.parametrize(
     ("name", "value", "fragments"),
     [
-        ("JAX_PLATFORMS", "cuda", ["JAX finds no device", "JAX_PLATFORMS=cuda", "pip install"]),
+        slow("JAX_PLATFORMS", "cuda", ["JAX finds no device", "JAX_PLATFORMS=cuda", "pip install"]),
         slow(
             "JAX_PLATFORMS",
             "nonsense",
@@ -47,6 +47,22 @@ def test_a_variable_that_prevents_a_run_is_named(name, value, fragments, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def without_a_device(*_):
+    raise RuntimeError("Unable to initialize backend 'cuda'")
+
+
+@pytest.mark.parametrize("command", ["train tiny.yaml --quiet --run-dir run", "check"])
+def test_a_command_that_finds_no_device_names_the_variable(command, tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", without_a_device)
+    fragments = ["JAX finds no device: Unable to initialize backend 'cuda'", "JAX_PLATFORMS=cuda", "pip install"]
+    assert refused(call(*command.split()), *fragments) == []
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_check_names_it_too():
     code, err = ran(["check"], JAX_PLATFORMS="cuda")
     assert (code, len(err.splitlines())) == (2, 1), err
@@ -78,7 +94,7 @@ def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name):
         ("jax.numpy.zeros(1)", True, 1),
         slow("", False, 3),
         slow("jax.config.update('jax_num_cpu_devices', 2)", False, 2),
-        ("jax.config.update('jax_num_cpu_devices', 2); jax.numpy.zeros(1)", False, 2),
+        slow("jax.config.update('jax_num_cpu_devices', 2); jax.numpy.zeros(1)", False, 2),
     ],
     ids=["started", "untouched", "set", "set and started"],
 )

@@ -390,7 +390,7 @@ def test_a_picture_needs_a_name_and_a_kind(name, tmp_path):
 
 
 def test_a_run_without_a_directory_trains_the_members_of_its_process():
-    result = run(tiny(training=vars(tiny().training) | {"num_epochs": 1}), None, host=Host(1, 2))
+    result = run(tiny(), None, host=Host(1, 2))
     assert [member["member"] for member in result.summary["members"]] == [1, 2]
 
 

@@ -9,6 +9,8 @@ from helpers import CURVES
 
 from jaxddpg import plotting, reporting
 
+SLOW = pytest.mark.slow
+
 
 def line(epoch, member, **changes):
     row = {"epoch": epoch, "member": member, "seed": member + 7, "env_steps": 100 * epoch + 8, "updates": epoch}
@@ -78,7 +80,7 @@ def test_a_file_without_an_epoch_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "runs",
     [
-        [curves()],
+        pytest.param([curves()], marks=SLOW),
         [curves(references={"random": -1213.0, "best known": -138.1})],
         [curves(members=1)],
         [curves(epochs=1)],
@@ -92,7 +94,7 @@ def test_a_picture_is_written(runs, tmp_path):
     assert picture[..., :3].std() > 0.01
 
 
-@pytest.mark.parametrize("members", [1, 2, 8])
+@pytest.mark.parametrize("members", [1, 2, pytest.param(8, marks=SLOW)])
 def test_diverged_members_can_be_drawn(members, tmp_path):
     run = curves(members=members)
     for values in run.metrics.values():
@@ -108,10 +110,13 @@ def test_the_members_show_in_the_picture(tmp_path):
 
 
 def test_drawing_leaves_the_users_backend_alone(tmp_path):
-    """A notebook that draws a run keeps its own figures and backend."""
-    script = "import matplotlib; matplotlib.use('svg'); import jaxddpg; jaxddpg.plot; print(matplotlib.get_backend())"
+    """A notebook that draws a run or an episode keeps its own figures and backend."""
+    script = (
+        "import sys; import matplotlib; matplotlib.use('svg'); import jaxddpg; jaxddpg.plot, jaxddpg.render\n"
+        "print('jaxddpg.rendering' in sys.modules, 'matplotlib.pyplot' in sys.modules, matplotlib.get_backend())"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "svg"
+    assert done.stdout.split() == ["True", "False", "svg"]
 
 
 def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):

@@ -1,15 +1,20 @@
-"""The command in all kinds of surroundings, each in a process of its own, and what it leaves to a caller in Python."""
+"""The command in all kinds of surroundings, some of which need a process of their own, and what it leaves to a caller
+in Python."""
 
+import contextlib
+import io
 import os
 import pty
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import TINY, call
 
-COMMAND = [sys.executable, "-m", "jaxddpg"]
+from jaxddpg import experiment
+from jaxddpg.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +27,11 @@ def surroundings(tmp_path_factory):
 
 
 def shell(command, directory, **variables):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | variables
     return subprocess.run(
         f"'{sys.executable}' -m jaxddpg {command}",
         shell=True,
         cwd=directory,
-        env=environment,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -40,10 +44,13 @@ def test_a_notebooks_backend_does_not_matter(surroundings):
     assert (done.returncode, done.stdout, done.stderr) == (0, "läuft/learning_curve.png\n", "")
 
 
-@pytest.mark.slow
-def test_names_that_the_terminal_cannot_show_are_escaped(surroundings):
-    done = shell("plot läuft", surroundings, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "l\\xe4uft/learning_curve.png\n", "")
+def test_names_that_the_terminal_cannot_show_are_escaped(surroundings, monkeypatch):
+    monkeypatch.chdir(surroundings)
+    written = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(written, encoding="ascii")) as out:
+        assert main(["plot", "läuft"]) == 0
+        out.flush()
+    assert written.getvalue() == b"l\\xe4uft/learning_curve.png\n"
 
 
 SLOW = pytest.mark.slow
@@ -71,30 +78,32 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path):
 PACKAGE = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("term", "redraws"),
-    [("xterm", True), ("dumb", False), ("unknown", False)],
-)
-def test_progress_is_shown_on_every_terminal(term, redraws, surroundings):
-    """As a bar where a line can be redrawn, else as lines."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "train", "tiny.yaml", "--run-dir", f"shown_{term}"],
-        cwd=surroundings,
-        env=os.environ | {"TERM": term, "JAX_NUM_CPU_DEVICES": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=child,
-    )
-    os.close(child)
+def read_to_the_end(descriptor):
+    """What a terminal shows until its other end is closed."""
     shown = b""
-    try:
-        while chunk := os.read(parent, 4096):
+    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+        while chunk := os.read(descriptor, 4096):
             shown += chunk
-    except OSError:  # how Linux says that the other end was closed
-        pass
+    return shown
+
+
+@pytest.mark.parametrize(("term", "redraws"), [("xterm", True), ("dumb", False), ("unknown", False)])
+def test_progress_is_shown_on_every_terminal(term, redraws, surroundings, monkeypatch):
+    """As a bar where a line can be redrawn, else as lines."""
+    monkeypatch.chdir(surroundings)
+    monkeypatch.setenv("TERM", term)
+    parent, child = pty.openpty()
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(read_to_the_end, parent)
+        with (
+            open(child, "w") as terminal,
+            contextlib.redirect_stderr(terminal),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            code = main(["train", "tiny.yaml", "--run-dir", f"shown_{term}"])
+        shown = reading.result()
     os.close(parent)
-    assert process.wait() == 0
+    assert code == 0
     assert (b"\x1b[" in shown) == redraws
     assert (b"epoch 1/1 | " in shown) == (not redraws)
 
@@ -115,6 +124,15 @@ def test_a_caller_in_python_finds_everything_as_it_was(surroundings, monkeypatch
         monkeypatch.delenv(name)
     import jax
 
+    during, whole = [], experiment.run
+
+    def watched(*arguments, **settings):
+        during.append((jax.config.jax_debug_nans, jax.config.jax_debug_key_reuse))
+        with jax.debug_nans(False), jax.debug_key_reuse(False):  # with them each program is traced again
+            return whole(*arguments, **settings)
+
+    monkeypatch.setattr(experiment, "run", watched)
+
     def state():
         debugging = (jax.config.jax_debug_nans, jax.config.jax_debug_key_reuse)
         streams = (sys.stdout, sys.stdout.errors, sys.stderr, sys.stderr.errors)
@@ -124,5 +142,6 @@ def test_a_caller_in_python_finds_everything_as_it_was(surroundings, monkeypatch
     assert call("plot", "läuft", "--output", "curves.png")[0] == 0
     assert call("train", "tiny.yaml", "--agent.gamma", "2")[0] == 2
     assert call("train", "tiny.yaml", "--debug", "--run-dir", "debugged", "--quiet")[0] == 0
+    assert during == [(True, True)]
     assert call("--version")[0] == 0
     assert state() == before

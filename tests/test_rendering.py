@@ -131,12 +131,14 @@ def test_frames_are_evenly_spread(steps, expected):
     assert rendering.frames(steps) == list(expected)
 
 
-def test_a_long_episode_is_thinned_but_not_its_return(tmp_path):
+def test_a_long_episode_is_thinned_but_not_its_return(tmp_path, monkeypatch):
     rollout = made("MountainCar-silver", np.linspace([-1, 0], [0, 0], 5001), np.zeros((5000, 1)), np.full(5000, -1))
     steps = rendering.frames(5000)
     assert (len(steps), steps[0], steps[-1]) == (150, 0, 5000)
     assert set(np.diff(steps)) == {33, 34}
-    assert len(drawn(rollout, tmp_path)) == 150
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering, "MAX_FRAMES", 15)
+        assert len(drawn(rollout, tmp_path)) == 15
     figure, show = rendering.scene(rollout)
     show(4966)
     assert figure.get_suptitle() == "step 4966, return -4966"
@@ -469,6 +471,7 @@ def test_a_run_without_policies_is_refused(finished, tmp_path):
         render(tmp_path, tmp_path / "rollout.gif")
 
 
+@pytest.mark.slow
 def test_rendering_leaves_the_users_backend_alone():
     """A notebook that draws an episode keeps its own figures and backend."""
     script = "import sys; from jaxddpg import rendering; rendering.draw; print('matplotlib.pyplot' in sys.modules)"
