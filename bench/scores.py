@@ -78,7 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - set(EXPERIMENTS):
         parser.error(f"there is no experiment {', '.join(unknown)}")
-    rows = list(csv.DictReader(RESULTS.open(newline=""))) if RESULTS.exists() else []
+    rows = [*csv.DictReader(RESULTS.read_text().splitlines())] if RESULTS.exists() else []
     if not options.table:
         for name in options.names or EXPERIMENTS:
             rows = [row for row in rows if row["experiment"] != name] + measure(name)

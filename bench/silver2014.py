@@ -126,7 +126,7 @@ def main() -> None:
             writer = csv.DictWriter(file, fieldnames=list(measured[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(measured)
-    rows = list(csv.DictReader(RESULTS.open(newline="")))
+    rows = [*csv.DictReader(RESULTS.read_text().splitlines())]
     print(table(rows))
     draw(rows)
 

@@ -228,7 +228,6 @@ def bench(script):
     return done.stdout
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the scripts leave it to their end to close what they read
 @pytest.mark.parametrize(
     ("script", "page"),
     [

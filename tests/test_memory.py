@@ -23,13 +23,13 @@ def shapes(experiment, members):
     return jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), members))
 
 
-def needed(experiment, members, copies=1):
+def needed(experiment, members, copies=1, best=False):
     """Bytes, found out by asking for the least that is not refused."""
     like, low, high = shapes(experiment, members), 0, 2**40
     while low < high:
         middle = (low + high) // 2
         try:
-            memory.check(experiment, like, copies, middle)
+            memory.check(experiment, like, copies, middle, best)
             high = middle
         except ConfigError:
             low = middle + 1
@@ -47,6 +47,8 @@ def test_what_is_counted_is_what_is_allocated(ran):
     assert counted["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     assert needed(experiment, count) == sum(counted.values())
     assert needed(experiment, count, copies=2) == 2 * sum(counted.values())
+    agents = sum(leaf.nbytes for leaf in jax.tree.leaves(state.agent))
+    assert needed(experiment, count, best=True) == sum(counted.values()) + agents
     result = ran[1]
     assert result.summary["state_bytes"] == counted
     assert result.summary["epoch_temporary_bytes"] > 0

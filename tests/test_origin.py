@@ -121,8 +121,8 @@ def test_a_whole_number_and_a_truth_value_are_different_parameters():
     assert jax.tree.map(lambda x: x, Environment("x", {"n": True, "m": 2.0})).parameters == {"n": True, "m": 2.0}
 
 
+@pytest.mark.slow  # what it clears is compiled again
 def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():
-    """The last test of this module: those after it would compile again what it clears."""
     one, other = (origin.of(experiment(slope=slope)).environment for slope in (1.0, 2.5))
     assert one == other
     composition.build(experiment().member())

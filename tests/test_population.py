@@ -139,6 +139,16 @@ def test_members_are_taken_wherever_they_are(placement, wanted):
     )
 
 
+@pytest.mark.parametrize("placement", [1, 2, 3])
+def test_members_are_chosen_wherever_they_are(placement):
+    population = populate([0.3] * 5, range(5), placement)
+    ones = population.init()
+    others = population.take(ones, [4, 3, 2, 1, 0])
+    chosen = population.gather(population.choose([True, False, False, False, True], ones, others))
+    expected = population.gather(population.take(ones, [0, 3, 2, 1, 4]))
+    jax.tree.map(np.testing.assert_array_equal, chosen, expected)
+
+
 def test_members_taken_go_on_as_those_they_copy_with_keys_and_numbers_of_their_own():
     population = populate([0.3, 0.1, 0.2], [0, 1, 2], 1)
     groups = population.take(population.init(), [1, 1, 2])
