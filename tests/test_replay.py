@@ -1,6 +1,7 @@
+import functools
+
 import flashbax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -9,19 +10,33 @@ from scipy import stats
 from jaxddpg import replay
 from jaxddpg.types import Clock, Experience
 
-ROW = Experience(jnp.zeros(2), jnp.zeros(1), jnp.zeros(()), jnp.zeros(2), jnp.zeros((), jnp.uint8))
+ROW = Experience(np.zeros(2, "f4"), np.zeros(1, "f4"), np.zeros((), "f4"), np.zeros(2, "f4"), np.zeros((), np.uint8))
+
+
+@functools.cache
+def uniform(capacity):
+    """The memory, its functions compiled once."""
+    memory = replay.uniform(capacity)
+    return memory._replace(
+        init=jax.jit(memory.init), add=jax.jit(memory.add), sample=jax.jit(memory.sample, static_argnums=3)
+    )
 
 
 def rows(numbers):
     """Rows that carry their number in every field."""
-    number = jnp.asarray(numbers, jnp.float32)
-    wide = jnp.stack([number, -number], -1)
-    return Experience(wide, number[:, None], number, wide + 0.5, (number % 3).astype(jnp.uint8))
+    number = np.asarray(numbers, np.float32)
+    wide = np.stack([number, -number], -1)
+    return Experience(wide, number[:, None], number, wide + 0.5, (number % 3).astype(np.uint8))
+
+
+def rewards(state):
+    """Those of the whole ring."""
+    return np.asarray(jax.jit(lambda state: state.unpack(state.rows).reward)(state))
 
 
 def filled(capacity, num_envs, steps):
     """The ring after `steps` vector steps, and the clock of the next."""
-    memory = replay.uniform(capacity)
+    memory = uniform(capacity)
     state = memory.init(ROW)
     for step in range(steps):
         clock = Clock(np.uint32(0), np.uint32(step), num_envs)
@@ -35,7 +50,7 @@ def test_it_holds_the_newest_rows_like_a_ring(steps):
     ring = oracles.Ring(12)
     for step in range(steps):
         ring.add(np.arange(3) + step * 3 + 1)
-    held = np.asarray(state.unpack(state.rows).reward)
+    held = rewards(state)
     assert sorted(held[held > 0]) == sorted(ring.rows)
 
 
@@ -59,11 +74,12 @@ def test_it_samples_uniformly_what_was_written_and_nothing_else(steps):
 def test_it_samples_what_flashbax_holds():
     memory, state, clock = filled(16, 4, 11)
     other = flashbax.make_item_buffer(16, 1, 16, add_batches=True)
-    ring = other.init(ROW)
+    ring, add = jax.jit(other.init)(ROW), jax.jit(other.add)
     for step in range(11):
-        ring = other.add(ring, rows(np.arange(4) + step * 4 + 1))
+        ring = add(ring, rows(np.arange(4) + step * 4 + 1))
     ours = memory.sample(jax.random.key(0), clock, state, 2_000).reward
-    theirs = jax.vmap(lambda key: other.sample(ring, key).experience.reward)(jax.random.split(jax.random.key(0), 99))
+    sample = jax.jit(jax.vmap(lambda ring, key: other.sample(ring, key).experience.reward, (None, 0)))
+    theirs = sample(ring, jax.random.split(jax.random.key(0), 99))
     np.testing.assert_array_equal(np.unique(ours), np.unique(theirs))
 
 
@@ -75,11 +91,11 @@ def test_the_same_key_draws_the_same_rows_and_another_others():
 
 
 def test_the_position_is_right_beyond_two_to_the_thirty_first():
-    memory, step = replay.uniform(8), 2**31 + 3
+    memory, step = uniform(8), 2**31 + 3
     clock = Clock(np.uint32(0), np.uint32(step), num_envs=2)
     state = memory.add(clock, memory.init(ROW), rows([5, 6]))
     position = (step % 4) * 2
-    np.testing.assert_array_equal(state.unpack(state.rows).reward[position : position + 2], [5, 6])
+    np.testing.assert_array_equal(rewards(state)[position : position + 2], [5, 6])
 
 
 def test_a_capacity_that_would_wrap_is_refused():
