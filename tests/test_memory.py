@@ -11,13 +11,6 @@ from jaxddpg.population import make_population
 from jaxddpg.training import clock_at
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """The directory of a run of the tiny experiment, and its result."""
-    directory = tmp_path_factory.mktemp("ran") / "run"
-    return directory, run(tiny(), directory)
-
-
 def shapes(experiment, members):
     init = composition.build(experiment.member()).init
     return jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), members))
@@ -36,7 +29,7 @@ def needed(experiment, members, copies=1):
     return low
 
 
-def test_what_is_counted_is_what_is_allocated(ran):
+def test_what_is_counted_is_what_is_allocated():
     experiment = tiny()
     count = experiment.population.num_seeds
     population = make_population(composition.build, [experiment.member()] * count, range(count))
@@ -47,7 +40,7 @@ def test_what_is_counted_is_what_is_allocated(ran):
     assert counted["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     assert needed(experiment, count) == sum(counted.values())
     assert needed(experiment, count, copies=2) == 2 * sum(counted.values())
-    result = ran[1]
+    result = run(experiment)
     assert result.summary["state_bytes"] == counted
     assert result.summary["epoch_temporary_bytes"] > 0
 
@@ -114,6 +107,7 @@ def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_refuses_what_does_not_fit(ran):
-    said = call("evaluate", ran[0], "--num-episodes", 10**10)
+def test_evaluate_refuses_what_does_not_fit(tmp_path):
+    run(tiny(), tmp_path / "run")
+    said = call("evaluate", tmp_path / "run", "--num-episodes", 10**10)
     assert refused(said, "for 10,000,000,000 episodes of at most 10 steps", "lower --num-episodes to ") == []
