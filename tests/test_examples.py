@@ -29,9 +29,8 @@ def load_example(name):
     return module
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "num_envs", "updates"), [pytest.param(4, 4, 2, marks=pytest.mark.slow), (8, 1, 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_steps", "num_envs", "updates"), [(4, 4, 2), (8, 1, 1)])
 def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monkeypatch):
     """With a short warm-up and small networks, after eight updates: later some gradient near zero has another sign, to
     which Adam gives its full step."""
@@ -185,8 +184,9 @@ def test_every_config_can_be_traced_as_it_is(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs(path, tmp_path):
+@pytest.mark.parametrize("name", ["lillicrap2015", "pendulum_pbt", "goddard", "silver2014/puddle_world"])
+def test_one_config_of_each_kind_runs(name, tmp_path):
+    path = ROOT / "configs" / f"{name}.yaml"
     result = experiment.run(config.read(path, shortened(config.read(path))), tmp_path / "run")
     assert np.isfinite(result.summary["final_return_iqm"])
 

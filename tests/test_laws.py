@@ -120,11 +120,8 @@ def test_no_branch_on_the_hot_path(trainer, state):
     ("base", "placement", "ratio", "num_envs"),
     [
         (BASE, 1, "1", 1),
-        pytest.param(BASE, 1, "2", 2, marks=pytest.mark.slow),
         pytest.param(BASE, 1, "1/2", 1, marks=pytest.mark.slow),
-        pytest.param(BASE, 2, "1", 1, marks=pytest.mark.slow),
         pytest.param(BASE, 2, "2", 2, marks=pytest.mark.slow),
-        pytest.param(LINEAR, 1, "1", 1, marks=pytest.mark.slow),
         (LINEAR, 2, "2", 2),
     ],
 )

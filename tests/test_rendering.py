@@ -76,10 +76,8 @@ def pictures(path):
     return np.stack(frames), durations
 
 
-NAMES = [
-    pytest.param(name, marks=[] if name in ("Pendulum-v1", "PuddleWorld-silver", GENERIC) else pytest.mark.slow)
-    for name in (*CONTINUOUS, GENERIC)
-]
+FEW = ("Pendulum-v1", "PuddleWorld-silver", GENERIC)
+NAMES = [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in CONTINUOUS if name not in FEW)]
 
 
 def drawn(rollout, tmp_path):
@@ -97,7 +95,7 @@ def test_every_environment_moves_in_its_picture(name, tmp_path):
     assert (tmp_path / "rollout.gif").stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     """Nothing of an earlier step stays in it, and nothing that moves is missing."""
     rollout = example(name)
@@ -114,7 +112,7 @@ def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     assert np.sum(distance.max(axis=-1) > 30) <= 50
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_a_diverged_policy_can_be_drawn(name, tmp_path):
     rollout = example(name)
     observations, actions, rewards = (np.full_like(values, np.nan) for values in rollout[1:4])

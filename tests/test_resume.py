@@ -334,8 +334,8 @@ def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_pa
     ("how", "kills"),
     [
         (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 3, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_process_is_gone_on_with_in_a_new_one(how, kills, whole, tmp_path):

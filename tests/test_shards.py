@@ -81,9 +81,9 @@ def test_shards_learn_as_one_from_the_whole_batch(kind, over):
             state, _ = expected
 
 
-def train(placement=0):
+def train():
     """What three members in four shards are after two epochs, and the text of their epoch."""
-    experiment = config.parse(SIZES, {"population.placement": placement})
+    experiment = config.parse(SIZES)
     population = composition.populate(experiment)
     population.compile(clock_at(experiment.training, 0), False)
     groups = population.init()
@@ -96,10 +96,10 @@ def train(placement=0):
     return population.gather(groups), metrics() | evaluation(), text, groups
 
 
-def save(path, placement):
+def save(path):
     """Leaves them on eight devices: two rows of four."""
     assert jax.local_device_count() == 8
-    state, metrics, text, groups = train(placement)
+    state, metrics, text, groups = train()
     for group in groups:
         for leaf in jax.tree.leaves(group.agent):
             copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
@@ -112,10 +112,9 @@ def save(path, placement):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("placement", [0, 2])
-def test_a_mesh_of_members_and_shards_gives_the_same_numbers(placement, tmp_path):
+def test_a_mesh_of_members_and_shards_gives_the_same_numbers(tmp_path):
     """Two devices are fewer than four shards, so one holds all; eight are two rows. The numbers are the same."""
-    program = f"import test_shards; test_shards.save({str(tmp_path / 'mesh.npz')!r}, {placement})"
+    program = f"import test_shards; test_shards.save({str(tmp_path / 'mesh.npz')!r})"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=Path(__file__).parent)
     state, metrics, text, _ = train()
