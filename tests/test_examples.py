@@ -100,24 +100,12 @@ def shortened(whole):
     } | ({"population.selection.interval": "1"} if selecting else {})
 
 
-FIRST, *OTHERS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [FIRST, *OTHERS])
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_readmes_python_runs(block, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
-
-
-def test_readmes_first_python_runs_with_a_short_config(tmp_path, monkeypatch):
-    """The file that it names holds the experiment with shorter epochs."""
-    (tmp_path / "configs").mkdir()
-    short = config.read(ROOT / "configs" / "pendulum.yaml", shortened(config.read(ROOT / "configs" / "pendulum.yaml")))
-    (tmp_path / "configs" / "pendulum.yaml").write_text(config.dump(short))
-    monkeypatch.chdir(tmp_path)
-    exec(compile(FIRST, "README.md", "exec"), {})
 
 
 SHOWN = re.findall(r"^(?:.*&& \.venv/bin/)?jaxddpg (train .*)$", README, re.MULTILINE)

@@ -119,7 +119,7 @@ def test_no_branch_on_the_hot_path(trainer, state):
 @pytest.mark.parametrize(
     ("base", "placement", "ratio", "num_envs"),
     [
-        (BASE, 1, "1", 1),
+        pytest.param(BASE, 1, "1", 1, marks=pytest.mark.slow),
         pytest.param(BASE, 1, "1/2", 1, marks=pytest.mark.slow),
         pytest.param(BASE, 2, "2", 2, marks=pytest.mark.slow),
         (LINEAR, 2, "2", 2),
@@ -165,7 +165,8 @@ FUSIONS = {("0.10", "ddpg"): 579, ("0.10", "copdac"): 171, ("0.11", "ddpg"): 574
 """Counted in the compiled epoch of one member, by minor release of JAX: what is launched one by one."""
 
 
-@pytest.mark.parametrize("algorithm", ["ddpg", pytest.param("copdac", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ddpg", "copdac"])
 def test_the_program_does_not_fall_to_pieces(algorithm):
     """A tenth more fusions than there were is a loss of speed that no timing on a busy machine would show."""
     recorded = FUSIONS.get((jax.__version__.rpartition(".")[0], algorithm))

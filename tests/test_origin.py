@@ -65,6 +65,7 @@ def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
     assert sentences(before._replace(environment={})) == []  # of an older run
 
 
+@pytest.mark.slow
 def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
     run(experiment(), tmp_path / "run", stopping=after(2))
     monkeypatch.setitem(WORLD, "reward", 2.0)

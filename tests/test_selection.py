@@ -163,7 +163,8 @@ def test_selection_goes_on_to_the_bit(whole, interruptions, tmp_path):
     equal(again, result)
 
 
-@pytest.mark.parametrize("placement", [pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", [2, 5])
 def test_every_placement_can_select(whole, placement, tmp_path):
     """After so few steps rounding decides nothing, so that the choices are the same."""
     method, directory, result = whole

@@ -279,6 +279,7 @@ def test_a_dumped_sweep_is_plain_yaml():
     assert dataclasses.asdict(swept())["population"]["sweep"] == GRID
 
 
+@pytest.mark.slow
 def test_a_change_holds_for_every_program_however_often_interrupted(tmp_path):
     """And one that cannot hold for all changes none."""
     axes = {"agent.batch_size": [4, 8]}
