@@ -56,9 +56,8 @@ def evaluate(
     backend.start()
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
-    length, like = make_environment(experiment.environment).episode_length, state_like(experiment, 1)
-    memory.check_evaluation(experiment, like, length, 1, memory.free(), "--num-episodes")
-    population = populate(experiment)
+    length, population = make_environment(experiment.environment).episode_length, populate(experiment)
+    memory.check_evaluation(experiment, population.like(1), length, 1, memory.free(), "--num-episodes")
     # Training's epochs count up from 0; these count down from the last there is.
     training = experiment.training
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), training.num_envs, training.num_shards)

@@ -178,7 +178,7 @@ def resume_sweep(
         begun = [name for name in programs if (directory / name / "config.yaml").exists()]
         for name in begun:
             (part,) = run_directory.parts(directory / name, programs[name])
-            _check_epochs(programs[name], _recall(part, programs[name], None).epoch)
+            _check_epochs(programs[name], _recall(part, programs[name]).epoch)
         return _run_programs(directory, experiment, programs, begun, quiet, stopping)
 
 
@@ -411,7 +411,7 @@ def _finished(
     return Result([*history.rows], summary, _restored(directory, history.epoch, like, partial=True)["agent"])
 
 
-def _recall(part: run_directory.Part, experiment: Experiment, environment: str | None) -> History:
+def _recall(part: run_directory.Part, experiment: Experiment, environment: str | None = None) -> History:
     """The rows up to the newest sound checkpoint; none where the run was interrupted before its first. `environment` is
     the digest of the environment, where it is known.
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from fractions import Fraction
+from functools import partial
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ MEMBERS, EPOCHS = 3, 2
 WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
 RATES, SCALES, SEEDS = [1e-4, 1e-2], [0.1, 0.2, 0.4], 2
 GRID = {"agent.actor_learning_rate": {"geomspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
+slow = partial(pytest.param, marks=pytest.mark.slow)
 CURVES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
 
 

@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import jax
 import pytest
-from helpers import TINY, call, refused
+from helpers import TINY, call, refused, slow
 
 from jaxddpg import backend
 from jaxddpg.config import ConfigError
-
-slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def ran(arguments, **variables):

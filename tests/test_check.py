@@ -3,17 +3,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import call
+from helpers import call, slow
 
 from jaxddpg import check, equations, networks, noise, training
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.types import Transition
 
 RUNGS = [*check.ESTIMATED, *check.EXACT]
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def outcome(rung):

@@ -474,9 +474,9 @@ def test_a_picture_that_cannot_be_written_is_refused(place, trained, tiny):
 def test_a_run_whose_members_all_diverged_has_failed_and_says_so_even_if_quiet(diverged):
     code, out, err = diverged[1]
     assert (code, out) == (1, "")
-    *told, error = err.splitlines()
-    assert len(told) == 2
-    for seed, sentence in enumerate(told):
+    *sentences, error = err.splitlines()
+    assert len(sentences) == 2
+    for seed, sentence in enumerate(sentences):
         assert sentence.startswith(f"the member of seed {seed} diverged at env step ")
     assert error.startswith("error: 2 of 2 members diverged; lower the learning rates")
 

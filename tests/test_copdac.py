@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import probes
 import pytest
+from helpers import slow
 
 from jaxddpg import noise, replay
 from jaxddpg.composition import make_agent
@@ -34,7 +35,6 @@ POLICIES = {
     "network": FeatureActor((4,)),
     "deep_tanh": FeatureActor((4, 3), "tanh"),
 }
-slow = partial(pytest.param, marks=pytest.mark.slow)
 EACH_POLICY = ["linear", "tanh", slow("network"), "deep_tanh"]
 
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from mutations.run import ROOT, read, tried
+from mutations.run import ROOT, read, tried, unchanged
 
 MUTATIONS = read()
 
@@ -22,8 +22,15 @@ def test_each_mutation_has_a_name_of_its_own():
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
 
 
+@pytest.fixture(scope="module")
+def sound():
+    """The tests pass in a copy without any change, so that it is the change that makes one fail."""
+    outcome = unchanged([*dict.fromkeys(test for mutation in MUTATIONS for test in mutation.tests)])
+    assert outcome.said == "pass", outcome.output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_mutation_is_seen(mutation):
+def test_a_mutation_is_seen(mutation, sound):
     outcome = tried(mutation)
     assert outcome.said == "seen", outcome.output

@@ -149,8 +149,8 @@ def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
     methods = [row["method"] for row in table(text, "median")]
     assert methods[:2] == ["sweep: scale 0.1, batch_size 4", "sweep: scale 0.2, batch_size 4"]
     assert methods[6:] == ["mine: scale 0.1", "mine: scale 0.2"]
-    told = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]
-    np.testing.assert_allclose(told, [v["final_return_iqm"] for v in summary_of(mine)["variants"]], rtol=1e-3)
+    means = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]
+    np.testing.assert_allclose(means, [v["final_return_iqm"] for v in summary_of(mine)["variants"]], rtol=1e-3)
     commands = [row["command"] for row in table(text, "command")]
     assert commands == 2 * [f"`jaxddpg sweep {several}/sweep.yaml`"] + [f"`jaxddpg sweep {mine}/config.yaml`"]
     assert f"`jaxddpg report {several} {mine} --output {tmp_path}/report`" in text
