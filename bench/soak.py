@@ -3,8 +3,8 @@
     python bench/soak.py
 
 Each round trains a small population in a new directory. The process is ended by SIGKILL or SIGTERM at a random moment,
-start-up included, once or more often; `jaxddpg resume` goes on. When the run is complete, its metrics and all that its
-last checkpoint holds are compared, to the bit, with those of a run that was never interrupted. Writes
+start-up included, once or more often; `jaxddpg resume` continues. When the run is complete, its metrics and all that
+its last checkpoint holds are compared, to the bit, with those of a run that was never interrupted. Writes
 bench/results/soak.json; ends with exit code 1 where a round differs.
 """
 

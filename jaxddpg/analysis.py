@@ -57,7 +57,8 @@ def evaluate(
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
     length, population = make_environment(experiment.environment).episode_length, populate(experiment)
-    memory.check_evaluation(experiment, population.like(1), length, 1, memory.free(), "--num-episodes")
+    at_once = memory.sharing(experiment, len(identities)).at_once
+    memory.check_evaluation(experiment, population.like(1), length, at_once, memory.free(), "--num-episodes")
     # Training's epochs count up from 0; these count down from the last there is.
     training = experiment.training
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), training.num_envs, training.num_shards)
@@ -302,11 +303,11 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
         rows = run_directory.rows(directory, experiment)
         count = len(identities)
         last = rows[states["at"][0] * count :][:count]
-        chosen = reporting.leader(last, "eval/return_mean")
+        measured = [rows[epoch * count + member] for member, epoch in enumerate(epochs)]
+        chosen = reporting.leader(measured, "eval/return_mean")
         identities = [
-            reporting.identity(rows[epochs[member] * count + member])
-            | {"standing": "best" if member == chosen else reporting.standing(row)}
-            for member, row in enumerate(last)
+            reporting.identity(own) | {"standing": "best" if member == chosen else reporting.standing(row)}
+            for member, (own, row) in enumerate(zip(measured, last, strict=True))
         ]
     return Policies(experiment, identities, epochs, states["agent"], diverged)
 

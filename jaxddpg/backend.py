@@ -1,6 +1,7 @@
 """JAX as its variables set it up: whether it finds a device, and whether a run can be computed that way."""
 
 import os
+import re
 
 import jax
 
@@ -19,7 +20,8 @@ _UNSUITABLE = {
 }
 """Why a run cannot be computed where one of these is set."""
 _SUITABLE = (None, False, "standard", "allow", "log", "log_explicit")
-_OURS = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+_OF_DEVICES = "JAX_(PLATFORM|NUM_CPU|CUDA|ROCM|TPU|PJRT)|XLA_|(CUDA|NVIDIA|HIP|ROCR|TPU)_VISIBLE"
+"""The variables that decide which devices JAX finds, and how it begins to use them."""
 
 
 def start() -> None:
@@ -30,7 +32,7 @@ def start() -> None:
     """
     use_all_cores()
     faults = [
-        f"{name.upper()} is {value}, but {reason}; unset it"
+        f"{name.upper()} is {value}, but {reason}; {_undo(name)}"
         for name, reason in _UNSUITABLE.items()
         if (value := getattr(jax.config, name)) not in _SUITABLE
     ]
@@ -48,8 +50,13 @@ def check_devices() -> None:
         raise ConfigError([f"JAX finds no device{reason}; {_remedy()}"]) from error
 
 
+def _undo(name: str) -> str:
+    standard = {"jax_numpy_dtype_promotion": "standard"}.get(name, "allow" if "guard" in name else False)
+    return "unset it" if name.upper() in os.environ else f"set {name} to {standard}"
+
+
 def _remedy() -> str:
-    names = [name for name in os.environ if name.startswith(("JAX_", "XLA_", "CUDA_")) and name not in _OURS]
+    names = [name for name in os.environ if re.match(_OF_DEVICES, name)]
     given = " and ".join(f"{name}={os.environ[name]}" for name in sorted(names))
     others = "install the JAX of your device, such as pip install 'jaxddpg[cuda13]'"
     return f"correct or unset {given}, or {others}" if given else others

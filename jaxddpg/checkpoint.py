@@ -47,7 +47,7 @@ class Origin(NamedTuple):
     jax: dict[str, Any]
     """Those of JAX that change numbers by more than rounding."""
     environment: dict[str, str]
-    """A digest of its computation, and the release of JAX."""
+    """A digest of its computation, and the release of JAX and the platform with which it was traced."""
 
 
 UNKNOWN = Origin({}, {}, {})

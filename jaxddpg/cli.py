@@ -188,7 +188,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
             reached = summaries[0]["epochs"]
             print(
                 f"error: another process of this run was lost or stopped; this one ended after epoch {reached}; "
-                f"`jaxddpg resume {directory}` goes on, with as many processes or fewer",
+                f"`jaxddpg resume {directory}` continues, with as many processes or fewer",
                 file=sys.stderr,
             )
             return 1
@@ -262,7 +262,7 @@ def _tell(
     epochs = min(summary["epochs"] for summary in summaries)
     ended = len(members) == experiment.population.num_members and epochs == experiment.training.num_epochs
     if received and not halted and not ended:
-        print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` goes on", file=sys.stderr)
+        print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` continues", file=sys.stderr)
         return 128 + received
     diverged = [member for member in members if member["diverged_by"]]
     for member in diverged if first else ():
@@ -271,11 +271,10 @@ def _tell(
     for sentence in unmeasured if first else ():
         print(f"warning: in the end, {sentence}", file=sys.stderr)
     if halted:
-        print(
-            f"error: {len(diverged)} of {len(members)} members diverged; lower the learning rates, bound "
-            "max_grad_norm, or look into the environment",
-            file=sys.stderr,
-        )
+        remedy = "lower the learning rates, bound max_grad_norm, or look into the environment"
+        if all(member.get("diverged_in") for member in diverged):
+            remedy = "look into the environment, whose numbers are not finite"
+        print(f"error: {len(diverged)} of {len(members)} members diverged; {remedy}", file=sys.stderr)
         return 1
     return _measured(returns, unmeasured)
 

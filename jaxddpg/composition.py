@@ -5,6 +5,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -121,11 +122,20 @@ def check_environment(section: settings.Environment) -> None:
     if faults:
         raise ConfigError(faults)
     if section.name not in CONTINUOUS:
-        ends = trial.play(environment)
+        try:
+            ends = trial.ended(_player(digest(section))(section, seed_key(0)))
+        except Exception as error:
+            raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
         if wrong := trial.faults(ends, environment.episode_length):
             raise ConfigError([f"environment {section.name} {fault}" for fault in wrong])
         for doubt in trial.doubts(ends, environment.episode_length):
             warnings.warn(f"environment {section.name} {doubt}", stacklevel=2)
+
+
+@lru_cache(maxsize=16)
+def _player(version: str) -> Callable[[settings.Environment, Key], trial.Flags]:
+    """`trial.play`, compiled once for environments of one computation, whose traced parameters may differ."""
+    return jax.jit(lambda section, key: trial.play(make_environment(section), key))
 
 
 def _glimpse() -> Callable[[settings.Environment, Key], tuple[State, State, jax.Array, TimeStep]]:
@@ -174,6 +184,8 @@ def _kind(leaf: Any) -> str:
 def _sentence(error: BaseException) -> str:
     """Where in the user's code an error was raised, its kind where the text alone would not say it, and its first
     line, or else the line of code."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and (called_back := callback_error(error)):
+        return called_back
     frames = [
         (frame, summary)
         for (frame, _), summary in zip(
@@ -189,6 +201,16 @@ def _sentence(error: BaseException) -> str:
     file = Path(place.filename)
     named = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     return f"{named} line {place.lineno}: {type(error).__name__}: {text or f'{place.line} in {place.name}'}"
+
+
+def callback_error(error: jax.errors.JaxRuntimeError) -> str | None:
+    """Where in the user's code a Python function was that JAX called back and that failed, and how; None where it was
+    something else that failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or "callback" not in lines[0]:
+        return None
+    places = [line.removeprefix("File ").replace('"', "") for line in lines if line.startswith("File ")]
+    return ": ".join([*places[-1:], lines[-1]])
 
 
 def make_agent(

@@ -220,13 +220,14 @@ def whole(directory: Path, overrides: Mapping[str, Any] | None = None) -> Experi
 
 def check_output(path: Path) -> None:
     """ConfigError where a file cannot be written, before what takes long begins; leaves nothing behind."""
-    there = path.exists()
+    file = path.resolve()  # what a link leads to, which stays
+    there = file.exists()
     try:
-        path.open("a").close()
+        file.open("a").close()
     except OSError as error:
         raise ConfigError([f"--output {path} cannot be written: {error.strerror}; name another"]) from error
     if not there:
-        path.unlink()
+        file.unlink()
 
 
 def extended(directory: Path, overrides: Mapping[str, Any]) -> tuple[Experiment, dict[str, list[Any]]]:

@@ -29,11 +29,10 @@ from jaxddpg import (
     reporting,
     run_directory,
     settings,
-    shards,
 )
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Best, Cohort
-from jaxddpg.composition import check_member, make_environment, populate
+from jaxddpg.composition import callback_error, check_member, make_environment, populate
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
 from jaxddpg.hosts import Host
@@ -103,7 +102,10 @@ def run(
     experiment, *others = config.programs(experiment).values()
     if others:
         raise ConfigError(
-            [f"population.sweep falls into {1 + len(others)} programs, but a run is one; `jaxddpg sweep` runs them all"]
+            [
+                f"the settings in population.sweep need {1 + len(others)} compiled programs, but a run has one; use "
+                "`jaxddpg sweep`, which runs one for each"
+            ]
         )
     _check_extras(experiment.reporting)
     _caution(experiment, host)
@@ -251,9 +253,10 @@ def resume(
             return finished[0]
         if host.process_id == 0:
             run_directory.write(directory / "config.yaml", config.dump(experiment))
-        for part, _, history in known:
+        for part, population, history in known:
             now = datetime.datetime.now().isoformat(timespec="seconds")
             record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": outcome.versions()}
+            record["environment"] = origin.of(experiment, population.version).environment
             with (part.directory / "resumptions.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
         results = list[Result]()
@@ -306,16 +309,20 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
+        if (called_back := callback_error(error)) is None:
             raise
-        raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
+        raise RunError(f"the environment failed in a callback: {called_back}") from error
+    except jax.errors.KeyReuseError as error:
+        raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
     except OSError as error:
         reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         remedy = ""
         if directory is not None:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             there = directory.is_dir()
-            goes_on = f"{'make room, then ' * full}`jaxddpg resume {directory}` goes on"
+            goes_on = f"{'make room, then ' * full}`jaxddpg resume {directory}` continues"
             remedy = f"; {goes_on if there else f'{directory} is no longer there'}"
         raise RunError(f"{reason}{remedy}") from error
 
@@ -326,27 +333,20 @@ def _populated(experiment: Experiment, members: range, on_disk: bool = True) -> 
     Raises:
         ConfigError: the parts do not fit each other, or so many members not this machine's memory.
     """
-    count = len(members)
     backend.start()
     looked_at: list[settings.Environment] = []
     for variant in config.variants(experiment):
         if variant.environment not in looked_at:
             check_member(variant.member())
             looked_at.append(variant.environment)
-    on_cpu = jax.default_backend() == "cpu"
-    devices = 1 if on_cpu else jax.local_device_count()  # those of a CPU share the machine's memory
-    row = shards.devices_each(experiment.training.num_shards, devices)
-    sharing, free = -(-count // (devices // row)), memory.free()
-    copies = 1 + (on_cpu and on_disk) + (experiment.population.selection.method != "none")
+    sharing, free = memory.sharing(experiment, len(members)), memory.free()
+    selecting = experiment.population.selection.method != "none"
+    copies = 1 + (on_disk and jax.default_backend() == "cpu") + selecting
     population = populate(experiment, members)
-    like = population.like(sharing)
-    room = memory.check(experiment, like, copies, free and free * row, best=on_disk)
+    like = population.like(sharing.members)
+    room = memory.check(experiment, like, copies, free and free * sharing.devices, best=on_disk)
     longest = max(make_environment(section).episode_length for section in looked_at)
-    placement = experiment.population.placement
-    at_once = (
-        min(sharing, (placement or 1) * jax.local_device_count()) if on_cpu else min(placement or sharing, sharing)
-    )
-    memory.check_evaluation(experiment, like, longest, at_once, room)
+    memory.check_evaluation(experiment, like, longest, sharing.at_once, room)
     return population
 
 
@@ -416,7 +416,7 @@ def _recall(part: run_directory.Part, experiment: Experiment, environment: str |
     the digest of the environment, where it is known.
 
     Raises:
-        ConfigError: there were checkpoints, but none can be gone on from, and starting anew would lose what is sound.
+        ConfigError: there were checkpoints, but none can be used, and to start over would lose what is sound.
     """
     directory, members = part
     count, rows, found = len(members), reporting.read_rows(directory / reporting.METRICS), checkpoint.epochs(directory)
@@ -429,16 +429,16 @@ def _recall(part: run_directory.Part, experiment: Experiment, environment: str |
         except checkpoint.DamagedError as error:
             notes.append(f"{error}; an older one is looked for")
             continue
-        origin.check(before, experiment, environment)  # its file may have been edited by hand
         origin.check_jax(before)
+        origin.check(before, experiment, environment)  # its file may have been edited by hand
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue
-        return History(rows[: (epoch + 1) * count], [*notes, f"going on after epoch {epoch}"])
+        return History(rows[: (epoch + 1) * count], [*notes, f"continuing after epoch {epoch}"])
     if found:
-        remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start anew"
-        raise ConfigError([f"{directory} cannot go on: {note.split(';')[0]}; {remedy}" for note in notes])
-    return History((), ["there is no checkpoint to go on from; starting anew"])
+        remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start over"
+        raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
+    return History((), ["there is no checkpoint to continue from; starting from the beginning"])
 
 
 def _begin(directory: Path | None, population: Population, history: History) -> tuple[Groups, Best | None]:

@@ -1,14 +1,36 @@
 """What a population takes, counted before anything is allocated, against what is free."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxddpg import shards
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
 from jaxddpg.types import State
+
+
+class Sharing(NamedTuple):
+    """How the members of a population share a memory."""
+
+    devices: int
+    """of as many devices"""
+    members: int
+    """at most, in the memory of these devices together"""
+    at_once: int
+    """that are computed side by side"""
+
+
+def sharing(experiment: Experiment, count: int) -> Sharing:
+    """How so many members of an experiment share a memory; the devices of a CPU have that of the machine in common."""
+    on_cpu, placement = jax.default_backend() == "cpu", experiment.population.placement
+    devices = 1 if on_cpu else jax.local_device_count()
+    row = shards.devices_each(experiment.training.num_shards, devices)
+    members = -(-count // (devices // row))
+    block = (placement or 1) * jax.local_device_count() if on_cpu else placement or members
+    return Sharing(row, members, min(members, block))
 
 
 def parts(like: State) -> dict[str, int]:

@@ -15,15 +15,19 @@ from jaxddpg.settings import Experiment
 def of(experiment: Experiment, environment: str | None = None) -> Origin:
     """What the checkpoints of an experiment come from, here and now; `environment` is its digest, where it is known."""
     found = environment or digest(config.variants(experiment)[0].environment)
-    return Origin(config.learning(experiment), numerics(), {"sha256": found, "jax": jax.__version__})
+    traced_with = {"jax": jax.__version__, "platform": jax.default_backend()}
+    return Origin(config.learning(experiment), numerics(), {"sha256": found} | traced_with)
 
 
 def check(before: Origin, experiment: Experiment, environment: str | None = None) -> None:
     """Raises ConfigError where an experiment is another one, and warns where its environment has changed."""
     config.check_unaltered(before.settings, experiment)
-    now = of(experiment, environment).environment if before.environment else {}
-    # Another release of JAX may trace the same computation in another way.
-    if now != before.environment and now["jax"] == before.environment["jax"]:
+    if not before.environment:
+        return
+    now = of(experiment, environment)
+    # Where JAX is another release, on another platform or set otherwise, the same code may be another computation.
+    alike = now.environment | {"sha256": before.environment["sha256"]} == before.environment and now.jax == before.jax
+    if alike and now.environment != before.environment:
         warnings.warn(
             f"the environment {experiment.environment.name} is not the one that this run was trained in: its code or a "
             "library of it has changed; put back what it was, or train a new run",

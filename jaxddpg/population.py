@@ -291,7 +291,8 @@ def make_population(
     def compile(clock: Clock, resumed: bool) -> None:
         if _debugging():
             return  # it traces again at every call
-        if all(program.compiled for name, program in programs.items() if not (resumed and name == "init")):
+        missing = [name for name, program in programs.items() if not (program.compiled or (resumed and name == "init"))]
+        if not missing:
             return
         found = programs["init"].shapes(*first[0])
         state = jax.tree.map(
@@ -299,11 +300,12 @@ def make_population(
             found,
             shardings(of_state, found),
         )
+        arguments = {"init": (), "epoch": (clock, state), "evaluate": (clock, state.agent)}
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
-            running = {} if resumed else {"init": threads.submit(programs["init"].lower(*first[0]).compile)}
-            for name, argument in (("epoch", state), ("evaluate", state.agent)):
-                running[name] = threads.submit(programs[name].lower(*first[0], clock, argument).compile)
+            running = {
+                name: threads.submit(programs[name].lower(*first[0], *arguments[name]).compile) for name in missing
+            }
             for name, compiling in running.items():
                 programs[name].compiled = compiling.result()
 

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TextIO
 
 
@@ -21,28 +21,29 @@ def prepared(variables: Mapping[str, str]) -> Iterator[None]:
         FileNotFoundError: the working directory no longer exists.
     """
     _reopen_closed()
-    path, streams = [*sys.path], (sys.stdout, sys.stderr)
+    path = [*sys.path]
     # A notebook's kernel hands its backend, which other environments do not have, on to its subprocesses.
     changed = {name: value for name, value in variables.items() if name not in os.environ} | {"MPLBACKEND": "agg"}
     before = {name: os.environ.get(name) for name in changed}
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     os.environ |= changed
-    # Python has none where the descriptor was closed.
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in streams)  # noqa: SIM115
-    handlers = [_escape(stream) for stream in (sys.stdout, sys.stderr)]
     try:
-        with warnings.catch_warnings():
+        with (
+            open(os.devnull, "w") as nowhere,  # Python has no stream where the descriptor was closed
+            redirect_stdout(sys.stdout or nowhere) as out,
+            redirect_stderr(sys.stderr or nowhere) as err,
+            _escaping(out),
+            _escaping(err),
+            warnings.catch_warnings(),
+        ):
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             yield
     finally:
-        for stream, handler in zip((sys.stdout, sys.stderr), handlers, strict=True):
-            _escape(stream, handler)
-        sys.stdout, sys.stderr = streams
         sys.path[:] = path
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)  # which the command may have removed
             else:
                 os.environ[name] = value
 
@@ -56,10 +57,16 @@ def _reopen_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor is this one
 
 
-def _escape(stream: TextIO, handler: str | None = "backslashreplace") -> str | None:
-    """Sets what a stream does with what it cannot encode, and returns what it did before."""
+@contextmanager
+def _escaping(stream: TextIO) -> Iterator[None]:
+    """Has a stream escape what it cannot encode."""
     before = getattr(stream, "errors", None)
-    if handler and hasattr(stream, "reconfigure"):
-        with suppress(ValueError):  # it is closed
-            stream.reconfigure(errors=handler)
-    return before
+    if not before or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # it was closed
+            stream.reconfigure(errors=before)

@@ -280,7 +280,7 @@ class Display:
         for other in rows:
             if other["diverged_by"] and other["member"] not in self._diverged:
                 self._diverged.add(other["member"])
-                self.note(f"{divergence(other)}; it is frozen as it was before")
+                self.note(f"{divergence(other)}; its last finite state is kept")
             if (sentence := unmeasured(other)) and other["member"] not in self._unmeasured:
                 self.note(f"warning: after epoch {row['epoch']}, {sentence}")
         self._unmeasured = {other["member"] for other in rows if unmeasured(other)}

@@ -13,7 +13,7 @@ from jaxddpg import checkpoint, config, reporting
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
 
-IN_USE = "--run-dir {} already holds a run; name another, or none for a new one; `jaxddpg resume` goes on with a run"
+IN_USE = "--run-dir {} already holds a run; name another, or leave --run-dir out; `jaxddpg resume` continues with a run"
 HOSTS = "hosts"
 """In the directory of a run that several processes train: a directory for the part of each."""
 _PATIENCE = 300.0
@@ -58,7 +58,7 @@ def check_free(directory: Path) -> None:
     if (directory / "config.yaml").exists():
         raise ConfigError([IN_USE.format(directory)])
     if (directory / config.SWEEP).exists():
-        raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or none for a new one"])
+        raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or leave --run-dir out"])
     if any((directory / name).exists() for name in (reporting.METRICS, checkpoint.DIRECTORY, HOSTS)):
         raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())

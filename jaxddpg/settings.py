@@ -6,6 +6,7 @@ does not import JAX, so that help and configuration errors never wait for it.
 """
 
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -524,6 +525,16 @@ def _sections(section: type) -> Iterator[type]:
                 yield from _sections(inner)
 
 
+def _text(item: Any) -> str | None:
+    """What is no number to be traced as text, which can be hashed, and in which 1 and True differ; else None."""
+    if not isinstance(item, int | str | list | tuple | Mapping):
+        return None
+    try:
+        return json.dumps(item)
+    except TypeError:  # it holds what JAX has put in the place of a number
+        return None
+
+
 def _flattening(section: type) -> tuple[Callable, Callable]:
     """How JAX takes a settings class apart and puts it together again."""
     # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
@@ -534,12 +545,10 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
         for field in dataclasses.fields(section):
             entry = getattr(value, field.name)
             if isinstance(entry, Mapping):
-                static = {name: item for name, item in entry.items() if isinstance(item, int | str)}
+                texts = {name: _text(item) for name, item in entry.items()}
+                static = {name: text for name, text in texts.items() if text is not None}
                 numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
-                # With their types, as 1 and True are equal.
-                structure.append(
-                    (field.name, tuple((name, type(static[name]), static[name]) for name in sorted(static)))
-                )
+                structure.append((field.name, tuple(sorted(static.items()))))
             elif field.type is Scalar or field.name in sections:
                 numbers[field.name] = entry
             else:
@@ -548,7 +557,9 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
 
     def unflatten(structure: tuple, children: tuple[dict[str, Any]]) -> Any:
         (numbers,) = children
-        mappings = {name: {key: item for key, _, item in entry} for name, entry in structure if name in numbers}
+        mappings = {
+            name: {key: json.loads(item) for key, item in entry} for name, entry in structure if name in numbers
+        }
         plain = {name: entry for name, entry in structure if name not in numbers}
         return section(**numbers | plain | {name: entry | numbers[name] for name, entry in mappings.items()})
 

@@ -1,6 +1,7 @@
 """What a function computes, as JAX traces it."""
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,9 +36,20 @@ def _described(jaxpr: jax.extend.core.Jaxpr, constants: Sequence[Any] = ()) -> I
                     yield [*_described(value.jaxpr, value.consts)]
                 elif isinstance(value, jax.extend.core.Jaxpr):
                     yield [*_described(value)]
+                elif name == "callback":
+                    yield _source(getattr(value, "callback_func", value))
                 elif name != "name" and not callable(value):
                     yield name, re.sub("0x[0-9a-f]+", "", str(value))
     yield [*map(place, jaxpr.outvars)]
+
+
+def _source(function: Any) -> str:
+    """The code of a Python function that is called from the computation, but not of what it calls itself."""
+    function = inspect.unwrap(getattr(function, "func", function))  # of a `functools.partial` too
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # it has none
+        return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _constant(value: Any) -> tuple:

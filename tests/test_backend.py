@@ -1,6 +1,7 @@
 """What JAX's variables prevent; where JAX must read them, in a process of its own, as it reads them once."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -53,9 +54,14 @@ def test_a_command_that_finds_no_device_names_the_variable(command, tmp_path, mo
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    for innocent in ("CUDA_HOME", "JAX_DEBUG_NANS"):
+        monkeypatch.setenv(innocent, "0")
     monkeypatch.setattr(jax, "devices", without_a_device)
     fragments = ["JAX finds no device: Unable to initialize backend 'cuda'", "JAX_PLATFORMS=cuda", "pip install"]
-    assert refused(call(*command.split()), *fragments) == []
+    said = call(*command.split())
+    assert refused(said, *fragments) == []
+    assert "CUDA_HOME" not in said[2]
+    assert "DEBUG" not in said[2]
     assert not (tmp_path / "run").exists()
 
 
@@ -76,12 +82,15 @@ def test_check_names_it_too():
         (lambda: jax.no_tracing(True), "JAX_NO_TRACING"),
     ],
 )
-def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name):
+def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name, monkeypatch):
     with set_up(), pytest.raises(ConfigError) as error:
         backend.start()
     (fault,) = error.value.faults
     assert fault.startswith(f"{name} is ")
-    assert fault.endswith("; unset it")
+    assert re.search(f"; set {name.lower()} to (False|standard|allow)$", fault)
+    monkeypatch.setenv(name, "1")
+    with set_up(), pytest.raises(ConfigError, match=r"; unset it$"):
+        backend.start()
     backend.start()
 
 

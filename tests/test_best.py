@@ -96,6 +96,8 @@ def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
     for member, epoch in enumerate(epochs):
         rate = "agent.actor_learning_rate"
         assert found[member][rate] == rows[epoch, member][rate]
+    returns = [rows[epoch, member]["eval/return_mean"] for member, epoch in enumerate(epochs)]
+    assert [row["standing"] == "best" for row in found] == [value == max(returns) for value in returns]
     every = {epoch: agents(tmp_path / "run", epoch) for epoch in {*epochs, "best"}}
     for member, epoch in enumerate(epochs):
         jax.tree.map(

@@ -448,6 +448,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_link_to_a_file_that_is_not_there_yet_is_an_output(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "there.png")
+    config.check_output(tmp_path / "link.png")
+    assert [*tmp_path.iterdir()] == [tmp_path / "link.png"]
+
+
 def test_plot_draws_the_run_again(trained):
     picture = trained[0] / "learning_curve.png"
     before = picture.read_bytes()

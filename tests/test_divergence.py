@@ -136,8 +136,8 @@ def test_one_of_several_stops_the_run_where_that_is_asked(tmp_path):
         f"the member of seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite, from the "
         in err
     )
-    assert "environment's step; it is frozen as it was before" in err
-    assert "error: 1 of 1 members diverged; lower" in err
+    assert "environment's step; its last finite state is kept" in err
+    assert "error: 1 of 1 members diverged; look into the environment, whose numbers are not" in err
     assert "diverged" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
     assert (tmp_path / "run" / "learning_curve.png").is_file()

@@ -118,4 +118,5 @@ def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, m
 
 def test_evaluate_refuses_what_does_not_fit(ran):
     said = call("evaluate", ran[0], "--num-episodes", 10**10)
-    assert refused(said, "for 10,000,000,000 episodes of at most 10 steps", "lower --num-episodes to ") == []
+    fragments = ["for 10,000,000,000 episodes of at most 10 steps, of 2 members at a time", "lower --num-episodes to "]
+    assert refused(said, *fragments) == []  # one on each device

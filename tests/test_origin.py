@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import probes
 import pytest
 from helpers import after, call, tiny
 
-from jaxddpg import composition, origin
+from jaxddpg import composition, origin, tracing
 from jaxddpg.analysis import load_policy
 from jaxddpg.checkpoint import Origin
 from jaxddpg.envs.episodic import episodic
@@ -62,6 +63,9 @@ def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
     assert (
         sentences(before._replace(environment={**before.environment, "jax": "0.0.1"})) == []
     )  # which may trace otherwise
+    assert sentences(before._replace(environment={**before.environment, "platform": "tpu"})) == []
+    with jax.default_matmul_precision("highest"):
+        assert sentences(before) == []
     assert sentences(before._replace(environment={})) == []  # of an older run
 
 
@@ -80,7 +84,10 @@ def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=sentence):
         load_policy(tmp_path / "run")
     with pytest.warns(UserWarning, match=sentence):
-        resume(tmp_path / "run")
+        resume(tmp_path / "run", {"training.num_epochs": 4})
+    records = [json.loads(line) for line in (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines()]
+    first, second = (record["environment"]["sha256"] for record in records)
+    assert first != second == origin.of(experiment()).environment["sha256"]
 
 
 def test_a_program_of_the_environment_before_it_changed_is_not_used(monkeypatch):
@@ -99,6 +106,22 @@ def test_the_ranges_and_the_length_of_an_environment_are_part_of_it(changed, mon
     original = changing
     monkeypatch.setitem(globals(), "changing", lambda slope: original(slope)._replace(**changed))
     assert composition.digest(experiment().environment) != before
+
+
+def doubled(place):
+    return 2 * place
+
+
+def test_the_source_of_a_callback_is_part_of_an_environment():
+    """JAX traces of it that there is one."""
+
+    def calling(function):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return tracing.digest(lambda x: jax.pure_callback(function, shape, x), jnp.zeros(()))
+
+    assert calling(doubled) == calling(doubled) != calling(lambda place: 3 * place)
+    assert calling(partial(doubled)) == calling(doubled)
+    assert calling(np.sin) == calling(np.sin) != calling(np.cos)
 
 
 def test_a_key_among_the_constants_of_an_environment_is_a_constant(monkeypatch):

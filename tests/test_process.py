@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import TINY, call
 
-from jaxddpg import experiment
+from jaxddpg import experiment, process
 from jaxddpg.cli import main
 
 
@@ -113,6 +113,13 @@ def test_in_a_pipe_progress_is_lines_whatever_colours_are_asked_for(variable, su
     assert done.returncode == 0
     assert "epoch 1/1 | " in done.stderr
     assert "\x1b[2K" not in done.stderr  # erases a line to draw it again
+
+
+def test_a_command_may_remove_a_variable_that_was_set_for_it(monkeypatch):
+    monkeypatch.delenv("SOME_VARIABLE", raising=False)
+    with process.prepared({"SOME_VARIABLE": "1"}):
+        assert os.environ.pop("SOME_VARIABLE") == "1"
+    assert "SOME_VARIABLE" not in os.environ
 
 
 def test_a_caller_in_python_finds_everything_as_it_was(surroundings, monkeypatch):

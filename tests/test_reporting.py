@@ -167,7 +167,7 @@ def test_a_member_that_diverged_is_told_once(capsys):
             display.epoch(found)
     told = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
     assert told == [
-        "the member of seed 8 diverged at env step 1,234: an observation was not finite; it is frozen as it was before"
+        "the member of seed 8 diverged at env step 1,234: an observation was not finite; its last finite state is kept"
     ]
 
 

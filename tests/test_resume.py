@@ -320,7 +320,7 @@ def test_the_command_goes_on_and_ends_like_training(whole, interrupted, tmp_path
     interrupted(2, tmp_path / "run")
     code, out, err = call("resume", tmp_path / "run")
     assert code == 0, err
-    assert "going on after epoch 1" in err
+    assert "continuing after epoch 1" in err
     assert "IQM of the final returns" in out
     assert comparable(tmp_path / "run") == comparable(whole[0])
 
@@ -382,7 +382,7 @@ def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_pa
         if lost == "checkpoints":
             flip_a_byte(tmp_path / "run" / "checkpoints" / str(epoch))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"cannot go on.*to start anew") as error:
+    with pytest.raises(ConfigError, match=r"cannot continue.*to start over") as error:
         resume(tmp_path / "run")
     assert all(("metrics end" if lost == "metrics" else "is damaged") in fault for fault in error.value.faults)
     assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -237,7 +237,7 @@ def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
 
 
 def test_a_run_is_one_program():
-    with pytest.raises(config.ConfigError, match=r"falls into 2 programs"):
+    with pytest.raises(config.ConfigError, match=r"need 2 compiled programs"):
         run(swept({"agent.batch_size": [4, 8]}))
 
 

@@ -13,11 +13,13 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment as Gymnax
 from gymnax.environments.environment import EnvParams, EnvState
+from helpers import call, refused, tiny
 
-from jaxddpg import config, settings
+from jaxddpg import checkpoint, config, settings
 from jaxddpg.composition import check_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.envs.episodic import episodic
+from jaxddpg.experiment import RunError, resume, run
 from jaxddpg.types import Environment, TimeStep
 
 
@@ -162,6 +164,41 @@ def own_endless():
     return own(over=lambda time: (False, time < 0))
 
 
+FAILING = {"now": True}
+
+
+def calling_back():
+    """What is observed comes from Python."""
+
+    def seen(place):
+        if FAILING["now"]:
+            raise KeyError("no such place")
+        return place
+
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return own(observe=lambda place: jax.pure_callback(seen, shape, place, vmap_method="sequential")[None])
+
+
+def with_a_key_used_twice():
+    made = own()
+
+    def step(key, state, action):
+        return made.step(key, state, action + 0 * jax.random.normal(key) + 0 * jax.random.uniform(key))
+
+    return made._replace(step=step)
+
+
+def ending_after(time=20.0):
+    return own(over=lambda passed: (False, passed >= time))
+
+
+def with_lists(sizes, places, names):
+    assert [*map(type, sizes)] == [int, int]
+    assert [*map(type, places)] == [float, float]
+    assert names == {"one": [True, "1"]}
+    return own(observe=lambda place: place + jnp.zeros(sizes[0]))._replace(observation_size=sizes[0])
+
+
 def own_of_triples():
     return own()._replace(reset=lambda key: (jnp.zeros(()), jnp.zeros(1), {}))
 
@@ -238,6 +275,51 @@ def test_an_error_of_the_users_code_names_its_file_and_line(factory, line, messa
         checked(factory)
     (fault,) = error.value.faults
     assert f": test_trial.py line {line_of(line)}: {message}" in fault
+
+
+def test_an_error_in_a_callback_names_its_line(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    with pytest.raises(ConfigError) as error:
+        checked("calling_back")
+    (fault,) = error.value.faults
+    assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in fault
+
+
+def test_a_callback_that_fails_in_a_run_ends_it_in_a_sentence_and_what_was_saved_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setitem(FAILING, "now", False)
+    experiment = tiny(
+        environment={"name": f"{__name__}:calling_back", "parameters": {}}, checkpoint={"interval_seconds": 0}
+    )
+    with pytest.raises(RunError) as error:
+        run(experiment, tmp_path / "run", stopping=lambda: FAILING.update(now=True))
+    assert str(error.value).startswith("the environment failed in a callback: ")
+    assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in str(error.value)
+    monkeypatch.setitem(FAILING, "now", False)
+    assert checkpoint.epochs(tmp_path / "run") == [0]
+    assert resume(tmp_path / "run").summary["epochs"] == experiment.training.num_epochs
+
+
+def test_a_key_that_is_used_twice_is_named(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config.dump(tiny(environment={"name": f"{__name__}:with_a_key_used_twice", "parameters": {}})))
+    said = call("train", path, "--debug", "--quiet", "--run-dir", tmp_path / "run")
+    assert refused(said, "with_a_key_used_twice cannot be traced by JAX: KeyReuseError") == []
+
+
+def test_each_variant_is_tried_with_its_own_numbers():
+    """They are tried by one program, as their numbers are traced."""
+    checked("ending_after", time=20.0)
+    with pytest.raises(ConfigError, match="does not end its episodes after 20 steps"):
+        checked("ending_after", time=30.0)
+    checked("ending_after", time=7.0)
+
+
+def test_lists_and_mappings_arrive_as_they_were_given(tmp_path):
+    parameters = {"sizes": [3, 2], "places": [0.5, 1.0], "names": {"one": [True, "1"]}}
+    checked("with_lists", **parameters)
+    made = run(tiny(environment={"name": f"{__name__}:with_lists", "parameters": parameters}))
+    assert np.isfinite(made.rows[-1]["eval/return_mean"])
 
 
 def test_an_error_while_a_module_is_imported_names_its_line(tmp_path, monkeypatch):

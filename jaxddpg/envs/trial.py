@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxddpg.types import Environment, Key, State
 
+Flags = tuple[jax.Array, ...]
+"""Of each step and player [T, P]: whether an episode ended, and the flags of `Ends`."""
 _PLAYERS, _MOST_STEPS = 4, 1_000
 
 
@@ -26,17 +28,10 @@ class Ends(NamedTuple):
     """Steps"""
 
 
-def play(environment: Environment) -> Ends:
-    """Plays one episode with actions of 0 and others with random ones, each for at most 1000 steps."""
+def play(environment: Environment, key: Key) -> Flags:
+    """Plays as many steps as an episode may have, at most 1000: the first player with an action of 0, the others with
+    random ones."""
     length = min(environment.episode_length, _MOST_STEPS)
-    over, *flags = map(np.asarray, jax.jit(lambda key: _flags(environment, key, length))(jax.random.key(0)))
-    first, players = over.argmax(0), np.arange(_PLAYERS)
-    terminated, truncated, moved, stale = (flag[first, players] for flag in flags)
-    return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, length)
-
-
-def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, ...]:
-    """Of each step and player [T, P]: whether an episode ended, and the flags of `Ends`."""
     reset_key, step_key, action_key = jax.random.split(key, 3)
     state, starts = jax.vmap(environment.reset)(jax.random.split(reset_key, _PLAYERS))
     actions = jax.random.uniform(action_key, (length, _PLAYERS, environment.action_size), minval=-1.0)
@@ -50,6 +45,14 @@ def _flags(environment: Environment, key: Key, length: int) -> tuple[jax.Array, 
         return state, (seen.terminated | seen.truncated, seen.terminated, seen.truncated, moved, ~moved & ~begun)
 
     return jax.lax.scan(step, state, (keys, actions.at[:, 0].set(0.0)))[1]
+
+
+def ended(flags: Flags) -> Ends:
+    """How the first episode of each player ended."""
+    over, *others = map(np.asarray, flags)
+    first, players = over.argmax(0), np.arange(_PLAYERS)
+    terminated, truncated, moved, stale = (flag[first, players] for flag in others)
+    return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, len(over))
 
 
 def faults(ends: Ends, episode_length: int) -> list[str]:
