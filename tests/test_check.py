@@ -18,7 +18,7 @@ def outcome(rung):
         return {case.name: case.holds for case in map(check.compare, rung())}
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", [slow(rung) if rung == "regulator" else rung for rung in RUNGS])
 def test_every_rung_holds(rung):
     assert all(outcome(rung).values())
 

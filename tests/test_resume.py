@@ -330,14 +330,8 @@ def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_pa
     assert refused(call("resume", whole[0], "--agent.tau", "0.1"), "agent.tau is 0.1, but") == []
 
 
-@pytest.mark.parametrize(
-    ("how", "kills"),
-    [
-        (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "kills"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGTERM, 1)])
 def test_a_killed_process_is_gone_on_with_in_a_new_one(how, kills, whole, tmp_path):
     """At a moment that chance chose, once or several times, until the run is complete: it is the run never stopped."""
     (tmp_path / "small.yaml").write_text(config.dump(small()))
