@@ -31,14 +31,14 @@ def main() -> None:
     overrides = {"training.steps_per_epoch": 2_000, "training.num_epochs": 2 * options.pairs + 1}
     settings = config.read("configs/pendulum.yaml", overrides | {"replay.capacity": options.capacity})
     population = make_population(composition.build, [settings.member()] * 10, range(10))
-    groups = population.init()
+    state = population.init()
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder), 2) as writer:
         for epoch in range(1, 2 * options.pairs + 2):
             writing, start = epoch % 2 == 0, time.perf_counter()
             if writing:
-                writer.save(epoch, population.gather(groups))
-            groups, metrics = population.epoch(clock_at(settings.training, epoch), groups)
+                writer.save(epoch, population.gather(state))
+            state, metrics = population.epoch(clock_at(settings.training, epoch), state)
             metrics()
             writer.wait()
             if epoch > 1:  # which compiles

@@ -71,8 +71,7 @@ def shape(
 
 def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, Any]:
     """Runs epochs of a `shape` in this process: updates per second of all members together, the median of all epochs
-    but the first, and the seconds that compiling took; the population, and its groups at the end."""
-    import numpy as np
+    but the first, and the seconds that compiling took; the population, and its state at the end."""
     import optax
 
     from jaxddpg import composition, config
@@ -85,15 +84,14 @@ def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, A
     start = time.perf_counter()
     population.compile(clock_at(training, 0), False)
     compile_seconds = time.perf_counter() - start
-    groups, seconds = population.init(), []
+    state, seconds = population.init(), []
     for epoch in range(1, epochs + 2):
         start = time.perf_counter()
-        groups, metrics = population.epoch(clock_at(training, epoch), groups)
+        state, metrics = population.epoch(clock_at(training, epoch), state)
         metrics()
         seconds.append(time.perf_counter() - start)
     per_epoch = training.steps_per_epoch * kind.get("updates_per_step", 1)
-    for group in groups:
-        counts = np.asarray(optax.tree.get(group.agent.critic_optimizer, "count"))
-        assert set(counts.ravel().tolist()) == {(epochs + 1) * per_epoch}
+    counts = optax.tree.get(population.gather(state.agent.critic_optimizer), "count")
+    assert set(counts.ravel().tolist()) == {(epochs + 1) * per_epoch}
     rate = kind.get("members", 1) * per_epoch / statistics.median(seconds[1:])
-    return {"updates_per_second": rate, "compile_seconds": compile_seconds}, population, groups
+    return {"updates_per_second": rate, "compile_seconds": compile_seconds}, population, state

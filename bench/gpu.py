@@ -45,14 +45,13 @@ def rate(shape: dict[str, Any], epochs: int, learn: bool = False) -> dict[str, A
 
     from jaxddpg.types import Clock
 
-    measured, population, groups = common.measure(shape, epochs)
+    measured, population, state = common.measure(shape, epochs)
     told = measured | {
         "fusions": len(re.findall(r" fusion\(", population.programs["epoch"].compiled.as_text())),
         "device": jax.devices()[0].device_kind,
     }
     if learn:
-        agents = [group.agent for group in groups]
-        told["returns"] = population.evaluate(Clock(np.uint32(epochs + 1), np.uint32(0), 1), agents)()[
+        told["returns"] = population.evaluate(Clock(np.uint32(epochs + 1), np.uint32(0), 1), state.agent)()[
             "return_mean"
         ].tolist()
     return told

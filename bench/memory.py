@@ -36,15 +36,15 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
     )
     use_all_cores()
     population = make_population(composition.build, [settings.member()] * members, range(members))
-    groups, seconds = population.init(), []
-    replay_bytes = sum(leaf.nbytes for group in groups for leaf in jax.tree.leaves(group.replay))
+    state, seconds = population.init(), []
+    replay_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     for epoch in range(1, rounds + 2):
         start = time.perf_counter()
-        groups, metrics = population.epoch(clock_at(settings.training, epoch), groups)
+        state, metrics = population.epoch(clock_at(settings.training, epoch), state)
         metrics()
         seconds.append(time.perf_counter() - start)
     memory = population.programs["epoch"].compiled.memory_analysis()
-    last = jax.tree.leaves(groups[-1].agent.critic_optimizer)[0]
+    last = jax.tree.leaves(population.gather(state.agent.critic_optimizer))[0]
     assert int(last[-1]) == (rounds + 1) * settings.training.steps_per_epoch
     return {
         "replay_bytes": replay_bytes,

@@ -98,10 +98,10 @@ def dispatch(smoke: bool) -> dict[str, float]:
     # One dispatch: a second would wait for the first, which costs nothing, for the cores are busy.
     experiment = config.read(path, short | {"population.num_seeds": jax.local_device_count()})
     population = composition.populate(experiment)
-    groups, called, took = population.init(), [], []
+    state, called, took = population.init(), [], []
     for epoch in range(1, 3 if smoke else 21):
         start = time.perf_counter()
-        groups, metrics = population.epoch(clock_at(experiment.training, epoch), groups)
+        state, metrics = population.epoch(clock_at(experiment.training, epoch), state)
         called.append((time.perf_counter() - start) * 1e3)
         metrics()
         took.append((time.perf_counter() - start) * 1e3)

@@ -24,9 +24,9 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
 def warmed_up(settings: config.Experiment) -> tuple[Population, list]:
     """Two members after the first epoch, which compiles."""
     population = make_population(composition.build, [settings.member()] * 2, range(2))
-    groups, metrics = population.epoch(clock_at(settings.training, 1), population.init())
+    state, metrics = population.epoch(clock_at(settings.training, 1), population.init())
     metrics()
-    return population, groups
+    return population, state
 
 
 def compare(name: str, pairs: int) -> dict[str, object]:
@@ -41,12 +41,12 @@ def compare(name: str, pairs: int) -> dict[str, object]:
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for pair in range(pairs):
         for which in ("with", "without") if pair % 2 else ("without", "with"):
-            population, groups = populations[which]
+            population, state = populations[which]
             start = time.process_time()
-            groups, metrics = population.epoch(clock_at(settings.training, pair + 2), groups)
+            state, metrics = population.epoch(clock_at(settings.training, pair + 2), state)
             metrics()
             seconds[which].append(time.process_time() - start)
-            populations[which] = population, groups
+            populations[which] = population, state
     ratios = [a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
     return {"ratio_median": statistics.median(ratios), "ratios": ratios, "cpu_seconds": seconds}
 

@@ -51,12 +51,12 @@ def pair(overrides: dict[str, str], rounds: int) -> dict[str, list[float]]:
     plain = config.parse(config.as_mapping(swept) | {"population": {"num_seeds": count}})
     training = swept.training
     populations = {"sweep": composition.populate(swept), "seeds": composition.populate(plain)}
-    groups = {name: population.init() for name, population in populations.items()}
+    states = {name: population.init() for name, population in populations.items()}
     rates: dict[str, list[float]] = {name: [] for name in populations}
     for epoch in range(1, rounds + 2):
         for name in sorted(populations, reverse=epoch % 2 == 0):
             start = time.perf_counter()
-            groups[name], metrics = populations[name].epoch(clock_at(training, epoch), groups[name])
+            states[name], metrics = populations[name].epoch(clock_at(training, epoch), states[name])
             metrics()
             rates[name].append(count * training.steps_per_epoch / (time.perf_counter() - start))
     return {name: values[1:] for name, values in rates.items()}  # the first compiles

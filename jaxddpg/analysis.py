@@ -57,8 +57,8 @@ def evaluate(
     experiment, identities, epochs, agents, diverged = _policies(Path(directory), epoch)
     experiment = dataclasses.replace(experiment, evaluation=settings.Evaluation(num_episodes))
     length, population = make_environment(experiment.environment).episode_length, populate(experiment)
-    at_once = memory.sharing(experiment, len(identities)).at_once
-    memory.check_evaluation(experiment, population.like(1), length, at_once, memory.free(), "--num-episodes")
+    like, at_once, _ = memory.held(population)
+    memory.check_evaluation(experiment, like, length, at_once, memory.free(), "--num-episodes")
     # Training's epochs count up from 0; these count down from the last there is.
     training = experiment.training
     clock = Clock(np.uint32(2**32 - 1 - seed), np.uint32(0), training.num_envs, training.num_shards)
@@ -289,17 +289,15 @@ class Policies(NamedTuple):
 
 
 def _policies(directory: Path, epoch: int | str) -> Policies:
-    """The policies of checkpoints, of each part of a run its own."""
+    """The policies of a checkpoint of a run."""
     experiment = config.of_run(directory)
     backend.check_devices()
-    parts = run_directory.parts(directory, experiment)
-    restored = [_restored(experiment, part, epoch) for part in parts]
-    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *restored)
+    states = _restored(experiment, directory, epoch)
     epochs, diverged = states["epoch"].tolist(), states["health"].diverged
     if epoch == BEST:  # which was finite, unless there was no such evaluation
         diverged &= states["health"].step < experiment.training.warmup_steps
     identities = config.identities(experiment)
-    if experiment.population.selection.method != "none":  # which is in one part, and changes numbers
+    if experiment.population.selection.method != "none":  # which changes numbers
         rows = run_directory.rows(directory, experiment)
         count = len(identities)
         last = rows[states["at"][0] * count :][:count]
@@ -312,14 +310,14 @@ def _policies(directory: Path, epoch: int | str) -> Policies:
     return Policies(experiment, identities, epochs, states["agent"], diverged)
 
 
-def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str) -> dict[str, Any]:
-    """The agents and the health of a part's members, the epochs of these agents, and the epoch `at` which they were
-    written, each leaf [M, ...]; where the newest checkpoint is damaged, of an older one, with a warning."""
-    directory, members = part
-    shapes, reasons = state_like(experiment, len(members)), dict[int, str]()
+def _restored(experiment: Experiment, directory: Path, epoch: int | str) -> dict[str, Any]:
+    """The agents and the health of members, the epochs of these agents, and the epoch `at` which they were written,
+    each leaf [M, ...]; where the newest checkpoint is damaged, of an older one, with a warning."""
+    count = experiment.population.num_members
+    shapes, reasons = state_like(experiment, count), dict[int, str]()
     wanted = {"agent": shapes.agent, "health": shapes.health}
     if epoch == BEST:
-        numbers = jax.ShapeDtypeStruct((len(members),), np.int32)
+        numbers = jax.ShapeDtypeStruct((count,), np.int32)
         wanted = {"best": {"agent": shapes.agent, "epoch": numbers}, "health": shapes.health}
     found = checkpoint.epochs(directory)
     while left := [candidate for candidate in _candidates(directory, epoch, found) if candidate not in reasons]:
@@ -339,7 +337,7 @@ def _restored(experiment: Experiment, part: run_directory.Part, epoch: int | str
             break
         if reasons:
             warnings.warn(f"{next(iter(reasons.values()))}; the policies are those of epoch {left[0]}", stacklevel=4)
-        at = np.full(len(members), left[0])
+        at = np.full(count, left[0])
         policies = state.pop("best", {}) or {"agent": state.pop("agent"), "epoch": at}
         return policies | {"health": state["health"], "at": at}
     raise ConfigError([f"the policies of {directory} cannot be read: {next(iter(reasons.values()))}"])

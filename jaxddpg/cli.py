@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import platformdirs
 
-from jaxddpg import config, hosts, process
+from jaxddpg import config, process
 from jaxddpg.config import ConfigError
 
 
@@ -168,41 +168,17 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     _import_jax()
-    with _processes(options, experiment) as watch, _Signals() as signals:
+    with _Signals() as signals:
         from jaxddpg import experiment as room
 
-        first, alone = watch.host.process_id == 0, watch.host.num_processes == 1
-        quiet = options.quiet or not first
-        if not first and not options.quiet:
-            print("training; the first process tells what comes of all", file=sys.stderr, flush=True)
         try:
             with _debugging() if options.debug else nullcontext():
-                results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
+                results = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
         except (room.RunError, FloatingPointError) as error:
             print(f"error: {config.first_line(error)}", file=sys.stderr)
             return 1
-        summaries = [result.summary for result in results]
-        if not signals.received:
-            watch.finish(lambda: bool(signals.received))
-        if watch.lost and not signals.received:
-            reached = summaries[0]["epochs"]
-            print(
-                f"error: another process of this run was lost or stopped; this one ended after epoch {reached}; "
-                f"`jaxddpg resume {directory}` continues, with as many processes or fewer",
-                file=sys.stderr,
-            )
-            return 1
-        if first and not alone and not signals.received:
-            whole = room.conclude(directory)
-            if whole is None:
-                print(
-                    f"error: the parts of other processes are not in {directory}; is it on a file system that all of "
-                    "them share?",
-                    file=sys.stderr,
-                )
-                return 1
-            summaries = [whole]
-    return _tell(experiment, directory, summaries, quiet, first, signals.received)
+    summaries = [result.summary for result in results]
+    return _tell(experiment, directory, summaries, options.quiet, True, signals.received)
 
 
 @contextmanager
@@ -290,32 +266,6 @@ def _measured(returns: Any, unmeasured: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-def _processes(options: argparse.Namespace, experiment: config.Experiment) -> hosts.Processes:
-    """Those that share this run."""
-    given = (options.coordinator, options.num_processes, options.process_id)
-    if not options.distributed:
-        if any(value is not None for value in (*given, options.meet_seconds)):
-            raise ConfigError(["--coordinator, --num-processes, --process-id and --meet-seconds need --distributed"])
-        return hosts.Processes()
-    seconds = 300 if options.meet_seconds is None else options.meet_seconds
-    if seconds < 1:
-        raise ConfigError([f"--meet-seconds is {seconds}, but must be at least 1"])
-    if len({value is None for value in given}) > 1:
-        raise ConfigError(["--coordinator, --num-processes and --process-id tell where to meet only together"])
-    if options.coordinator is not None:
-        host, _, port = options.coordinator.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise ConfigError([f"--coordinator is {options.coordinator}, but must be HOST:PORT, such as node1:29500"])
-        if options.num_processes < 1:
-            raise ConfigError([f"--num-processes is {options.num_processes}, but must be at least 1"])
-        if not 0 <= options.process_id < options.num_processes:
-            raise ConfigError(
-                [f"--process-id is {options.process_id}, but must be at least 0 and below {options.num_processes}"]
-            )
-    hosts.check(experiment, options.num_processes or 1)  # where it is told, nobody need be waited for to know
-    return hosts.Watch(hosts.Rendezvous(*given, seconds, config.dump(experiment)))
 
 
 def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:

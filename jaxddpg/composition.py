@@ -282,18 +282,17 @@ def build_shard(member: Member) -> Trainer:
     )
 
 
-def populate(experiment: Experiment, members: range | None = None) -> Population:
-    """The population of an experiment, or some of its members: every variant of the settings with each of the seeds."""
+def populate(experiment: Experiment) -> Population:
+    """The population of an experiment: every variant of the settings with each of the seeds."""
     count = experiment.population.num_seeds
-    found = [variant.member() for variant in variants(experiment) for _ in range(count)]
-    own = slice(members.start, members.stop) if members else slice(None)
+    members = [variant.member() for variant in variants(experiment) for _ in range(count)]
     return make_population(
         build_shard,
-        found[own],
-        experiment.population.seeds()[own],
+        members,
+        experiment.population.seeds(),
         experiment.population.placement,
         experiment.training.num_shards,
-        digest(found[0].environment),
+        digest(members[0].environment),
     )
 
 

@@ -22,7 +22,6 @@ from jaxddpg import (
     backend,
     checkpoint,
     config,
-    hosts,
     memory,
     origin,
     outcome,
@@ -35,8 +34,7 @@ from jaxddpg.cohort import Best, Cohort
 from jaxddpg.composition import callback_error, check_member, make_environment, populate
 from jaxddpg.config import ConfigError
 from jaxddpg.evaluation import causes
-from jaxddpg.hosts import Host
-from jaxddpg.population import Groups, Population
+from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import worst_if_not_finite
 from jaxddpg.training import Health, TrainingState, clock_at
@@ -81,7 +79,6 @@ def run(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
-    host: Host = Host(),
 ) -> Result:
     """Runs an experiment to its end.
 
@@ -89,8 +86,6 @@ def run(
         directory: where to leave the run; None leaves nothing on disk.
         quiet: shows no progress.
         stopping: asked after each epoch whether to end the run there.
-        host: which of several processes this is, each of which trains its part of the members and returns its result;
-            when all are done, `conclude` makes one run of their parts.
 
     Raises:
         ConfigError: a setting is faulty or the directory cannot be used, and nothing was written; or the memory does
@@ -98,7 +93,6 @@ def run(
         RunError: the disk is full or cannot be written; the newest sound checkpoint stays, to be resumed from.
     """
     experiment = config.checked(experiment)
-    hosts.check(experiment, host.num_processes)
     experiment, *others = config.programs(experiment).values()
     if others:
         raise ConfigError(
@@ -108,25 +102,19 @@ def run(
             ]
         )
     _check_extras(experiment.reporting)
-    _caution(experiment, host)
+    _caution(experiment)
     if directory is None:
-        members = run_directory.parts(Path(), experiment, host.num_processes)[host.process_id].members
-        population = _populated(experiment, members, on_disk=False)
+        population = _populated(experiment, on_disk=False)
         with _failures_told(None):
-            return _run(experiment, population, None, members, quiet, stopping)
+            return _run(experiment, population, None, quiet, stopping)
     directory = Path(directory)
-    if host.num_processes == 1:  # else this was looked at before the processes met
-        run_directory.check_free(directory)
-    part = run_directory.parts(directory, experiment, host.num_processes)[host.process_id]
-    population = _populated(experiment, part.members)
-    with run_directory.claimed(part.directory), _failures_told(directory):
-        if host.process_id == 0:
-            if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-                raise ConfigError([run_directory.IN_USE.format(directory)])
-            run_directory.write(directory / "config.yaml", config.dump(experiment))
-        else:
-            run_directory.await_first(directory, stopping)
-        return _run(experiment, population, *part, quiet, stopping)
+    run_directory.check_free(directory)
+    population = _populated(experiment)
+    with run_directory.claimed(directory), _failures_told(directory):
+        if (directory / "config.yaml").exists():  # of two runs that start together, one got it
+            raise ConfigError([run_directory.IN_USE.format(directory)])
+        run_directory.write(directory / "config.yaml", config.dump(experiment))
+        return _run(experiment, population, directory, quiet, stopping)
 
 
 def sweep(
@@ -135,7 +123,6 @@ def sweep(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
-    host: Host = Host(),
 ) -> list[Result]:
     """Runs every variant of the swept settings.
 
@@ -145,15 +132,14 @@ def sweep(
     Raises:
         ConfigError, RunError: as `run`; of several runs those that ended before are kept.
     """
-    hosts.check(experiment, host.num_processes)
     directory, experiment = Path(directory), config.checked(experiment)
     programs = config.programs(experiment)
     if [*programs] == [""]:
-        return [run(experiment, directory, quiet=quiet, stopping=stopping, host=host)]
+        return [run(experiment, directory, quiet=quiet, stopping=stopping)]
     _check_extras(experiment.reporting)
     run_directory.check_free(directory)
     for program in programs.values():
-        _populated(program, range(program.population.num_members))
+        _populated(program)
     with run_directory.claimed(directory):
         run_directory.check_free(directory)  # of two sweeps that start together, one got it
         return _run_programs(directory, experiment, programs, (), quiet, stopping)
@@ -165,7 +151,6 @@ def resume_sweep(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
-    host: Host = Host(),
 ) -> list[Result]:
     """Goes on with a sweep: with the run that was interrupted, and with those that have not begun.
 
@@ -175,12 +160,10 @@ def resume_sweep(
     config.whole(directory)  # else the lock would make a directory of any name
     with run_directory.claimed(directory):
         experiment, _ = config.extended(directory, changes or {})
-        hosts.check(experiment, host.num_processes)
         programs = config.programs(experiment)
         begun = [name for name in programs if (directory / name / "config.yaml").exists()]
         for name in begun:
-            (part,) = run_directory.parts(directory / name, programs[name])
-            _check_epochs(programs[name], _recall(part, programs[name]).epoch)
+            _check_epochs(programs[name], _recall(directory / name, programs[name]).epoch)
         return _run_programs(directory, experiment, programs, begun, quiet, stopping)
 
 
@@ -212,19 +195,17 @@ def resume(
     *,
     quiet: bool = True,
     stopping: Callable[[], bool] = lambda: False,
-    host: Host = Host(),
 ) -> Result:
     """Goes on with a run from its newest sound checkpoint, as if it had never been interrupted.
 
     On the same layout of devices the result is that of an uninterrupted run to the bit. A run without a checkpoint
-    starts anew. A run that several processes began keeps its parts, which any number of processes share.
+    starts from the beginning.
 
     Args:
         changes: settings by dotted path that do not alter what is learned: more epochs, reporting, checkpoints,
             placement. They are written into the run's `config.yaml` and recorded in its `resumptions.jsonl`.
         quiet: shows no progress.
         stopping: asked after each epoch whether to end the run there.
-        host: as for `run`.
 
     Raises:
         ConfigError: the directory holds no run or another process uses it, or a change would alter what is learned.
@@ -232,56 +213,25 @@ def resume(
     """
     directory = Path(directory)
     experiment, changed = config.extended(directory, changes or {})
-    parts = run_directory.parts(directory, experiment)[host.process_id :: host.num_processes]
-    if not parts:
-        raise ConfigError([f"{directory} has fewer parts than there are processes; use fewer"])
     _check_extras(experiment.reporting)
-    _caution(experiment, host)
-    with ExitStack() as stack:
-        stack.enter_context(_failures_told(directory))
-        for part in parts:
-            stack.enter_context(run_directory.claimed(part.directory))
-        populations = [_populated(experiment, part.members) for part in parts]
-        histories = [
-            _recall(part, experiment, population.version) for part, population in zip(parts, populations, strict=True)
-        ]
-        for history in histories:
-            _check_epochs(experiment, history.epoch)
-        known = [*zip(parts, populations, histories, strict=True)]
-        finished = [_finished(experiment, *each) for each in known]
-        if len(parts) == 1 and finished[0]:
-            return finished[0]
-        if host.process_id == 0:
-            run_directory.write(directory / "config.yaml", config.dump(experiment))
-        for part, population, history in known:
-            now = datetime.datetime.now().isoformat(timespec="seconds")
-            record = {"date": now, "epoch": history.epoch, "changes": changed, "versions": outcome.versions()}
-            record["environment"] = origin.of(experiment, population.version).environment
-            with (part.directory / "resumptions.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        results = list[Result]()
-        for (part, population, history), done in zip(known, finished, strict=True):
-            if not results or not stopping():
-                results.append(done or _run(experiment, population, *part, quiet, stopping, history))
-    if host.num_processes == 1 and len(parts) > 1:
-        conclude(directory)
-    return _joined(experiment, results)
-
-
-def conclude(directory: str | Path) -> dict[str, Any] | None:
-    """Makes one run of the parts that several processes left: its summary, which is returned, and its picture; None
-    where not all of them have come to their end."""
-    directory = Path(directory)
-    experiment = config.of_run(directory)
-    paths = [part.directory / "summary.json" for part in run_directory.parts(directory, experiment)]
-    found = [outcome.read(path) for path in paths if path.exists()]
-    ended = [each["epochs"] == experiment.training.num_epochs or halted(experiment, each["members"]) for each in found]
-    if len(found) < len(paths) or not all(ended):
-        return None
-    summary = outcome.merged(experiment, found)
-    run_directory.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-    _draw(directory)
-    return summary
+    _caution(experiment)
+    with _failures_told(directory), run_directory.claimed(directory):
+        population = _populated(experiment)
+        history = _recall(directory, experiment, population.version)
+        _check_epochs(experiment, history.epoch)
+        if finished := _finished(experiment, directory, population, history):
+            return finished
+        run_directory.write(directory / "config.yaml", config.dump(experiment))
+        record = {
+            "date": datetime.datetime.now().isoformat(timespec="seconds"),
+            "epoch": history.epoch,
+            "changes": changed,
+            "versions": outcome.versions(),
+            "environment": origin.of(experiment, population.version).environment,
+        }
+        with (directory / "resumptions.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return _run(experiment, population, directory, quiet, stopping, history)
 
 
 def _check_epochs(experiment: Experiment, reached: int) -> None:
@@ -327,11 +277,11 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         raise RunError(f"{reason}{remedy}") from error
 
 
-def _populated(experiment: Experiment, members: range, on_disk: bool = True) -> Population:
-    """The population of these members, of which nothing is on a device yet but their keys and numbers.
+def _populated(experiment: Experiment, on_disk: bool = True) -> Population:
+    """The population of an experiment, of which nothing is on a device yet but its keys and numbers.
 
     Raises:
-        ConfigError: the parts do not fit each other, or so many members not this machine's memory.
+        ConfigError: the parts do not fit each other, or the members not this machine's memory.
     """
     backend.start()
     looked_at: list[settings.Environment] = []
@@ -339,14 +289,9 @@ def _populated(experiment: Experiment, members: range, on_disk: bool = True) -> 
         if variant.environment not in looked_at:
             check_member(variant.member())
             looked_at.append(variant.environment)
-    sharing, free = memory.sharing(experiment, len(members)), memory.free()
-    selecting = experiment.population.selection.method != "none"
-    copies = 1 + (on_disk and jax.default_backend() == "cpu") + selecting
-    population = populate(experiment, members)
-    like = population.like(sharing.members)
-    room = memory.check(experiment, like, copies, free and free * sharing.devices, best=on_disk)
+    population = populate(experiment)
     longest = max(make_environment(section).episode_length for section in looked_at)
-    memory.check_evaluation(experiment, like, longest, sharing.at_once, room)
+    memory.check(experiment, population, longest, on_disk)
     return population
 
 
@@ -354,16 +299,13 @@ def _run(
     experiment: Experiment,
     population: Population,
     directory: Path | None,
-    members: range,
     quiet: bool,
     stopping: Callable[[], bool],
     history: History = History(),
 ) -> Result:
-    """Trains these members from where their history ends, in a directory that is ours."""
-    count = len(members)
-    total = experiment.population.num_members
-    number = f"{count} member{'s'[: count > 1]}{f' of {total}' if count < total else ''}"
-    title = f"{experiment.environment.name}, {number}{f' -> {directory}' if directory else ''}"
+    """Trains the members from where their history ends, in a directory that is ours."""
+    count = experiment.population.num_members
+    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
         display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
         reporters: list[reporting.Reporter] = [display]
@@ -379,27 +321,22 @@ def _run(
         if not _over(experiment, history.rows[-count:]):
             population.compile(clock_at(experiment.training, 0), bool(history.rows))
         compile_seconds = time.perf_counter() - start
-        groups, best = _begin(directory, population, history)
-        identities = config.identities(experiment)[members.start : members.stop]
-        cohort = Cohort(experiment, population, groups, identities, history.rows[-count:], best)
-        del groups  # they are donated to the next epoch
+        state, best = _begin(directory, population, history)
+        cohort = Cohort(experiment, population, state, config.identities(experiment), history.rows[-count:], best)
+        del state  # it is donated to the next epoch
         rows, agents = _train(experiment, population, [*history.rows], cohort, reporters, writer, stopping)
         summary = outcome.summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
             run_directory.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-            if count == total:  # else it is a part of a run
-                _draw(directory)
+            _draw(directory)
     return Result(rows, summary, agents)
 
 
-def _finished(
-    experiment: Experiment, part: run_directory.Part, population: Population, history: History
-) -> Result | None:
-    """The result of a part that has ended, as it left it; None where there is something left to be done."""
-    directory, members = part
+def _finished(experiment: Experiment, directory: Path, population: Population, history: History) -> Result | None:
+    """The result of a run that has ended, as it left it; None where there is something left to be done."""
     path = directory / "summary.json"
-    if not _over(experiment, history.rows[-len(members) :]) or not path.exists():
+    if not _over(experiment, history.rows[-experiment.population.num_members :]) or not path.exists():
         return None
     summary = outcome.read(path)
     if summary["epochs"] != history.epoch:
@@ -407,20 +344,20 @@ def _finished(
     if len((directory / reporting.METRICS).read_bytes().splitlines()) > len(history.rows):
         with reporting.MetricsFile(directory, history.rows):
             pass  # which leaves out what stands after them
-    like = {"agent": population.like(len(members)).agent}
+    like = {"agent": _on_disk(population, experiment.population.num_members)["agent"]}
     return Result([*history.rows], summary, _restored(directory, history.epoch, like, partial=True)["agent"])
 
 
-def _recall(part: run_directory.Part, experiment: Experiment, environment: str | None = None) -> History:
+def _recall(directory: Path, experiment: Experiment, environment: str | None = None) -> History:
     """The rows up to the newest sound checkpoint; none where the run was interrupted before its first. `environment` is
     the digest of the environment, where it is known.
 
     Raises:
         ConfigError: there were checkpoints, but none can be used, and to start over would lose what is sound.
     """
-    directory, members = part
-    count, rows, found = len(members), reporting.read_rows(directory / reporting.METRICS), checkpoint.epochs(directory)
-    expected = ((epoch, member) for epoch in itertools.count() for member in members)
+    count = experiment.population.num_members
+    rows, found = reporting.read_rows(directory / reporting.METRICS), checkpoint.epochs(directory)
+    expected = ((epoch, member) for epoch in itertools.count() for member in range(count))
     pairs = zip(((row["epoch"], row["member"]) for row in rows), expected, strict=False)
     told, notes = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), []
     for epoch in found:
@@ -441,29 +378,28 @@ def _recall(part: run_directory.Part, experiment: Experiment, environment: str |
     return History((), ["there is no checkpoint to continue from; starting from the beginning"])
 
 
-def _begin(directory: Path | None, population: Population, history: History) -> tuple[Groups, Best | None]:
+def _begin(directory: Path | None, population: Population, history: History) -> tuple[State, Best | None]:
     """The states of members and their best policies at the end of a history, from its checkpoint; or at the start."""
     if directory is None or not history.rows:
         return population.init(), None
     count = len(history.rows) // (history.epoch + 1)
-    state = _saved(directory, population, history.epoch, count)
-    best = state.pop("best")
+    like = _on_disk(population, count)
+    if checkpoint.holds(directory, history.epoch, "best"):
+        like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
+    state = _restored(directory, history.epoch, like)
+    # Earlier versions kept none.
+    best = state.pop("best", {"agent": state["agent"], "epoch": np.full(count, history.epoch, np.int32)})
     returns = [
         history.rows[epoch * count + member]["eval/return_mean"] for member, epoch in enumerate(best["epoch"].tolist())
     ]
-    return population.scatter(TrainingState(**state)), Best(
-        population.scatter_agents(best["agent"]), best["epoch"], worst_if_not_finite(returns)
-    )
+    best = Best(population.scatter_agents(best["agent"]), best["epoch"], worst_if_not_finite(returns))
+    return population.scatter(TrainingState(**state)), best
 
 
-def _saved(directory: Path, population: Population, epoch: int, count: int) -> dict[str, Any]:
-    """What a checkpoint holds of so many members, which fits the config; see `Cohort.snapshot`."""
-    like = dict(vars(population.like(count)))
-    if checkpoint.holds(directory, epoch, "best"):
-        like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
-    state = _restored(directory, epoch, like)
-    # Earlier versions kept none.
-    return {"best": {"agent": state["agent"], "epoch": np.full(count, epoch, np.int32)}} | state
+def _on_disk(population: Population, count: int) -> dict[str, Any]:
+    """The shapes and types of what a checkpoint holds of the states of so many members, by name."""
+    like = population.like
+    return vars(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), like))
 
 
 def _restored(directory: Path, epoch: int, like: dict[str, Any], partial: bool = False) -> dict[str, Any]:
@@ -491,14 +427,11 @@ def _train(
     def begin(epoch: int, before: Sequence[reporting.Row]) -> Callable[[], list[reporting.Row]]:
         """Starts the epoch that follows those rows and returns at once, with what waits for its own."""
         begun, clock = time.perf_counter(), clock_at(training, epoch)
-        if writer and cohort.is_due(epoch):
-            writer.wait()  # what then begins to rest is gathered anew, perhaps into what is being written
         cohort.advance(epoch, before)
         training_metrics: Callable[[], dict] = dict
         if epoch:
-            cohort.groups, training_metrics = population.epoch(clock, cohort.groups, cohort.members)
-        agents, health = ([getattr(group, part) for group in cohort.groups] for part in ("agent", "health"))
-        evaluation_metrics = population.evaluate(clock, agents, cohort.members)
+            cohort.state, training_metrics = population.epoch(clock, cohort.state, cohort.members)
+        evaluation_metrics, health = population.evaluate(clock, cohort.state.agent, cohort.members), cohort.state.health
 
         def finish() -> list[reporting.Row]:
             evaluated = evaluation_metrics()
@@ -507,9 +440,8 @@ def _train(
             metrics |= {f"train/{name}": values for name, values in _means(training_metrics()).items()}
             now = time.perf_counter()
             seconds, so_far = now - begun, earlier + now - start
-            identities = [cohort.identities[member] for member in cohort.running]
             found = population.gather(health)
-            rows = _rows(experiment, identities, epoch, found, metrics, unmeasured_by, seconds, so_far)
+            rows = _rows(experiment, cohort.identities, epoch, found, metrics, unmeasured_by, seconds, so_far)
             return _with_resting(rows, before)
 
         return finish
@@ -538,7 +470,7 @@ def _train(
                 del snapshot
     if writer:
         writer.wait()
-    return history, cohort.gather(lambda state: state.agent)
+    return history, population.gather(cohort.state.agent)
 
 
 def _rows(
@@ -562,7 +494,8 @@ def _rows(
         "updates": epoch * updates,
         "wall_seconds": wall_seconds,
     }
-    made = {"env_steps": len(members) * env_steps, "updates": len(members) * updates} if epoch else {}
+    running = len(reporting.running(members))
+    made = {"env_steps": running * env_steps, "updates": running * updates} if epoch else {}
     reasons = [Health.REASONS[reason] for reason in health.reason]
     return [
         {"epoch": epoch, **member}
@@ -581,15 +514,15 @@ def _rows(
 
 
 def _with_resting(rows: list[reporting.Row], before: Sequence[reporting.Row]) -> list[reporting.Row]:
-    """The rows of an epoch with those of the members that rest, who are as the rows before tell them."""
-    running = {row["member"]: row for row in rows}
-    common = {name: rows[0][name] for name in ("epoch", "wall_seconds")}
-
-    def resting(row: reporting.Row) -> reporting.Row:
-        done = {name: math.nan for name in rows[0] if name.startswith(("train/", "perf/"))}
-        return row | done | common | {"parent": None}
-
-    return [running.get(row["member"]) or resting(row) for row in before] if before else rows
+    """The rows of an epoch, those of members that no longer train as the rows before have them."""
+    if not before:
+        return rows
+    undone = {name: math.nan for name in rows[0] if name.startswith(("train/", "perf/"))}
+    kept = ("epoch", "wall_seconds", "parent")
+    return [
+        row if reporting.running([row]) else earlier | undone | {name: row[name] for name in kept}
+        for row, earlier in zip(rows, before, strict=True)
+    ]
 
 
 def _over(experiment: Experiment, rows: Sequence[reporting.Row]) -> bool:
@@ -638,9 +571,9 @@ def _check_extras(section: settings.Reporting) -> None:
         raise ConfigError(faults)
 
 
-def _caution(experiment: Experiment, host: Host) -> None:
-    """Warns of what is hardly meant, once for all processes."""
-    for sentence in config.cautions(experiment) if host.process_id == 0 else ():
+def _caution(experiment: Experiment) -> None:
+    """Warns of what is hardly meant."""
+    for sentence in config.cautions(experiment):
         warnings.warn(sentence, stacklevel=3)
 
 
@@ -649,12 +582,3 @@ def _draw(directory: Path) -> None:
         plot([directory], directory / "learning_curve.png")
     except ConfigError as error:
         warnings.warn(f"{error}; `jaxddpg plot {directory}` draws it", stacklevel=2)
-
-
-def _joined(experiment: Experiment, results: Sequence[Result]) -> Result:
-    """The results of parts as one."""
-    if len(results) == 1:
-        return results[0]
-    rows = sorted((row for result in results for row in result.rows), key=lambda row: (row["epoch"], row["member"]))
-    agents = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(result.agents for result in results))
-    return Result(rows, outcome.merged(experiment, [result.summary for result in results]), agents)

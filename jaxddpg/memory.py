@@ -1,53 +1,75 @@
 """What a population takes, counted before anything is allocated, against what is free."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxddpg import shards
 from jaxddpg.config import ConfigError
+from jaxddpg.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.types import State
 
 
-class Sharing(NamedTuple):
-    """How the members of a population share a memory."""
+def check(experiment: Experiment, population: Population, length: int, on_disk: bool) -> None:
+    """Refuses a population that does not fit the memory of a device, or of the machine where that is a CPU, or whose
+    evaluation does not fit beside it.
 
-    devices: int
-    """of as many devices"""
-    members: int
-    """at most, in the memory of these devices together"""
-    at_once: int
-    """that are computed side by side"""
+    Args:
+        length: the steps of an episode.
+        on_disk: whether checkpoints are written, and so the best policy of each member is kept.
 
-
-def sharing(experiment: Experiment, count: int) -> Sharing:
-    """How so many members of an experiment share a memory; the devices of a CPU have that of the machine in common."""
-    on_cpu, placement = jax.default_backend() == "cpu", experiment.population.placement
-    devices = 1 if on_cpu else jax.local_device_count()
-    row = shards.devices_each(experiment.training.num_shards, devices)
-    members = -(-count // (devices // row))
-    block = (placement or 1) * jax.local_device_count() if on_cpu else placement or members
-    return Sharing(row, members, min(members, block))
+    Raises:
+        ConfigError: as `check_state` and `check_evaluation`.
+    """
+    like, at_once, devices = held(population)
+    copies = 1 + (on_disk and jax.default_backend() == "cpu")
+    selecting = experiment.population.selection.method != "none"
+    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else devices * selecting
+    room = check_state(experiment, like, copies, free(), spare, on_disk)
+    check_evaluation(experiment, like, length, at_once, room)
 
 
-def parts(like: State) -> dict[str, int]:
-    """Bytes by what they are for, of a population's state or of what tells its shapes and types."""
+def held(population: Population) -> tuple[State, int, int]:
+    """The shapes and types of what one memory holds of a population's state, [members, ...], how many of these members
+    are computed at once, and on how many devices: those of a CPU have one memory."""
+    first = jax.tree.leaves(population.like)[0]
+    starts = {index[0].start for index in first.sharding.addressable_devices_indices_map(first.shape).values()}
+    devices = len(starts) if jax.default_backend() == "cpu" else 1
+
+    def share(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        assert leaf.sharding
+        each, *rest = leaf.sharding.shard_shape(leaf.shape)
+        shape = (devices * each, *leaf.shape[1:]) if jax.default_backend() == "cpu" else (each, *rest)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map(share, population.like), devices * population.block, devices
+
+
+def parts(like: State, members: int) -> dict[str, int]:
+    """Bytes by what they are for, of so many members of a population's state, or of its shapes and types."""
     inner = {f"agent.{name}": value for name, value in vars(like.agent).items()}
     outer = {name: value for name, value in vars(like).items() if name != "agent"}
-    return {name: _size(value) for name, value in (inner | outer).items()}
+    (places, *_) = like.observation.shape
+    return {name: _size(value) // places * members for name, value in (inner | outer).items()}
 
 
-def check(experiment: Experiment, like: State, copies: int, free: int | None, best: bool = False) -> int | None:
-    """Refuses what does not fit.
+def check_state(
+    experiment: Experiment,
+    like: State,
+    copies: int,
+    free: int | None,
+    spare: int = 0,
+    best: bool = False,
+) -> int | None:
+    """Refuses a state that does not fit.
 
     Args:
         like: the shapes and types of the state of those members, [M, ...], that share the memory.
-        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time, and so
-            are, anywhere, members that go on as others.
+        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time.
         free: bytes; None where nobody knows.
+        spare: members that are held another time, because they are computed or copied.
         best: whether the best policy of each member is kept beside its state.
 
     Raises:
@@ -56,22 +78,23 @@ def check(experiment: Experiment, like: State, copies: int, free: int | None, be
     Returns:
         The bytes that are left; None where nobody knows.
     """
-    size = _size(like) + best * _size(like.agent)
-    if free is None or size * copies <= free:
-        return None if free is None else free - size * copies
     members = len(jax.tree.leaves(like)[0])
+    size, held = _size(like) + best * _size(like.agent), copies * members + spare
+    needed = size * held // members
+    if free is None or needed <= free:
+        return None if free is None else free - needed
     capacity, num_envs = experiment.replay.capacity, experiment.training.num_envs
     rows = _size(like.replay)
-    room = (free - (size - rows) * copies) * capacity // (rows * copies) // num_envs * num_envs
+    room = (free * members - (size - rows) * held) * capacity // (rows * held) // num_envs * num_envs
     remedies = [f"replay.capacity to {room}"] if room >= max(experiment.agent.batch_size, num_envs) else []
     population = experiment.population
-    count = population.num_seeds * (free // (size // members * copies)) // members
-    remedies += [f"population.num_seeds to {count}"] if count else []
+    count = population.num_seeds * ((free * members // size - spare) // copies) // members
+    remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     raise ConfigError(
         [
-            f"this experiment needs {_readable(size * copies)}, {_readable(rows)} of it for the replays of {members} "
-            f"members{f', and all {copies} times at moments of checkpoints or selection' if copies > 1 else ''}, but "
+            f"this experiment needs {_readable(needed)}, {_readable(rows * held // members)} of it for the replays of "
+            f"{members} members{f', each {copies} times while a checkpoint is written' if copies > 1 else ''}, but "
             f"{_readable(free)} are free; lower {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )

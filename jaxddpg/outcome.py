@@ -8,7 +8,7 @@ import math
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": used or _peak_rss(),
-        "state_bytes": memory.parts(population.like(count)),
+        "state_bytes": memory.parts(population.like, count),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": versions(),
@@ -87,31 +87,6 @@ def read(path: Path) -> dict[str, Any]:
     for member in found["members"]:
         member |= {name: math.nan for name in ("final_return", "best_return") if member[name] is None}
     return found
-
-
-def merged(experiment: Experiment, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of a run from those of its parts, as if all of them ran at the same time."""
-    first = {name: value for name, value in summaries[0].items() if name != "checkpoints"}
-    united: dict[str, tuple[str, ...]] = {
-        "sum": ("env_steps_total", "updates_total", "env_steps_per_second", "updates_per_second"),
-        "max": ("wall_seconds", "compile_seconds", "peak_memory_bytes", "epoch_temporary_bytes"),
-        "min": ("epochs", "env_steps_per_member"),
-    }
-    sizes = [each["state_bytes"] for each in summaries]
-    return {
-        **first,
-        **_outcome(experiment, [member for each in summaries for member in each["members"]]),
-        **{name: _united(how, [each[name] for each in summaries]) for how, names in united.items() for name in names},
-        "state_bytes": {name: sum(size[name] for size in sizes) for name in sizes[0]},
-        "device": ", ".join(each["device"] for each in summaries),
-    }
-
-
-def _united(how: str, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and value == value]
-    if not known:
-        return None
-    return sum(known) if how == "sum" else max(known) if how == "max" else min(known)
 
 
 def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:

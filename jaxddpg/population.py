@@ -1,9 +1,9 @@
 """The members of a population over the devices; below the edge, no other room knows the member axis.
 
-Members are held in groups of devices x block. Each function is one compiled program, spread over the local devices by
-`shard_map`, each device holding a block of members. A block of one runs as if alone, which on a CPU, with one virtual
-device per core, is faster than a vmap; on an accelerator one block holds all. Groups are dispatched one after the other
-without waiting.
+A state is one pytree of arrays [P, ...]. Place p holds member p; the last places may be left over, because each device
+has the same number of them. Each function is one compiled program, spread by `shard_map` over the devices of all
+processes. A device computes its members in blocks, one block after the other. A block of one runs as if alone, which on
+a CPU, with one virtual device per core, is faster than a vmap; on an accelerator one block holds all.
 
 A member that falls into shards takes a row of devices, one for each of them, and the mesh has a second dimension; where
 there are fewer devices than shards, a device holds all shards of a member.
@@ -11,20 +11,20 @@ there are fewer devices than shards, a device holds all shards of a member.
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxddpg import shards
-from jaxddpg.types import Clock, State, Trainer, seed_key
+from jaxddpg.types import Clock, Key, Metrics, State, Trainer, seed_key
 
-Groups = list[State]
 HostMetrics = dict[str, np.ndarray]
 
 
@@ -98,45 +98,53 @@ def _unused(leaf: Any) -> Any:
     return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
+class Members(NamedTuple):
+    """What tells members from each other, each leaf [P, ...]."""
+
+    numbers: Any
+    """of their settings"""
+    keys: Key
+    running: jax.Array
+    """bool: whether they train"""
+
+
 class Population(NamedTuple):
-    """Many members as one. A state is a list of groups, each leaf [group size, ...]; metrics are [M], on the host."""
+    """Many members as one. Metrics are arrays [M] on the host, the same in every process."""
 
     compile: Callable[[Clock, bool], None]
     """`compile(clock, resumed)`: compiles side by side what a run needs, `init` only where it is not resumed; without
     it each program compiles at its first call"""
-    init: Callable[[], Groups]
-    epoch: Callable[..., tuple[Groups, Callable[[], HostMetrics]]]
-    """`epoch(clock, groups, members) -> groups, metrics`: returns at once; call `metrics()` to wait for the numbers.
-    `members` are the groups of `enrol`, by default of all members as they were first given"""
+    init: Callable[[], State]
+    epoch: Callable[..., tuple[State, Callable[[], HostMetrics]]]
+    """`epoch(clock, state, members) -> state, metrics`: returns at once; call `metrics()` to wait for the numbers. The
+    state is donated. `members` are those of `enrol`, by default as they were first given"""
     evaluate: Callable[..., Callable[[], HostMetrics]]
-    """`evaluate(clock, agents, members) -> metrics`, likewise, of groups of agent states"""
-    enrol: Callable[[Sequence[Any]], Groups]
-    """`enrol(settings) -> members`: M members, each with its first seed, but with numbers of these settings"""
-    take: Callable[[Groups, Sequence[int]], Groups]
-    """`take(groups, wanted) -> groups` of copies of the wanted members, any number in any order, made on the devices.
-    Fewer members fill fewer groups of the same size, which the same programs serve"""
-    choose: Callable[[Sequence[bool] | np.ndarray, Groups, Groups], Groups]
-    """`choose(mask, ones, others) -> groups`: of each member in the groups, in their order, the one where the mask is
-    true, else the other"""
-    gather: Callable[[Groups], State]
-    """`gather(groups) -> state` on the host, each leaf [M, ...] whatever the placement"""
-    scatter: Callable[[State], Groups]
-    """The inverse of `gather`"""
-    scatter_agents: Callable[[State], Groups]
+    """`evaluate(clock, agents, members) -> metrics`, likewise, of agent states"""
+    enrol: Callable[..., Members]
+    """`enrol(settings, running) -> members`: M members, each with its first seed, but with numbers of these settings.
+    Of those that are not `running` [M], by default none, agent and health stay as they are, and all else means
+    nothing"""
+    copy: Callable[[State, Mapping[int, int]], State]
+    """`copy(state, sources) -> state`: the members that are keys get what those that are values have, of a state or of
+    a part of one, which is donated. Beside it each device holds one member more. No source may be copied to"""
+    choose: Callable[[Sequence[bool] | np.ndarray, State, State], State]
+    """`choose(mask, one, other) -> agents`: of each member the agent state in `one` where the mask [M] is true, else
+    that in the other"""
+    gather: Callable[[State], State]
+    """`gather(state)`: on the host of every process, each leaf [M, ...]"""
+    scatter: Callable[[State], State]
+    """The inverse of `gather`; what is on the devices already stays there"""
+    scatter_agents: Callable[[State], State]
     """The same for agent states"""
-    like: Callable[[int], State]
-    """`like(number)`: the shapes and types of the state of so many members, each leaf [number, ...]"""
-    members: Groups
+    like: State
+    """The shapes, types and shardings of the state"""
+    block: int
+    """members that a device computes at once"""
+    members: Members
     """all, as they were first given"""
     programs: dict[str, Program]
     version: str | None
     """as it was given"""
-
-
-@jax.jit
-def _choose(mask: jax.Array, one: State, other: State) -> State:
-    """Of each member the one where the mask [M] is true, else the other, each leaf [M, ...]."""
-    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
 
 
 def make_population(
@@ -154,24 +162,29 @@ def make_population(
             traced.
         members: M pytrees of one structure, whose leaves are the numbers that may differ.
         seeds: M seeds, each the only source of its member's randomness.
-        placement: at most so many members per device and dispatch; 0 chooses: 1 on a CPU, all on an accelerator.
+        placement: at most so many members in a block; 0 chooses: 1 on a CPU, all of a device on an accelerator.
         num_shards: into which a member falls.
         version: of all that `build` reads beside the settings. Programs are kept in the process for populations of the
             same structure and version; None keeps none.
     """
     count = len(seeds)
-    row = shards.devices_each(num_shards, jax.local_device_count())
+    row = shards.devices_each(num_shards, jax.device_count())
     spread = row > 1
-    available = jax.local_device_count() // row
-    block = min(placement, count) or (1 if jax.default_backend() == "cpu" else -(-count // available))
-    # As few dispatches as the block allows, spread over all devices, then as few devices as that leaves busy.
-    dispatches = -(-count // (available * block))
-    block = -(-count // (dispatches * available))
-    num_devices = -(-count // (dispatches * block))
-    size = num_devices * block
+    rows = np.asarray(jax.devices()[: jax.device_count() // row * row]).reshape(-1, row)
+    each = -(-count // len(rows))
+    block = min(placement or (1 if jax.default_backend() == "cpu" else each), each)
+    turns = -(-each // block)
+    # As few in a block as those turns allow, then as few devices as that leaves busy, of every process some.
+    block = -(-each // turns)
+    each = turns * block
+    num_devices = -(-count // each)
+    size = num_devices * each
     axes = {"member": num_devices} | ({shards.AXIS: num_shards} if spread else {})
-    devices, automatic = jax.local_devices()[: num_devices * row], (AxisType.Auto,) * len(axes)
-    mesh = jax.make_mesh((*axes.values(),), (*axes,), axis_types=automatic, devices=devices)
+    mesh = Mesh(
+        rows[np.arange(num_devices) * len(rows) // num_devices].reshape(*axes.values()),
+        (*axes,),
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
     by_member, by_shard, everywhere = PartitionSpec("member"), PartitionSpec(*axes), PartitionSpec()
     of_state = by_member
     if spread:
@@ -185,163 +198,195 @@ def make_population(
         """The sharding of each leaf, from a prefix of specs."""
         return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part), specs, tree)
 
-    def places(number: int) -> np.ndarray:
-        """Which of so many members is where, [groups, size]: the last group is filled up with copies of the last one,
-        whose results `gather` drops."""
-        return np.minimum(np.arange(-(-number // size) * size), number - 1).reshape(-1, size)
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        """What every process has whole, of which each keeps its own part."""
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        host = np.asarray(leaf)
+        places = np.minimum(np.arange(size), len(host) - 1)  # what is left over are copies of the last
 
-    def scatter(state: State, specs: Any = by_member) -> Groups:
-        found = shardings(specs, state)
-        return [jax.device_put(jax.tree.map(lambda leaf, i=i: leaf[i], state), found) for i in places(count)]
+        def part(index: Any) -> np.ndarray:
+            return host[(places[index[0]], *index[1:])]
 
-    def take(groups: Groups, wanted: Sequence[int]) -> Groups:
-        devices = mesh.devices.reshape(num_devices, row)
-        sources = np.asarray(wanted)[places(len(wanted))].reshape(-1, num_devices, block)
+        return jax.make_array_from_callback((size, *host.shape[1:]), sharding, part)
 
-        def taken(*leaves: jax.Array) -> list[jax.Array]:
-            held = [{shard.device: shard.data for shard in leaf.addressable_shards} for leaf in leaves]
+    def scatter(state: State, specs: Any = by_member) -> State:
+        return jax.tree.map(put, state, shardings(specs, state))
 
-            def block_of(sources: np.ndarray, column: int, device: jax.Device) -> jax.Array:
-                """Copies of the members of these places, on a device."""
-                group, place = np.divmod(sources, size)
-                origins = [held[g][devices[p // block, column]] for g, p in zip(group, place, strict=True)]
-                if all(origin is held[group[0]][device] for origin in origins):
-                    return jnp.take(origins[0], place % block, axis=0)  # in one step, without a copy of each by itself
-                rows = [origin[p % block] for origin, p in zip(origins, place, strict=True)]
-                return jnp.stack([jax.device_put(one, device) for one in rows])
+    def gather(state: State) -> State:
+        def whole(leaf: jax.Array) -> np.ndarray:
+            if not leaf.is_fully_addressable:
+                return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))[:count]
+            host = np.empty(leaf.shape, leaf.dtype)
+            # Shard by shard: of a whole array JAX would make, and keep, another copy.
+            for shard in leaf.addressable_shards:
+                host[shard.index] = np.asarray(shard.data)
+            return host[:count]
 
-            return [
-                jax.make_array_from_single_device_arrays(
-                    leaves[0].shape,
-                    leaves[0].sharding,
-                    [
-                        block_of(group[block_row], column, devices[block_row, column])
-                        for block_row, column in np.ndindex(*devices.shape)
-                    ],
-                )
-                for group in sources
-            ]
+        return jax.tree.map(whole, state)
 
-        found = jax.tree.map(taken, *groups)
-        return [jax.tree.map(lambda _, new, i=i: new[i], groups[0], found) for i in range(len(sources))]
-
-    def choose(mask: Sequence[bool] | np.ndarray, ones: Groups, others: Groups) -> Groups:
-        masks = np.asarray(mask)[places(len(mask))]
-        return [
-            jax.device_put(_choose(mask, one, other), shardings(by_member, one)) if mask.any() else other
-            for mask, one, other in zip(masks, ones, others, strict=True)
-        ]
-
-    def gather(groups: Groups) -> State:
-        def join(*leaves: jax.Array) -> np.ndarray:
-            host = np.empty((len(leaves), *leaves[0].shape), leaves[0].dtype)
-            for place, leaf in zip(host, leaves, strict=True):
-                # Shard by shard: of a whole array JAX would make, and keep, another copy.
-                for shard in leaf.addressable_shards:
-                    place[shard.index] = np.asarray(shard.data)
-            return host.reshape(-1, *leaves[0].shape[1:])[:count]
-
-        return jax.tree.map(join, *groups)
-
-    def over_members(function: Callable, specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
-        """One member's function of arguments that are its own, or shared (`everywhere`)."""
-
-        def alone(*args: Any) -> Any:
-            own = [
-                arg if spec is everywhere else jax.tree.map(lambda x: jnp.squeeze(x, 0), arg)
-                for arg, spec in zip(args, specs, strict=True)
-            ]
-            return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
-
-        together = jax.vmap(function, in_axes=tuple(None if spec is everywhere else 0 for spec in specs))
+    def program(function: Callable, specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
         # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
         # an average for a sum.
-        mapped = jax.shard_map(
-            alone if block == 1 else together, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False
-        )
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
         return Program(mapped, donate_argnums)
 
-    kind = (version, build, jax.tree.structure(members[0]), mesh, block, num_shards, _configuration())
+    @cache
+    def copier(structure: Any, specs: tuple[PartitionSpec, ...]) -> Callable[..., State]:
+        """Copies members within a state of this structure and these shardings, one after the other."""
+
+        def copied(leaf: jax.Array, source: jax.Array, place: jax.Array) -> jax.Array:
+            first = each * jax.lax.axis_index("member")
+            own, there = source - first, place - first
+            row = leaf[jnp.clip(own, 0, each - 1)]
+            bits = row.view(f"uint{8 * row.dtype.itemsize}")  # which a sum with 0 leaves as they are
+            bits = jax.lax.psum(jnp.where((own >= 0) & (own < each), bits, 0), "member")
+            there = jnp.where(there < 0, each, there)  # not from the end
+            return leaf.at[there].set(bits.view(row.dtype), mode="drop")
+
+        def all_copied(state: State, sources: jax.Array, places: jax.Array, number: jax.Array) -> State:
+            def one_copied(index: jax.Array, state: State) -> State:
+                return jax.tree.map(lambda leaf: copied(leaf, sources[index], places[index]), state)
+
+            return jax.lax.fori_loop(0, number, one_copied, state)
+
+        of_these = jax.tree.unflatten(structure, specs)
+        in_specs = (of_these, everywhere, everywhere, everywhere)
+        mapped = jax.shard_map(all_copied, mesh=mesh, in_specs=in_specs, out_specs=of_these, check_vma=False)
+        return jax.jit(mapped, donate_argnums=0)
+
+    def copy(state: State, sources: Mapping[int, int]) -> State:
+        if not sources:
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        pairs = np.zeros((2, count), np.int32)  # of one size, whatever their number
+        pairs[:, : len(sources)] = [*sources.values()], [*sources]
+        return copier(structure, tuple(leaf.sharding.spec for leaf in leaves))(state, *pairs, np.int32(len(sources)))
+
+    def choose(mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
+        return chosen(scatter(np.asarray(mask)), one, other)
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member))
+    def chosen(mask: jax.Array, one: State, other: State) -> State:
+        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+
+    def in_turns(function: Callable, state: State, *own: Any) -> tuple[State, Any]:
+        """`function(state, *own) -> state, output` of one member for all of a device, each leaf [each, ...], block by
+        block; the state is changed in place."""
+
+        def of_block(*args: Any) -> Any:
+            if block > 1:
+                return jax.vmap(function)(*args)
+            alone = function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), args))
+            return jax.tree.map(lambda x: jnp.expand_dims(x, 0), alone)
+
+        def turn(state: State, inputs: tuple) -> tuple[State, Any]:
+            place, own = inputs
+            before = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, block), state)
+            after, output = of_block(before, *own)
+            put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=0)
+            return jax.tree.map(put, state, after), output
+
+        if turns == 1:
+            return of_block(state, *own)
+        blocks = jax.tree.map(lambda x: x.reshape(turns, block, *x.shape[1:]), own)
+        state, output = jax.lax.scan(turn, state, (block * jnp.arange(turns), blocks))
+        return state, jax.tree.map(lambda x: x.reshape(each, *x.shape[2:]), output)
+
+    def init_all(member: Any, key: Key) -> State:
+        return in_turns(lambda _, member, key: (None, one(member).init(key)), None, member, key)[1]
+
+    def epoch_all(member: Any, key: Key, running: jax.Array, clock: Clock, state: State) -> tuple[State, Metrics]:
+        def of_one(state: State, member: Any, key: Key, running: jax.Array) -> tuple[State, Metrics]:
+            return where_running(running, partial(one(member).epoch, key, clock), state, ("agent", "health"))
+
+        return in_turns(of_one, state, member, key, running)
+
+    def evaluate_all(member: Any, key: Key, running: jax.Array, clock: Clock, agent: State) -> Metrics:
+        def of_one(_: None, member: Any, key: Key, running: jax.Array, agent: State) -> tuple[None, Metrics]:
+            evaluate = partial(one(member).evaluate, key, clock)
+            return None, where_running(running, lambda agent: (agent, evaluate(agent)), agent)[1]
+
+        return in_turns(of_one, None, member, key, running, agent)[1]
+
+    def where_running(
+        running: jax.Array, function: Callable, state: State, kept: Sequence[str] = ()
+    ) -> tuple[State, Metrics]:
+        """`function(state) -> state, metrics` of a member that trains, else what it has, and zeros; in a block of
+        several only of the entries to be `kept`."""
+
+        def leave(state: State) -> tuple[State, Metrics]:
+            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, state)[1])
+
+        if block == 1:
+            return jax.lax.cond(running, function, leave, state)
+        after, metrics = function(state)
+        # In a vmap both are computed, and a choice between whole states would copy them.
+        keep = partial(jax.tree.map, partial(jnp.where, running))
+        changes = {name: keep(getattr(after, name), getattr(state, name)) for name in kept}
+        return after.replace(**changes) if kept else after, metrics
+
+    kind = (version, build, jax.tree.structure(members[0]), mesh, each, block, num_shards, _configuration())
     programs = _PROGRAMS.pop(kind, None) or {
-        "init": over_members(lambda member, key: one(member).init(key), (by_member, by_member), of_state),
-        "epoch": over_members(
-            lambda member, key, clock, state: one(member).epoch(key, clock, state),
-            (by_member, by_member, everywhere, of_state),
-            (of_state, by_member),
-            donate_argnums=(3,),
+        "init": program(init_all, (by_member, by_member), of_state),
+        "epoch": program(
+            epoch_all, (*3 * [by_member], everywhere, of_state), (of_state, by_member), donate_argnums=(4,)
         ),
-        "evaluate": over_members(
-            lambda member, key, clock, agent: one(member).evaluate(key, clock, agent),
-            (by_member, by_member, everywhere, by_member),
-            by_member,
-        ),
+        "evaluate": program(evaluate_all, (*3 * [by_member], everywhere, by_member), by_member),
     }
     if version is not None:
         _PROGRAMS[kind] = programs  # as the one used last
         while len(_PROGRAMS) > _MOST_PROGRAMS:
             del _PROGRAMS[next(iter(_PROGRAMS))]
-    keys = scatter(jax.vmap(seed_key)(np.asarray(seeds, np.uint32)))
+    seeded = jax.jit(jax.vmap(seed_key), out_shardings=NamedSharding(mesh, by_member))
+    keys = seeded(scatter(np.asarray(seeds, np.uint32)))
 
-    def enrol(members: Sequence[Any]) -> Groups:
+    def enrol(members: Sequence[Any], running: Sequence[bool] | np.ndarray = (True,) * count) -> Members:
         numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
-        return [*zip(numbers, keys, strict=True)]
+        return Members(numbers, keys, scatter(np.append(running, np.zeros(size - count, bool))))
 
     first = enrol(members)
+    found = programs["init"].shapes(*first[:2])
+    like = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found, shardings(of_state, found)
+    )
 
     def compile(clock: Clock, resumed: bool) -> None:
         if _debugging():
             return  # it traces again at every call
         missing = [name for name, program in programs.items() if not (program.compiled or (resumed and name == "init"))]
-        if not missing:
-            return
-        found = programs["init"].shapes(*first[0])
-        state = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            found,
-            shardings(of_state, found),
-        )
-        arguments = {"init": (), "epoch": (clock, state), "evaluate": (clock, state.agent)}
+        arguments = {"init": first[:2], "epoch": (*first, clock, like), "evaluate": (*first, clock, like.agent)}
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
-            running = {
-                name: threads.submit(programs[name].lower(*first[0], *arguments[name]).compile) for name in missing
-            }
+            running = {name: threads.submit(programs[name].lower(*arguments[name]).compile) for name in missing}
             for name, compiling in running.items():
                 programs[name].compiled = compiling.result()
 
-    def like(number: int) -> State:
-        found = programs["init"].shapes(*first[0])
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype), found)
+    def init() -> State:
+        return programs["init"](*first[:2])
 
-    def init() -> Groups:
-        return [programs["init"](*group) for group in first]
+    def epoch(clock: Clock, state: State, members: Members = first) -> tuple[State, Callable[[], HostMetrics]]:
+        state, metrics = programs["epoch"](*members, clock, state)
+        return state, lambda: gather(metrics)
 
-    def epoch(clock: Clock, groups: Groups, members: Groups = first) -> tuple[Groups, Callable[[], HostMetrics]]:
-        states, metrics = [], []
-        for member, state in zip(members, groups, strict=True):
-            state, output = programs["epoch"](*member, clock, state)
-            states.append(state)
-            metrics.append(output)
-        return states, lambda: gather(metrics)
-
-    def evaluate(clock: Clock, groups: Groups, members: Groups = first) -> Callable[[], HostMetrics]:
-        metrics = [programs["evaluate"](*member, clock, agent) for member, agent in zip(members, groups, strict=True)]
+    def evaluate(clock: Clock, agents: State, members: Members = first) -> Callable[[], HostMetrics]:
+        metrics = programs["evaluate"](*members, clock, agents)
         return lambda: gather(metrics)
 
-    scatter_states = partial(scatter, specs=of_state)
     return Population(
-        compile,
-        init,
-        epoch,
-        evaluate,
-        enrol,
-        take,
-        choose,
-        gather,
-        scatter_states,
-        scatter,
-        like,
-        first,
-        programs,
-        version,
+        compile=compile,
+        init=init,
+        epoch=epoch,
+        evaluate=evaluate,
+        enrol=enrol,
+        copy=copy,
+        choose=choose,
+        gather=gather,
+        scatter=partial(scatter, specs=of_state),
+        scatter_agents=scatter,
+        like=like,
+        block=block,
+        members=first,
+        programs=programs,
+        version=version,
     )

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -71,9 +71,9 @@ def mean_return(returns: np.ndarray) -> str:
     return f"{number(float(interquartile_mean(returns)))}{interval}"
 
 
-def running(rows: Sequence[Row]) -> list[Row]:
+def running(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Without those of members that rest."""
-    return [row for row in rows if not _rests(row)]
+    return [dict(row) for row in rows if not _rests(row)]
 
 
 def leader(rows: Sequence[Row], measure: str) -> int:
@@ -81,7 +81,7 @@ def leader(rows: Sequence[Row], measure: str) -> int:
     return best([math.nan if _rests(row) else row[measure] for row in rows])
 
 
-def _rests(row: Row) -> bool:
+def _rests(row: Mapping[str, Any]) -> bool:
     return row.get("parent", row["member"]) is None
 
 

@@ -41,11 +41,11 @@ def trained(parameters, placement, changes=None, epochs=EPOCHS):
         for member in range(MEMBERS)
     ]
     population = make_population(composition.build, members, range(MEMBERS), placement, version=__name__)
-    groups = population.init()
-    states = [population.gather(groups)]
+    state = population.init()
+    states = [population.gather(state)]
     for epoch in range(1, epochs + 1):
-        groups, _ = population.epoch(clock_at(members[0].training, epoch), groups)
-        states.append(population.gather(groups))
+        state, _ = population.epoch(clock_at(members[0].training, epoch), state)
+        states.append(population.gather(state))
     # Where in the source an instruction comes from is told by lines and notes that hold the caller's line, too.
     text = re.sub(r", metadata=\{[^}]*\}|^\d+ .*\n", "", population.programs["epoch"].compiled.as_text(), flags=re.M)
     return states, text

@@ -14,6 +14,7 @@ import optax
 import probes
 import pytest
 from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
+from jaxddpg.hosts import Host
 
 import jaxddpg
 from jaxddpg import config, experiment, reporting, run_directory
@@ -21,7 +22,6 @@ from jaxddpg.analysis import evaluate, load_policy, plot
 from jaxddpg.composition import make_agent, make_environment
 from jaxddpg.config import ConfigError
 from jaxddpg.experiment import run
-from jaxddpg.hosts import Host
 from jaxddpg.statistics import confidence_interval
 
 IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", *reporting.FAULTS}

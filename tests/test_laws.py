@@ -70,12 +70,12 @@ def test_every_number_can_be_swept_in_one_compilation(base):
 
     population = make_population(build, members, [0] * len(members), placement=2)
     population.compile(clock_at(base.training, 0), False)
-    groups = population.init()
+    state = population.init()
     for epoch in (1, 2):
-        groups, _ = population.epoch(clock_at(base.training, epoch), groups)
-    population.evaluate(clock_at(base.training, 2), [group.agent for group in groups])()
+        state, _ = population.epoch(clock_at(base.training, epoch), state)
+    population.evaluate(clock_at(base.training, 2), state.agent)()
     assert len(built) == 3  # init, epoch and evaluate
-    state = population.gather(groups)
+    state = population.gather(state)
     outcome = np.concatenate(
         [np.asarray(x).reshape(len(members), -1) for x in jax.tree.leaves((state.agent, state.replay))], axis=1
     )

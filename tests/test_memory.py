@@ -29,7 +29,7 @@ def needed(experiment, members, copies=1, best=False):
     while low < high:
         middle = (low + high) // 2
         try:
-            memory.check(experiment, like, copies, middle, best)
+            memory.check_state(experiment, like, copies, middle, best=best)
             high = middle
         except ConfigError:
             low = middle + 1
@@ -41,7 +41,7 @@ def test_what_is_counted_is_what_is_allocated(ran):
     count = experiment.population.num_seeds
     population = make_population(composition.build, [experiment.member()] * count, range(count))
     state = population.gather(population.init())
-    counted = memory.parts(state)
+    counted = memory.parts(state, count)
     assert sum(counted.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert counted["agent.actor"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.agent.actor))
     assert counted["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
@@ -59,7 +59,7 @@ def test_the_remedies_fit_and_more_does_not(copies):
     experiment = tiny(replay={"capacity": 6_000}, population={"num_seeds": 5})
     free = int(0.7 * needed(experiment, 5, copies))
     with pytest.raises(ConfigError) as refusal:
-        memory.check(experiment, shapes(experiment, 5), copies, free)
+        memory.check_state(experiment, shapes(experiment, 5), copies, free)
     remedies = re.search(r"replay.capacity to (\d+) or population.num_seeds to (\d+)$", refusal.value.faults[0])
     capacity, members = map(int, remedies.groups())
     more = capacity + experiment.training.num_envs
@@ -79,7 +79,7 @@ def test_free_memory_is_less_than_there_is():
     with open("/proc/meminfo") as file:
         total = int(file.readline().split()[1]) * 1024
     assert 0 < memory.free() < total
-    memory.check(tiny(), shapes(tiny(), 1), 2, None)  # where nobody knows, nothing is refused
+    memory.check_state(tiny(), shapes(tiny(), 1), 2, None)  # where nobody knows, nothing is refused
 
 
 def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():

@@ -42,10 +42,10 @@ def single():
 def run(seeds, placement=1, scales=None, epochs=2):
     """The gathered final state and metrics of a population."""
     population = populate(scales or [0.3] * len(seeds), seeds, placement)
-    groups = population.init()
+    state = population.init()
     for epoch in range(1, epochs + 1):
-        groups, metrics = population.epoch(clock_at(CONFIG, epoch), groups)
-    return population.gather(groups), metrics()
+        state, metrics = population.epoch(clock_at(CONFIG, epoch), state)
+    return population.gather(state), metrics()
 
 
 def test_members_are_independent_and_equal_to_a_run_alone():
@@ -112,66 +112,79 @@ def test_scatter_is_the_inverse_of_gather():
 
 def test_a_state_given_away_cannot_be_used_again():
     population = populate([0.3] * 2, [0, 1], 1)
-    groups = population.init()
-    population.epoch(clock_at(CONFIG, 1), groups)
+    state = population.init()
+    population.epoch(clock_at(CONFIG, 1), state)
     with pytest.raises((RuntimeError, ValueError), match=r"delet|donat"):
-        population.gather(groups)
+        population.gather(state)
 
 
-@pytest.mark.parametrize(("members", "placement", "places"), [(2, 8, 2), (3, 1, 4), (5, 3, 6), (1, 1, 1), (4, 3, 4)])
-def test_no_more_places_than_the_dispatches_need(members, placement, places):
+@pytest.mark.parametrize(
+    ("members", "placement", "places", "block"),
+    [(2, 8, 2, 1), (3, 1, 4, 1), (5, 3, 6, 3), (1, 1, 1, 1), (4, 3, 4, 2), (9, 3, 12, 3), (7, 2, 8, 2)],
+)
+def test_no_more_places_than_the_devices_need(members, placement, places, block):
+    """On two devices, each with the same number of blocks."""
     population = populate([0.3] * members, range(members), placement)
-    groups = population.scatter(np.arange(members))
-    assert sum(len(group) for group in groups) == places
+    assert population.like.observation.shape[0] == places
+    assert population.block == block
+    np.testing.assert_array_equal(population.gather(population.scatter(np.arange(members))), np.arange(members))
 
 
 @pytest.mark.parametrize("placement", [1, 2, 3])
-@pytest.mark.parametrize("wanted", [[0, 0, 2, 4, 2], [4, 3, 2, 1, 0], [3, 1, 4], [2], [0, 1, 2, 3, 4]])
-def test_members_are_taken_wherever_they_are(placement, wanted):
-    """Copies, whatever device holds them; fewer members fill fewer groups."""
+@pytest.mark.parametrize("sources", [{0: 4}, {1: 0, 2: 0, 4: 3}, {0: 1, 2: 3}, {}])
+def test_members_are_copied_wherever_they_are(placement, sources):
+    """To another device or to their own, to the bit, whatever the bits are; one program does it."""
     population = populate([0.3] * 5, range(5), placement)
-    groups = population.init()
-    state = population.gather(groups)
-    taken = population.take(groups, wanted)
-    size = len(jax.tree.leaves(groups[0])[0])
-    assert len(taken) == -(-len(wanted) // size)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[: len(wanted)], b[wanted]), population.gather(taken), state
-    )
+    before = population.gather(population.init())
+    odd = [np.float32(-0.0), np.float32(np.nan), np.uint32(0xFFC12345).view(np.float32), np.float32(1e-42)]
+    before = before.replace(observation=np.resize(odd, before.observation.shape))
+    after = population.gather(population.copy(population.scatter(before), sources))
+    taken = [sources.get(member, member) for member in range(5)]
+
+    def same(one, other):
+        np.testing.assert_array_equal(one.view(np.uint8), other[taken].view(np.uint8))
+
+    jax.tree.map(same, after, before)
 
 
 @pytest.mark.parametrize("placement", [1, 2, 3])
 def test_members_are_chosen_wherever_they_are(placement):
     population = populate([0.3] * 5, range(5), placement)
-    ones = population.init()
-    others = population.take(ones, [4, 3, 2, 1, 0])
-    chosen = population.gather(population.choose([True, False, False, False, True], ones, others))
-    expected = population.gather(population.take(ones, [0, 3, 2, 1, 4]))
-    jax.tree.map(np.testing.assert_array_equal, chosen, expected)
+    one = population.gather(population.init()).agent
+    other = jax.tree.map(lambda leaf: leaf[::-1], one)
+    mask = np.array([True, False, False, False, True])
+    chosen = population.choose(mask, *map(population.scatter_agents, (one, other)))
+    taken = np.where(mask, np.arange(5), 4 - np.arange(5))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[taken]), population.gather(chosen), one)
 
 
-def test_members_taken_go_on_as_those_they_copy_with_keys_and_numbers_of_their_own():
+def test_copies_go_on_with_keys_and_numbers_of_their_own():
     population = populate([0.3, 0.1, 0.2], [0, 1, 2], 1)
-    groups = population.take(population.init(), [1, 1, 2])
-    groups, _ = population.epoch(clock_at(CONFIG, 1), groups, population.enrol([0.3, 0.4, 0.2]))
-    state, (init, epoch) = population.gather(groups), single()
+    start = population.copy(population.init(), {0: 1})
+    state, _ = population.epoch(clock_at(CONFIG, 1), start, population.enrol([0.3, 0.4, 0.2]))
+    state, (init, epoch) = population.gather(state), single()
     for member, (origin, scale) in enumerate([(1, 0.3), (1, 0.4), (2, 0.2)]):
         start = init(jax.random.key(origin), [0.3, 0.1, 0.2][origin])
         expected, _ = epoch(jax.random.key(member), clock_at(CONFIG, 1), start, scale)
         jax.tree.map(lambda a, b, k=member: np.testing.assert_allclose(a[k], b, atol=1e-5), state, expected)
 
 
-def test_fewer_members_go_on_in_the_same_program():
-    population = populate([0.3] * 5, range(5), 1)
-    groups, _ = population.epoch(clock_at(CONFIG, 1), population.init())
-    program = population.programs["epoch"].compiled
-    kept = [4, 1]
-    running, members = population.take(groups, kept), population.take(population.members, kept)
-    running, metrics = population.epoch(clock_at(CONFIG, 2), running, members)
-    whole, expected = population.epoch(clock_at(CONFIG, 2), groups)
+@pytest.mark.parametrize("placement", [1, 2, 3])
+def test_members_that_do_not_train_keep_their_agents_and_the_others_their_numbers(placement):
+    population = populate([0.3] * 5, range(5), placement)
+    state, _ = population.epoch(clock_at(CONFIG, 1), population.init())
+    before = population.gather(state)
+    whole, expected = population.epoch(clock_at(CONFIG, 2), population.scatter(before))
+    program, running = population.programs["epoch"].compiled, np.array([True, False, True, True, False])
+    state, metrics = population.epoch(clock_at(CONFIG, 2), state, population.enrol([0.3] * 5, running))
     assert population.programs["epoch"].compiled is program
     for name, values in expected().items():
-        np.testing.assert_array_equal(metrics()[name][:2], values[kept])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[:2], b[kept]), population.gather(running), population.gather(whole)
-    )
+        np.testing.assert_array_equal(metrics()[name][running], values[running])
+    after, whole = population.gather(state), population.gather(whole)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[running], b[running]), after, whole)
+    for part in ("agent", "health"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a[~running], b[~running]),
+            getattr(after, part),
+            getattr(before, part),
+        )

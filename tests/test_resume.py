@@ -411,13 +411,13 @@ def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
 
 
 def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_path, monkeypatch):
-    def fails_in_the_third_epoch(experiment, members):
-        population = composition.populate(experiment, members)
+    def fails_in_the_third_epoch(experiment):
+        population = composition.populate(experiment)
 
-        def epoch(clock, *groups):
+        def epoch(clock, *state):
             if clock.epoch == 3:
                 raise FloatingPointError("invalid value (nan)")
-            return population.epoch(clock, *groups)
+            return population.epoch(clock, *state)
 
         return population._replace(epoch=epoch)
 

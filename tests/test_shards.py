@@ -86,25 +86,25 @@ def train():
     experiment = config.parse(SIZES)
     population = composition.populate(experiment)
     population.compile(clock_at(experiment.training, 0), False)
-    groups = population.init()
+    state = population.init()
     for epoch in (1, 2):
-        groups, metrics = population.epoch(clock_at(experiment.training, epoch), groups)
-    groups = population.scatter(population.gather(groups))  # as a resumed run does
-    groups, metrics = population.epoch(clock_at(experiment.training, 3), groups)
-    evaluation = population.evaluate(clock_at(experiment.training, 3), [group.agent for group in groups])
+        state, metrics = population.epoch(clock_at(experiment.training, epoch), state)
+    state = population.scatter(population.gather(state))  # as a resumed run does
+    state, metrics = population.epoch(clock_at(experiment.training, 3), state)
+    evaluation = population.evaluate(clock_at(experiment.training, 3), state.agent)
     text = population.programs["epoch"].compiled.as_text()
-    return population.gather(groups), metrics() | evaluation(), text, groups
+    return population.gather(state), metrics() | evaluation(), text, state
 
 
 def save(path):
     """Leaves them on eight devices: two rows of four."""
     assert jax.local_device_count() == 8
-    state, metrics, text, groups = train()
-    for group in groups:
+    state, metrics, text, state = train()
+    for group in state:
         for leaf in jax.tree.leaves(group.agent):
             copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
             assert all((a == b).all() for i, a in copies for j, b in copies if i == j)
-    rows = [len(shard.data[0]) for shard in groups[0].replay.rows.addressable_shards]
+    rows = [len(shard.data[0]) for shard in state[0].replay.rows.addressable_shards]
     assert rows == [200] * 8
     kinds = Counter(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text))
     assert set(kinds) == {"all-reduce"}
@@ -200,15 +200,13 @@ def test_what_cannot_be_split_is_said(overrides, fault):
 
 
 @pytest.mark.parametrize("num_shards", [2, 4])
-def test_members_in_shards_are_taken_whole(num_shards):
+def test_members_in_shards_are_copied_whole(num_shards):
     """Spread over both devices, or all shards on one: every part of a copy is that of the same member."""
     experiment = config.parse(SIZES, {"training.num_shards": num_shards})
     population = composition.populate(experiment)
-    groups = population.init()
-    state = population.gather(groups)
-    wanted = [2, 2, 0]
-    taken = population.gather(population.take(groups, wanted))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[wanted]), taken, state)
+    state = population.gather(population.init())
+    copied = population.gather(population.copy(population.scatter(state), {1: 2}))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[[0, 2, 2]]), copied, state)
 
 
 def test_a_run_in_shards_goes_on_to_the_bit_and_is_evaluated(tmp_path):

@@ -25,16 +25,16 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     sections = common.shape(**{name: spec[name] for name in names}, steps_per_epoch=spec["updates"])
     experiment = config.parse(sections)
     population = composition.populate(experiment)
-    groups, epoch = population.init(), 0
-    jax.block_until_ready(groups)
+    state, epoch = population.init(), 0
+    jax.block_until_ready(state)
 
     def play() -> int:
-        nonlocal groups, epoch
+        nonlocal state, epoch
         epoch += 1
-        groups, metrics = population.epoch(clock_at(experiment.training, epoch), groups)
+        state, metrics = population.epoch(clock_at(experiment.training, epoch), state)
         metrics()
-        counts = [np.asarray(optax.tree.get(group.agent.critic_optimizer, "count")).ravel() for group in groups]
-        return int(np.concatenate(counts)[: spec["members"]].sum())
+        counts = np.asarray(optax.tree.get(state.agent.critic_optimizer, "count")).ravel()
+        return int(counts[: spec["members"]].sum())
 
     return play
 
@@ -48,11 +48,11 @@ def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
     experiment = config.parse(spec["experiment"])
     population, training = composition.populate(experiment), experiment.training
     population.compile(clock_at(training, 0), False)
-    groups = population.init()
+    state = population.init()
     for epoch in range(1, training.num_epochs + 1):
         clock = clock_at(training, epoch)
-        groups, _ = population.epoch(clock, groups)
-        metrics = population.evaluate(clock, [group.agent for group in groups])()
+        state, _ = population.epoch(clock, state)
+        metrics = population.evaluate(clock, state.agent)()
         env_steps = (training.warmup_steps + epoch * training.steps_per_epoch) * training.num_envs
         yield env_steps, float(metrics["return_mean"].min())
 
