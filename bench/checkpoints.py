@@ -37,7 +37,8 @@ def main() -> None:
         for epoch in range(1, 2 * options.pairs + 2):
             writing, start = epoch % 2 == 0, time.perf_counter()
             if writing:
-                writer.save(epoch, population.gather(state))
+                writer.begin(epoch, population.gather(state))
+                writer.commit()
             state, metrics = population.epoch(clock_at(settings.training, epoch), state)
             metrics()
             writer.wait()

@@ -1,4 +1,5 @@
-"""States on disk, by Orbax. Every leaf is one array [M, ...], whatever the placement of the members.
+"""States on disk, by Orbax. Every leaf is one array [P, ...], whatever the placement of the members: place p holds
+member p, and the last places may be left over. Of several processes each writes and reads what is on its own devices.
 
 A checkpoint is a directory, named by its epoch, and beside it a manifest with the checksum of every file. The manifest
 is written last and in one step: without it, or where it does not agree, there is no checkpoint. Orbax itself restores a
@@ -12,9 +13,10 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxddpg import hosts
 from jaxddpg.types import State
 
 DIRECTORY = "checkpoints"
@@ -70,31 +73,67 @@ def save(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Writt
     Raises:
         OSError: the disk is full or cannot be written; older checkpoints are as they were.
     """
+    return begin(run, epoch, state, origin)()
+
+
+def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Callable[[], Written]:
+    """Begins to write the state after an epoch, in all processes together, and returns what writes the rest, in any
+    thread. Until then its NumPy arrays must not change; its other arrays may be donated now, except on a CPU.
+
+    Raises:
+        OSError: as `save`, as does what is returned.
+    """
     start, path = time.perf_counter(), _path(run, epoch)
-    _manifest(path).unlink(missing_ok=True)
-    try:
+    together = jax.distributed.is_initialized()
+    checkpointer = (ocp.AsyncCheckpointer if together else ocp.Checkpointer)(ocp.PyTreeCheckpointHandler())
+    write = partial(checkpointer.save, path, args=ocp.args.PyTreeSave(state), force=True)
+    with _writing(path):
+        if hosts.is_first():
+            _manifest(path).unlink(missing_ok=True)
         check_path(run)
         _check_room(run, state)
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(path, args=ocp.args.PyTreeSave(state), force=True)
-        files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-        content = {
-            "epoch": epoch,
-            "names": [*dict.fromkeys(str(path[0]) for path, _ in jax.tree.leaves_with_path(state))],
-            "origin": origin._asdict(),
-            "files": {name: _checksum(path / name) for name in files},
-        }
-        partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(content) + "\n")
-        partial.rename(_manifest(path))
+        if together:
+            with _quiet():
+                write()
+
+    def finish() -> Written:
+        with _writing(path), _quiet(), checkpointer:
+            if isinstance(checkpointer, ocp.AsyncCheckpointer):
+                checkpointer.wait_until_finished()
+            else:
+                write()
+            if hosts.is_first():
+                _write_manifest(path, epoch, state, origin)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Written(size, time.perf_counter() - start)
+
+    return finish
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong into an OSError, and leaves nothing that is not whole."""
+    try:
+        yield
     except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors, many lines long
         shutil.rmtree(path, ignore_errors=True)
         full = "No space left" in str(error)
         reason = "the disk is full" if full else str(error).strip().split("\n")[0][:200]
         kind = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
-        raise OSError(kind, f"the checkpoint of epoch {epoch} cannot be written: {reason}") from error
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Written(size, time.perf_counter() - start)
+        raise OSError(kind, f"the checkpoint of epoch {path.name} cannot be written: {reason}") from error
+
+
+def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> None:
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    content = {
+        "epoch": epoch,
+        "names": [*dict.fromkeys(str(path[0]) for path, _ in jax.tree.leaves_with_path(state))],
+        "origin": origin._asdict(),
+        "files": {name: _checksum(path / name) for name in files},
+    }
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content) + "\n")
+    partial.rename(_manifest(path))
 
 
 def epochs(run: Path) -> list[int]:
@@ -131,10 +170,11 @@ def origin(run: Path, epoch: int) -> Origin:
 
 
 def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
-    """The state after an epoch on the host, with the structure, shapes and types of `like`.
+    """The state after an epoch, with the structure, shapes and types of `like`.
 
     Args:
-        like: arrays or `jax.ShapeDtypeStruct`s.
+        like: arrays or `jax.ShapeDtypeStruct`s. A leaf with a sharding is restored to its devices, in all processes
+            together; any other is NumPy's.
         partial: `like` is a dict of some of the state's fields.
 
     Raises:
@@ -143,8 +183,13 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
     """
     check_path(run)
     origin(run, epoch)
-    arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    how = ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=partial)
+
+    def arguments(leaf: Any) -> ocp.RestoreArgs:
+        if sharding := getattr(leaf, "sharding", None):
+            return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, strict=False)
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+
+    how = ocp.args.PyTreeRestore(item=like, restore_args=jax.tree.map(arguments, like), partial_restore=partial)
     try:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             state = checkpointer.restore(_path(run, epoch), args=how)
@@ -152,14 +197,18 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         if epoch in epochs(run):
             raise
         raise DamagedError(f"the checkpoint of epoch {epoch} was removed while it was read") from error
-    # Orbax itself restores other shapes than those asked for.
-    for (place, wanted), found in zip(jax.tree.leaves_with_path(like), jax.tree.leaves(state), strict=True):
+
+    def fitting(place: Any, wanted: Any, found: Any) -> Any:
+        # Orbax itself restores other shapes than those asked for. Places that are left over are cut off.
+        found = found[: wanted.shape[0]] if isinstance(found, np.ndarray) and wanted.shape else found
         if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
             raise ValueError(
                 f"{jax.tree_util.keystr(place)} is {found.dtype}{list(found.shape)} on disk, but the config asks for "
                 f"{wanted.dtype}{list(wanted.shape)}"
             )
-    return state
+        return found
+
+    return jax.tree_util.tree_map_with_path(fitting, like, state)
 
 
 class Writer:
@@ -171,12 +220,15 @@ class Writer:
     def __init__(self, run: Path, keep: int, origin: Origin = UNKNOWN) -> None:
         self._run, self._keep, self._origin = run, keep, origin
         self._thread = ThreadPoolExecutor(1)
+        self._begun: Callable[[], Written] | None = None
         self._running: Future[Written] | None = None
         self.waited_seconds = 0.0
         """for which training stood still"""
         self.written: list[Written] = []
 
     def __enter__(self) -> Self:
+        if not hosts.is_first():
+            return self
         paths = [_path(self._run, epoch) for epoch in epochs(self._run)]
         # What an interrupted save left.
         for path in {*(self._run / DIRECTORY).absolute().glob("*")} - {*paths, *map(_manifest, paths)}:
@@ -190,14 +242,19 @@ class Writer:
         finally:
             self._thread.shutdown()
 
-    def save(self, epoch: int, state: State) -> None:
-        """Begins to write the state, whose arrays must not change; waits where the one before is not finished.
+    def begin(self, epoch: int, state: State) -> None:
+        """Begins to write the state, as `begin` does; waits where the one before is not finished.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: this one or the one before cannot be written.
         """
         self.wait()
-        self._running = self._thread.submit(self._save, epoch, state)
+        self._begun = partial(self._finish, epoch, begin(self._run, epoch, state, self._origin))
+
+    def commit(self) -> None:
+        """Has what was begun finished beside the training, if anything was."""
+        if self._begun:
+            self._running, self._begun = self._thread.submit(self._begun), None
 
     def wait(self) -> None:
         """Waits until the checkpoint begun last is on disk; OSError where it could not be written."""
@@ -217,13 +274,14 @@ class Writer:
             "seconds_waited": self.waited_seconds,
         }
 
-    def _save(self, epoch: int, state: State) -> Written:
-        written = save(self._run, epoch, state, self._origin)
-        # What lies ahead was passed over when the run went on from an older one, and comes again.
-        for passed in (other for other in epochs(self._run) if other > epoch):
-            remove(self._run, passed)
-        for old in epochs(self._run)[self._keep :]:
-            remove(self._run, old)
+    def _finish(self, epoch: int, finish: Callable[[], Written]) -> Written:
+        written = finish()
+        if hosts.is_first():
+            # What lies ahead was passed over when the run went on from an older one, and comes again.
+            for passed in (other for other in epochs(self._run) if other > epoch):
+                remove(self._run, passed)
+            for old in epochs(self._run)[self._keep :]:
+                remove(self._run, old)
         return written
 
 
@@ -235,9 +293,19 @@ def remove(run: Path, epoch: int) -> None:
 
 def _check_room(run: Path, state: State) -> None:
     """OSError where the disk cannot hold the state; in the middle of writing Orbax fails with pages of traces."""
-    needed, free = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(run).free
-    if free < needed + 2**20:
-        raise OSError(errno.ENOSPC, f"No space left: {needed:,} bytes are needed, {free:,} are free")
+    leaves = jax.tree.leaves(state)
+    needed = sum(
+        sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
+        if isinstance(leaf, jax.Array)
+        else np.asarray(leaf).nbytes
+        for leaf in leaves
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(run).free
+    full = free < needed + 2**20
+    if any(hosts.any_has(full)):
+        sizes = f"{needed:,} bytes are needed, {free:,} are free" if full else "of another process"
+        raise OSError(errno.ENOSPC, f"No space left: {sizes}")
 
 
 def _path(run: Path, epoch: int) -> Path:

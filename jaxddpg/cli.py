@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import platformdirs
 
-from jaxddpg import config, process
+from jaxddpg import config, hosts, process
 from jaxddpg.config import ConfigError
 
 
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
     try:
         tokens, overrides = _split(arguments)
-        options = _parser().parse_args(tokens)
+        options = _parser().parse_args(tokens, argparse.Namespace(arguments=arguments))
         if overrides and not options.takes_settings:
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
         return options.command(options, overrides)
@@ -140,12 +140,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.sweep and not experiment.population.sweep:
         raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
-    if options.distributed:
-        if not options.run_dir:
-            raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
-        from jaxddpg.run_directory import check_free
-
-        check_free(directory)  # before another process can have begun in it
+    if options.distributed and not options.run_dir:
+        raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
     if options.sweep:
         return _learn(options, experiment, directory, lambda room, **how: room.sweep(experiment, directory, **how))
     return _learn(options, experiment, directory, lambda room, **how: [room.run(experiment, directory, **how)])
@@ -163,22 +159,53 @@ def _resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def _learn(options: argparse.Namespace, experiment: config.Experiment, directory: Path, go: Callable[..., Any]) -> int:
-    """Starts a run or goes on with one, or several, and says what came of it."""
+    """Starts a run or continues one, or several, and reports the result."""
+    rendezvous = _rendezvous(options)
+    if rendezvous and not options.child:
+        return hosts.supervise(
+            options.arguments, rendezvous.seconds, f"`jaxddpg resume {directory}` continues from the newest checkpoint"
+        )
+    if options.child:
+        sys.stdout, sys.stderr = (
+            os.fdopen(int(descriptor), "w", 1, errors="backslashreplace") for descriptor in options.child.split(",")
+        )
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
         print(f"{experiment.environment.name}: starting", file=sys.stderr, flush=True)
     _import_jax()
-    with _Signals() as signals:
-        from jaxddpg import experiment as room
-
+    with _Signals(from_parent=bool(options.child)) as signals:
+        if not rendezvous:
+            return _trained(options, experiment, directory, go, signals)
+        code = 2
         try:
-            with _debugging() if options.debug else nullcontext():
-                results = go(room, quiet=options.quiet, stopping=lambda: bool(signals.received))
-        except (room.RunError, FloatingPointError) as error:
-            print(f"error: {config.first_line(error)}", file=sys.stderr)
-            return 1
+            hosts.join(rendezvous, config.dump(experiment))
+            signals.training = True
+            code = _trained(options, experiment, directory, go, signals)
+        except ConfigError as error:
+            print("\n".join(f"error: {fault}" for fault in error.faults), file=sys.stderr)
+        hosts.leave(code)
+
+
+def _trained(
+    options: argparse.Namespace,
+    experiment: config.Experiment,
+    directory: Path,
+    go: Callable[..., Any],
+    signals: "_Signals",
+) -> int:
+    """As `_learn`, in the process that trains."""
+    from jaxddpg import experiment as room
+
+    first = hosts.is_first()
+    quiet = options.quiet or not first
+    try:
+        with _debugging() if options.debug else nullcontext():
+            results = go(room, quiet=quiet, stopping=lambda: bool(signals.received))
+    except (room.RunError, FloatingPointError) as error:
+        print(f"error: {config.first_line(error)}", file=sys.stderr)
+        return 1
     summaries = [result.summary for result in results]
-    return _tell(experiment, directory, summaries, options.quiet, True, signals.received)
+    return _tell(experiment, directory, summaries, quiet, first, hosts.largest(signals.received))
 
 
 @contextmanager
@@ -266,6 +293,31 @@ def _measured(returns: Any, unmeasured: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _rendezvous(options: argparse.Namespace) -> hosts.Rendezvous | None:
+    """Where the processes of this run meet; None where it has one."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed:
+        if any(value is not None for value in (*given, options.meet_seconds)):
+            raise ConfigError(["--coordinator, --num-processes, --process-id and --meet-seconds need --distributed"])
+        return None
+    seconds = 300 if options.meet_seconds is None else options.meet_seconds
+    if seconds < 1:
+        raise ConfigError([f"--meet-seconds is {seconds}, but must be at least 1"])
+    if len({value is None for value in given}) > 1:
+        raise ConfigError(["--coordinator, --num-processes and --process-id are given only together"])
+    if options.coordinator is not None:
+        host, _, port = options.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError([f"--coordinator is {options.coordinator}, but must be HOST:PORT, such as node1:29500"])
+        if options.num_processes < 1:
+            raise ConfigError([f"--num-processes is {options.num_processes}, but must be at least 1"])
+        if not 0 <= options.process_id < options.num_processes:
+            raise ConfigError(
+                [f"--process-id is {options.process_id}, but must be at least 0 and below {options.num_processes}"]
+            )
+    return hosts.Rendezvous(*given, seconds)
 
 
 def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
@@ -490,7 +542,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_distributed(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("several processes, each of which trains a part of the members")
+    group = command.add_argument_group("several processes, on the devices of which the members train together")
     group.add_argument(
         "--distributed", action="store_true", help="be one of them; SLURM and its like tell which, or the flags below"
     )
@@ -498,6 +550,7 @@ def _add_distributed(command: argparse.ArgumentParser) -> None:
     group.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
     group.add_argument("--process-id", metavar="K", type=int, help="which of them this is, from 0")
     group.add_argument("--meet-seconds", metavar="S", type=int, help="to wait until all are there (default 300)")
+    group.add_argument("--child", help=argparse.SUPPRESS)  # the streams of the process that started this one
 
 
 def _settings_help() -> str:
@@ -540,19 +593,23 @@ def _new_directory(name: str) -> Path:
 
 
 class _Signals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; a second one ends the program at once.
+    """Turns the first SIGINT or SIGTERM into a wish to stop; a second one, or one before the training, ends the program
+    at once.
 
-    They are watched for by a thread: Python's own handlers wait for as long as the main thread waits for JAX.
+    They are watched for by a thread: Python's own handlers wait for as long as the main thread waits for JAX. A child
+    reads them from its parent, with which it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, from_parent: bool = False) -> None:
         self.received = 0
+        self.training = not from_parent
+        self._from_parent = from_parent
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._previous_writer = signal.set_wakeup_fd(self._writer.fileno())
+        self._previous_writer = -1 if self._from_parent else signal.set_wakeup_fd(self._writer.fileno())
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, lambda *_: None)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -561,17 +618,23 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._previous_writer)
+        if not self._from_parent:
+            signal.set_wakeup_fd(self._previous_writer)
         self._writer.close()
 
     def _watch(self) -> None:
-        while byte := self._reader.recv(1):
+        while byte := os.read(0 if self._from_parent else self._reader.fileno(), 1):
             (number,) = byte
             if number not in self._previous:
                 continue
-            if self.received:
+            if self.received or not self.training:
                 os._exit(128 + number)
             self.received = number
             # Not print: the signal may have come in the middle of one.
-            os.write(2, b"\nstopping after this epoch; once more to stop at once\n")
+            os.write(
+                sys.stderr.fileno() if self._from_parent else 2,
+                b"\nstopping after this epoch; once more to stop at once\n",
+            )
+        if self._from_parent:
+            os._exit(1)  # the parent has ended
         self._reader.close()

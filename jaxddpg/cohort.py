@@ -80,11 +80,11 @@ class Cohort:
             )
 
     def snapshot(self) -> dict[str, Any]:
-        """What a checkpoint holds, on the host: the states of all members, and the agents at their best evaluations
-        with the epochs of these."""
+        """What a checkpoint holds: the states of all members, and the agents at their best evaluations with the epochs
+        of these."""
         assert self.best
-        agents = self._population.gather(self.best.agents)
-        return vars(self._population.gather(self.state)) | {"best": {"agent": agents, "epoch": self.best.epochs}}
+        held = self._population.snapshot(vars(self.state) | {"best": self.best.agents})
+        return held | {"best": {"agent": held["best"], "epoch": self.best.epochs}}
 
     def _enrol(self) -> None:
         numbers = [config.variant(self._experiment, reporting.swept(one)).member() for one in self.identities]

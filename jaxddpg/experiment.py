@@ -22,6 +22,7 @@ from jaxddpg import (
     backend,
     checkpoint,
     config,
+    hosts,
     memory,
     origin,
     outcome,
@@ -101,19 +102,24 @@ def run(
                 "`jaxddpg sweep`, which runs one for each"
             ]
         )
-    _check_extras(experiment.reporting)
-    _caution(experiment)
-    if directory is None:
-        population = _populated(experiment, on_disk=False)
-        with _failures_told(None):
-            return _run(experiment, population, None, quiet, stopping)
-    directory = Path(directory)
-    run_directory.check_free(directory)
-    population = _populated(experiment)
-    with run_directory.claimed(directory), _failures_told(directory):
-        if (directory / "config.yaml").exists():  # of two runs that start together, one got it
-            raise ConfigError([run_directory.IN_USE.format(directory)])
-        run_directory.write(directory / "config.yaml", config.dump(experiment))
+    directory = None if directory is None else Path(directory)
+    with ExitStack() as stack:
+        with hosts.agreeing():
+            _check_extras(experiment.reporting)
+            if directory and hosts.is_first():
+                run_directory.check_free(directory)
+            population = _populated(experiment, directory is not None)
+        _caution(experiment)
+        stack.enter_context(_failures_told(directory))
+        with hosts.agreeing():
+            if directory and hosts.is_first():
+                stack.enter_context(run_directory.claimed(directory))
+                if (directory / "config.yaml").exists():  # of two runs that start together, one got it
+                    raise ConfigError([run_directory.IN_USE.format(directory)])
+                run_directory.write(directory / "config.yaml", config.dump(experiment))
+        with hosts.agreeing():
+            if directory and not (directory / "config.yaml").exists():
+                raise ConfigError([f"--run-dir {directory} is not on a file system that all processes share"])
         return _run(experiment, population, directory, quiet, stopping)
 
 
@@ -136,12 +142,17 @@ def sweep(
     programs = config.programs(experiment)
     if [*programs] == [""]:
         return [run(experiment, directory, quiet=quiet, stopping=stopping)]
-    _check_extras(experiment.reporting)
-    run_directory.check_free(directory)
-    for program in programs.values():
-        _populated(program)
-    with run_directory.claimed(directory):
-        run_directory.check_free(directory)  # of two sweeps that start together, one got it
+    with ExitStack() as stack:
+        with hosts.agreeing():
+            _check_extras(experiment.reporting)
+            if hosts.is_first():
+                run_directory.check_free(directory)
+            for program in programs.values():
+                _populated(program)
+        with hosts.agreeing():
+            if hosts.is_first():
+                stack.enter_context(run_directory.claimed(directory))
+                run_directory.check_free(directory)  # of two sweeps that start together, one got it
         return _run_programs(directory, experiment, programs, (), quiet, stopping)
 
 
@@ -158,12 +169,15 @@ def resume_sweep(
     """
     directory = Path(directory)
     config.whole(directory)  # else the lock would make a directory of any name
-    with run_directory.claimed(directory):
-        experiment, _ = config.extended(directory, changes or {})
-        programs = config.programs(experiment)
-        begun = [name for name in programs if (directory / name / "config.yaml").exists()]
-        for name in begun:
-            _check_epochs(programs[name], _recall(directory / name, programs[name]).epoch)
+    with ExitStack() as stack:
+        with hosts.agreeing():
+            if hosts.is_first():
+                stack.enter_context(run_directory.claimed(directory))
+            experiment, _ = config.extended(directory, changes or {})
+            programs = config.programs(experiment)
+            begun = [name for name in programs if (directory / name / "config.yaml").exists()]
+            for name in begun:
+                _check_epochs(programs[name], _recall(directory / name, programs[name]).epoch)
         return _run_programs(directory, experiment, programs, begun, quiet, stopping)
 
 
@@ -176,16 +190,18 @@ def _run_programs(
     stopping: Callable[[], bool],
 ) -> list[Result]:
     """Runs or resumes the programs of a sweep one after the other, in a directory that is locked."""
-    run_directory.write(directory / config.SWEEP, config.dump(experiment))
+    if hosts.is_first():
+        run_directory.write(directory / config.SWEEP, config.dump(experiment))
     results = list[Result]()
     for name, program in programs.items():
-        if results and stopping():
+        if results and any(hosts.any_has(stopping())):
             break
         if name in begun:  # what was changed in the meantime holds for it too
             results.append(resume(directory / name, config.harmless(program), quiet=quiet, stopping=stopping))
         else:
             results.append(run(program, directory / name, quiet=quiet, stopping=stopping))
-    _draw(directory)
+    if hosts.is_first():
+        _draw(directory)
     return results
 
 
@@ -213,24 +229,29 @@ def resume(
     """
     directory = Path(directory)
     experiment, changed = config.extended(directory, changes or {})
-    _check_extras(experiment.reporting)
-    _caution(experiment)
-    with _failures_told(directory), run_directory.claimed(directory):
-        population = _populated(experiment)
-        history = _recall(directory, experiment, population.version)
-        _check_epochs(experiment, history.epoch)
+    with ExitStack() as stack:
+        stack.enter_context(_failures_told(directory))
+        with hosts.agreeing():
+            _check_extras(experiment.reporting)
+            if hosts.is_first():
+                stack.enter_context(run_directory.claimed(directory))
+            population = _populated(experiment)
+            history = _recall(directory, experiment, population.version)
+            _check_epochs(experiment, history.epoch)
+        _caution(experiment)
         if finished := _finished(experiment, directory, population, history):
             return finished
-        run_directory.write(directory / "config.yaml", config.dump(experiment))
-        record = {
-            "date": datetime.datetime.now().isoformat(timespec="seconds"),
-            "epoch": history.epoch,
-            "changes": changed,
-            "versions": outcome.versions(),
-            "environment": origin.of(experiment, population.version).environment,
-        }
-        with (directory / "resumptions.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        if hosts.is_first():
+            run_directory.write(directory / "config.yaml", config.dump(experiment))
+            record = {
+                "date": datetime.datetime.now().isoformat(timespec="seconds"),
+                "epoch": history.epoch,
+                "changes": changed,
+                "versions": outcome.versions(),
+                "environment": origin.of(experiment, population.version).environment,
+            }
+            with (directory / "resumptions.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
         return _run(experiment, population, directory, quiet, stopping, history)
 
 
@@ -261,9 +282,12 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
-        if (called_back := callback_error(error)) is None:
+        if called_back := callback_error(error):
+            raise RunError(f"the environment failed in a callback: {called_back}") from error
+        if not jax.distributed.is_initialized():
             raise
-        raise RunError(f"the environment failed in a callback: {called_back}") from error
+        remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
+        raise RunError(f"another process of this run was lost: {config.first_line(error)}; {remedy}") from error
     except jax.errors.KeyReuseError as error:
         raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
     except OSError as error:
@@ -290,6 +314,12 @@ def _populated(experiment: Experiment, on_disk: bool = True) -> Population:
             check_member(variant.member())
             looked_at.append(variant.environment)
     population = populate(experiment)
+    training = {device.process_index for device in population.mesh.devices.flat}
+    if len(training) < jax.process_count():
+        count = experiment.population.num_members
+        raise ConfigError(
+            [f"{jax.process_count()} processes cannot share {count} member{'s'[: count > 1]}; use fewer of them"]
+        )
     longest = max(make_environment(section).episode_length for section in looked_at)
     memory.check(experiment, population, longest, on_disk)
     return population
@@ -305,15 +335,19 @@ def _run(
 ) -> Result:
     """Trains the members from where their history ends, in a directory that is ours."""
     count = experiment.population.num_members
-    title = f"{experiment.environment.name}, {count} member{'s'[: count > 1]}{f' -> {directory}' if directory else ''}"
+    title = f"{experiment.environment.name}, {_layout(population, count)}{f' -> {directory}' if directory else ''}"
     with ExitStack() as stack:
-        display = stack.enter_context(reporting.Display(title, experiment.training.num_epochs, quiet))
+        display = stack.enter_context(
+            reporting.Display(title, experiment.training.num_epochs, quiet or not hosts.is_first())
+        )
         reporters: list[reporting.Reporter] = [display]
         writer: checkpoint.Writer | None = None
         for note in history.notes:
             display.note(note)
         if directory is not None:
-            reporters += [stack.enter_context(reporter) for reporter in _writers(experiment, directory, history.rows)]
+            if hosts.is_first():
+                writers = _writers(experiment, directory, history.rows)
+                reporters += [stack.enter_context(reporter) for reporter in writers]
             writer = stack.enter_context(
                 checkpoint.Writer(directory, experiment.checkpoint.keep, origin.of(experiment, population.version))
             )
@@ -328,9 +362,25 @@ def _run(
         summary = outcome.summary(experiment, rows, count, population) | {"compile_seconds": compile_seconds}
         if directory is not None and writer is not None:
             summary["checkpoints"] = writer.cost()
-            run_directory.write(directory / "summary.json", json.dumps(reporting.plain_json(summary), indent=2) + "\n")
-            _draw(directory)
+            if hosts.is_first():
+                text = json.dumps(reporting.plain_json(summary), indent=2)
+                run_directory.write(directory / "summary.json", text + "\n")
+                _draw(directory)
     return Result(rows, summary, agents)
+
+
+def _layout(population: Population, count: int) -> str:
+    """How so many members lie on the devices, as part of a sentence."""
+    devices, each = population.mesh.devices, population.like.observation.shape[0] // population.mesh.shape["member"]
+    processes, row = jax.process_count(), population.mesh.shape.get(shards.AXIS, 1)
+    parts = [
+        f"{count} member{'s'[: count > 1]} on {devices.size} {devices.flat[0].platform} device{'s'[: devices.size > 1]}"
+        + f" of {processes} processes" * (processes > 1)
+    ]
+    parts += [f"each in {row} shards"] if row > 1 else []
+    parts += [f"{each} on each, {population.block} at once"] if each > population.block else []
+    parts += [f"{idle} idle"] if (idle := jax.device_count() - devices.size) else []
+    return ", ".join(parts)
 
 
 def _finished(experiment: Experiment, directory: Path, population: Population, history: History) -> Result | None:
@@ -341,11 +391,13 @@ def _finished(experiment: Experiment, directory: Path, population: Population, h
     summary = outcome.read(path)
     if summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
-    if len((directory / reporting.METRICS).read_bytes().splitlines()) > len(history.rows):
+    lines = (directory / reporting.METRICS).read_bytes().splitlines()
+    if hosts.is_first() and len(lines) > len(history.rows):
         with reporting.MetricsFile(directory, history.rows):
             pass  # which leaves out what stands after them
     like = {"agent": _on_disk(population, experiment.population.num_members)["agent"]}
-    return Result([*history.rows], summary, _restored(directory, history.epoch, like, partial=True)["agent"])
+    agents = _restored(directory, history.epoch, like, partial=True)["agent"]
+    return Result([*history.rows], summary, population.gather(population.scatter_agents(agents)))
 
 
 def _recall(directory: Path, experiment: Experiment, environment: str | None = None) -> History:
@@ -397,8 +449,11 @@ def _begin(directory: Path | None, population: Population, history: History) -> 
 
 
 def _on_disk(population: Population, count: int) -> dict[str, Any]:
-    """The shapes and types of what a checkpoint holds of the states of so many members, by name."""
+    """The shapes and types of what a checkpoint holds of the states of so many members, by name; of several processes
+    each restores its own part."""
     like = population.like
+    if jax.distributed.is_initialized():
+        return {**vars(like)}
     return vars(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), like))
 
 
@@ -452,11 +507,13 @@ def _train(
         epoch = rows[0]["epoch"]
         if writer:
             cohort.keep_best(rows)
-        last = stopping() or epoch == training.num_epochs or halted(experiment, rows)
-        due = last or time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
-        if writer and due:
+        late = time.perf_counter() - saved >= experiment.checkpoint.interval_seconds
+        stop, due = hosts.any_has(stopping(), late)
+        last = stop or epoch == training.num_epochs or halted(experiment, rows)
+        if writer and (due or last):
             writer.wait()  # two copies of all states are what memory was counted for
-            snapshot = cohort.snapshot()
+            writer.begin(epoch, cohort.snapshot())
+            saved = time.perf_counter()
         try:
             # While these rows are told and kept, the next epoch computes.
             finish = None if last else begin(epoch + 1, rows)
@@ -464,10 +521,8 @@ def _train(
             history += rows
             for reporter in reporters:
                 reporter.epoch(rows)
-            if writer and due:
-                writer.save(epoch, snapshot)
-                saved = time.perf_counter()
-                del snapshot
+            if writer:
+                writer.commit()
     if writer:
         writer.wait()
     return history, population.gather(cohort.state.agent)
@@ -572,8 +627,8 @@ def _check_extras(section: settings.Reporting) -> None:
 
 
 def _caution(experiment: Experiment) -> None:
-    """Warns of what is hardly meant."""
-    for sentence in config.cautions(experiment):
+    """Warns of what is hardly meant, in the first process."""
+    for sentence in config.cautions(experiment) if hosts.is_first() else ():
         warnings.warn(sentence, stacklevel=3)
 
 

@@ -132,6 +132,9 @@ class Population(NamedTuple):
     that in the other"""
     gather: Callable[[State], State]
     """`gather(state)`: on the host of every process, each leaf [M, ...]"""
+    snapshot: Callable[[State], State]
+    """`snapshot(state)`: what a checkpoint can be written from while the next epoch changes the state; in one process
+    as `gather`"""
     scatter: Callable[[State], State]
     """The inverse of `gather`; what is on the devices already stays there"""
     scatter_agents: Callable[[State], State]
@@ -142,6 +145,8 @@ class Population(NamedTuple):
     """members that a device computes at once"""
     members: Members
     """all, as they were first given"""
+    mesh: Mesh
+    """of the devices, by member and where a member is spread also by shard"""
     programs: dict[str, Program]
     version: str | None
     """as it was given"""
@@ -224,6 +229,12 @@ def make_population(
             return host[:count]
 
         return jax.tree.map(whole, state)
+
+    def snapshot(state: State) -> State:
+        if not jax.distributed.is_initialized():
+            return gather(state)
+        # From other devices Orbax copies to the host before it returns.
+        return jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
 
     def program(function: Callable, specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
         # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
@@ -382,11 +393,13 @@ def make_population(
         copy=copy,
         choose=choose,
         gather=gather,
+        snapshot=snapshot,
         scatter=partial(scatter, specs=of_state),
         scatter_agents=scatter,
         like=like,
         block=block,
         members=first,
+        mesh=mesh,
         programs=programs,
         version=version,
     )

@@ -146,7 +146,8 @@ def test_a_writer_removes_what_interrupted_saves_left(tmp_path):
 def test_a_writer_keeps_the_newest(tmp_path):
     with checkpoint.Writer(tmp_path, keep=2) as writer:
         for epoch in range(5):
-            writer.save(epoch, {"epoch": np.full(1, epoch)})
+            writer.begin(epoch, {"epoch": np.full(1, epoch)})
+            writer.commit()
     assert checkpoint.epochs(tmp_path) == [4, 3]
     assert {path.name for path in folder(tmp_path).iterdir()} == {"4", "4.json", "3", "3.json"}
     assert writer.cost()["written"] == 5
@@ -159,11 +160,14 @@ def test_a_writer_that_went_back_keeps_what_it_writes(tmp_path):
     for epoch in (30, 48, 50):
         checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
     with checkpoint.Writer(tmp_path, keep=2) as writer:
-        writer.save(31, {"leaf": np.ones(1)})
+        writer.begin(31, {"leaf": np.ones(1)})
+        writer.commit()
         writer.wait()
         assert checkpoint.epochs(tmp_path) == [31, 30]
-        writer.save(32, {"leaf": np.ones(1)})
-        writer.save(33, {"leaf": np.ones(1)})
+        writer.begin(32, {"leaf": np.ones(1)})
+        writer.commit()
+        writer.begin(33, {"leaf": np.ones(1)})
+        writer.commit()
     assert checkpoint.epochs(tmp_path) == [33, 32]
 
 
@@ -171,8 +175,10 @@ def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
     """The state of the next epoch lies in other memory; only the array given must stay."""
     state = {"leaf": np.arange(1e6)}
     with checkpoint.Writer(tmp_path, keep=1) as writer:
-        writer.save(1, state)
-        writer.save(2, {"leaf": state["leaf"] + 1})
+        writer.begin(1, state)
+        writer.commit()
+        writer.begin(2, {"leaf": state["leaf"] + 1})
+        writer.commit()
         writer.wait()
         np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, shapes(state))["leaf"], state["leaf"] + 1)
 

@@ -1,0 +1,221 @@
+"""Several processes, perhaps on several hosts, as one JAX program.
+
+Each process trains the members, or shards of members, on its own devices; all see the same metrics, and the first one
+writes them. JAX aborts a process that has lost a peer. A command with `--distributed` is therefore a parent, whose
+child trains: the parent reports in a sentence how the child ended.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, NoReturn
+
+from jaxddpg.config import ConfigError, first_line
+
+_HEARTBEAT_SECONDS = 10
+"""A process that was silent for so long is lost."""
+_JOINED = "the processes have met"
+_REASON_SECONDS = 5
+_LEAVING_SECONDS = 120
+"""Within which all processes end after the first one has."""
+
+
+class Rendezvous(NamedTuple):
+    """Where processes meet. What is None is found in the variables of a cluster, such as SLURM's."""
+
+    coordinator: str | None = None
+    """HOST:PORT, which process 0 serves"""
+    num_processes: int | None = None
+    process_id: int | None = None
+    seconds: int = 300
+    """to wait for all of them"""
+
+
+def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
+    """Runs a command of this program in a child that trains, and returns its exit code.
+
+    The child writes to the streams of this process, but what JAX's C++ libraries write is kept from them. SIGINT and
+    SIGTERM are passed on. The child ends with this process, whatever ends it.
+
+    Args:
+        seconds: for which the child waits for the others.
+        remedy: what to do where the child was ended in the middle of a run.
+    """
+    streams = [os.dup(descriptor) for descriptor in (1, 2)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "jaxddpg", *arguments, "--child", ",".join(map(str, streams))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=streams,
+        start_new_session=True,  # a terminal sends its signals to this process alone
+    )
+    assert child.stdin
+    assert child.stdout
+    signals = child.stdin.fileno()
+    for descriptor in streams:
+        os.close(descriptor)
+    libraries: deque[bytes] = deque(maxlen=10_000)
+    reader = threading.Thread(target=libraries.extend, args=(child.stdout,), daemon=True)
+    reader.start()
+
+    def pass_on(number: int, _: Any) -> None:
+        with suppress(OSError):  # it has ended
+            os.write(signals, bytes([number]))
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    reader.join(1.0)
+    said = b"".join(libraries).decode(errors="replace")
+    if code >= 0:
+        if "Traceback" in said:
+            print(said, end="", file=sys.stderr)
+        return code
+    if _JOINED not in said and (reason := _not_met(said, seconds)):
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    print(f"error: {_ended(-code, said)}; {remedy}", file=sys.stderr)
+    return 1
+
+
+def _ended(number: int, said: str) -> str:
+    """Why a child was ended by a signal, as part of a sentence, from what JAX's libraries said."""
+    if number == signal.SIGABRT and re.search("distributed service|coordination|heartbeat|gloo", said, re.IGNORECASE):
+        return "another process of this run was lost or stopped"
+    lines = [line for line in said.splitlines() if line.strip() not in ("", _JOINED)]
+    return f"the trainer was ended by {signal.Signals(number).name}{f': {lines[-1][:200]}' if lines else ''}"
+
+
+def _not_met(said: str, seconds: int) -> str:
+    """Why processes did not meet, as part of a sentence; empty where that was not the matter."""
+    if "Failed to add port" in said or "Address already in use" in said:
+        return "the port of --coordinator is taken on this host; name another"
+    if "should be defined" in said or "must be defined" in said:
+        return (
+            "--distributed finds no cluster that tells where to meet, such as SLURM; name --coordinator HOST:PORT, "
+            "--num-processes N and --process-id K"
+        )
+    if "DEADLINE_EXCEEDED" in said or "Barrier timed out" in said or "UNAVAILABLE" in said:
+        return (
+            f"not all processes came within {seconds} s; check that each was started, with the same --coordinator and "
+            "--num-processes and a --process-id of its own, and that it reaches process 0"
+        )
+    return ""
+
+
+def join(rendezvous: Rendezvous, purpose: str) -> None:
+    """Makes this process one of a JAX program of several.
+
+    Args:
+        purpose: what each process is to do, which must be the same.
+
+    Raises:
+        ConfigError: the processes did not meet, or have other purposes.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            rendezvous.coordinator,
+            rendezvous.num_processes,
+            rendezvous.process_id,
+            initialization_timeout=rendezvous.seconds,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_LEAVING_SECONDS,
+        )
+    except Exception as error:  # of JAX's libraries, whatever its type
+        reason = _not_met(str(error), rendezvous.seconds)
+        raise ConfigError([reason or f"the processes did not meet: {first_line(error)}"]) from error
+    os.write(1, f"{_JOINED}\n".encode())
+    if takes_all_devices(os.environ):
+        for platform in ("cuda", "rocm"):
+            jax.config.update(f"jax_{platform}_visible_devices", "all")
+    if len({*_gathered(purpose)}) > 1:
+        raise ConfigError(["the processes were given different settings; give each the same file and flags"])
+
+
+def takes_all_devices(variables: Mapping[str, str]) -> bool:
+    """Whether a process uses all GPUs that it sees, where JAX would give it that of its number on its host: it is the
+    only one there, or sees fewer than there are processes, which are then its own."""
+    if "JAX_LOCAL_DEVICE_IDS" in variables:
+        return False
+    here = int(variables.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0))
+    if tasks := variables.get("SLURM_STEP_TASKS_PER_NODE", variables.get("SLURM_TASKS_PER_NODE")):
+        # Such as 2(x3),1: two on each of three nodes and one on the fourth.
+        counts = [(int(count), int(times or 1)) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks)]
+        each = [count for count, times in counts for _ in range(times)]
+        here = each[min(int(variables.get("SLURM_NODEID", 0)), len(each) - 1)]
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    return here == 1 or (visible is not None and here > len(visible.split(",")))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and reports."""
+    import jax
+
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def any_has(*flags: bool) -> list[bool]:
+    """Of each flag whether it is set in any process; all processes call this together."""
+    return [any(each) for each in zip(*_gathered(flags), strict=True)]
+
+
+def largest(number: int) -> int:
+    """The largest number that any process has; all call this together."""
+    return max(_gathered(number))
+
+
+@contextmanager
+def agreeing() -> Iterator[None]:
+    """What this process does inside, all do; where one meets a ConfigError, all raise one.
+
+    Raises:
+        ConfigError: its own, or that of another process.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        _gathered(error.faults)
+        raise
+    others = _gathered([])
+    if found := [f"process {process_id}: {fault}" for process_id, faults in enumerate(others) for fault in faults]:
+        raise ConfigError(found)
+
+
+def _gathered(value: Any) -> list[Any]:
+    """What each process has, of what JSON can hold."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        return [value]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
+    found = multihost_utils.process_allgather(np.frombuffer(text.ljust(longest), np.uint8))
+    return [json.loads(bytes(row)) for row in found]
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process, one of several. Where it failed it waits only so long for the others that all can say why."""
+    import jax
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_REASON_SECONDS if code in (1, 2) else None)
+    os._exit(code)

@@ -1,0 +1,396 @@
+"""Several processes as one JAX program, over loopback: they give the numbers of one, and one of them may be lost."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import call, comparable, refused, summary_of
+
+from jaxddpg import checkpoint, config, hosts
+from jaxddpg.composition import state_like
+from jaxddpg.experiment import resume
+
+EPOCHS = 4
+SECTIONS = {
+    "environment": {"name": "Pendulum-v1"},
+    "agent": {"batch_size": 16, "actor": {"hidden_sizes": [16]}, "critic": {"hidden_sizes": [16]}},
+    "replay": {"capacity": 2_000},
+    "training": {"num_envs": 4, "warmup_steps": 20, "steps_per_epoch": 50, "num_epochs": EPOCHS},
+    "evaluation": {"num_episodes": 2},
+    "checkpoint": {"interval_seconds": 0, "keep": 99},
+    "population": {"num_seeds": 5},
+}
+RATES = "--population.sweep.agent.actor_learning_rate"
+CASES = {
+    "members": [],
+    "a member in 4 shards": ["--num-seeds", "1", "--training.num_shards", "4"],
+    "2 members in 2 shards": ["--num-seeds", "2", "--training.num_shards", "2"],
+    "pbt": [
+        *(RATES, "{geomspace: [1e-5, 1e-2, 5]}", "--num-seeds", "1"),
+        *("--population.selection", "{method: pbt, interval: 1, share: 0.4}"),
+    ],
+    "halving": [
+        *(RATES, "{geomspace: [1e-5, 1e-2, 5]}", "--num-seeds", "1"),
+        *("--population.selection", "{method: halving, interval: 1}"),
+    ],
+    "two programs": ["--population.sweep.agent.batch_size", "[16, 8]", "--num-seeds", "2"],
+}
+"""What 2 processes x 2 devices do as 1 process x 4."""
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def start(*command, process_id=None, port=None, num_processes=2, seconds=120, devices=2, **variables):
+    """A process of a run, which speaks to loopback only; or by default one by itself."""
+    meeting = ["--distributed", "--meet-seconds", seconds] if port else []
+    if process_id is not None:
+        meeting += ["--coordinator", f"127.0.0.1:{port}", "--num-processes", num_processes, "--process-id", process_id]
+    where = {"JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_CPU_DEVICES": f"{devices}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxddpg", *map(str, [*command, *meeting])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | where | variables,
+    )
+
+
+def start_both(*command, **variables):
+    port = free_port()
+    return [start(*command, process_id=process_id, port=port, **variables) for process_id in range(2)]
+
+
+def ended(processes):
+    """What processes said: (code, out, err) each."""
+    said = [process.communicate() for process in processes]
+    return [(process.returncode, *streams) for process, streams in zip(processes, said, strict=True)]
+
+
+def both(*command, **variables):
+    return ended(start_both(*command, **variables))
+
+
+def errors(err):
+    return [line for line in err.splitlines() if line.startswith("error")]
+
+
+def wait_for(path, lines, processes):
+    """Until a file of metrics has so many lines."""
+    while not path.exists() or len(path.read_text().splitlines()) < lines:
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.02)
+
+
+def children(process):
+    """The processes that a process has started."""
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def is_alive(number):
+    status = Path(f"/proc/{number}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "two.yaml"
+    path.write_text(config.dump(config.parse(SECTIONS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """An uninterrupted run of two processes, and what they said."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return directory, both("train", experiment, "--run-dir", directory)
+
+
+def equal(one, other, tolerance):
+    """The final states of two runs, whoever wrote them, and what stands in their metrics."""
+    experiment = config.of_run(one)
+    trained = {
+        path: [row[path] for row in comparable(one)] for path in ("member", "parent") if path in comparable(one)[0]
+    }
+    assert trained == {path: [row[path] for row in comparable(other)] for path in trained}
+
+    like = vars(state_like(experiment))
+    states = [checkpoint.restore(run, checkpoint.epochs(run)[0], like) for run in (one, other)]
+    # Of members that no longer train the replay and the environments mean nothing.
+    running = [row.get("parent", 0) is not None for row in comparable(one)[-experiment.population.num_members :]]
+
+    def compare(a, b):
+        a, b = a[running], b[running]
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(compare, *states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_numbers_of_one(case, experiment, tmp_path):
+    """After 200 updates, with as many devices in all."""
+    command = "sweep" if any("sweep" in flag for flag in CASES[case]) else "train"
+    assert [code for code, *_ in both(command, experiment, "--run-dir", tmp_path / "two", *CASES[case])] == [0, 0]
+    alone = start(command, experiment, "--run-dir", tmp_path / "one", *CASES[case], devices=4)
+    assert [code for code, *_ in ended([alone])] == [0]
+    runs = sorted(path.parent.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("metrics.jsonl"))
+    assert len(runs) == (2 if case == "two programs" else 1)
+    for run in runs:
+        equal(tmp_path / "two" / run, tmp_path / "one" / run, 1e-5)
+        for row, other in zip(comparable(tmp_path / "two" / run), comparable(tmp_path / "one" / run), strict=True):
+            assert row["eval/return_mean"] == pytest.approx(other["eval/return_mean"], rel=1e-5)
+    if case == "pbt":  # a member of one process continued from one of the other
+        moves = [(row["parent"], row["member"]) for row in comparable(tmp_path / "two")]
+        assert any((parent < 3) != (member < 3) for parent, member in moves)
+
+
+@pytest.mark.slow
+def test_there_is_one_run_directory_and_the_first_process_reports(whole):
+    directory, ((_, out, err), (_, other_out, other_err)) = whole
+    assert "error" not in err + other_err
+    assert other_out == ""
+    assert "Gloo" not in out + err + other_err
+    assert f"run directory: {directory}" in out
+    assert "5 members on 4 cpu devices of 2 processes" in err
+    summary = summary_of(directory)
+    assert [member["seed"] for member in summary["members"]] == [0, 1, 2, 3, 4]
+    assert (directory / "learning_curve.png").stat().st_size > 10_000
+    assert not (directory / "hosts").exists()
+    assert call("evaluate", directory, "--num-episodes", 2)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit(lost, experiment, whole, tmp_path):
+    """Be it the one that serves as coordinator or another."""
+    directory = tmp_path / "run"
+    processes = start_both("train", experiment, "--run-dir", directory, "--training.num_epochs", 2_000)
+    wait_for(directory / "metrics.jsonl", 5 * 3, processes)
+    (child,) = children(processes[lost])
+    os.kill(child, signal.SIGKILL)
+    killed = time.monotonic()
+    said = ended(processes)
+    assert time.monotonic() - killed < 30
+    assert [code for code, *_ in said] == [1, 1]
+    for process_id, (_, out, err) in enumerate(said):
+        assert out == ""
+        (sentence,) = errors(err)
+        what = "the trainer was ended by SIGKILL" if process_id == lost else "another process of this run was lost"
+        assert what in sentence
+        assert f"`jaxddpg resume {directory}` continues from the newest checkpoint" in sentence
+        assert "Traceback" not in err
+    for epoch in checkpoint.epochs(directory):
+        if epoch >= EPOCHS:
+            checkpoint.remove(directory, epoch)
+    content = (directory / "config.yaml").read_text().replace("num_epochs: 2000", f"num_epochs: {EPOCHS}")
+    (directory / "config.yaml").write_text(content)
+    shutil.copytree(directory, tmp_path / "alone")
+    assert [code for code, *_ in both("resume", directory)] == [0, 0]
+    assert comparable(directory) == comparable(whole[0])
+    equal(directory, whole[0], 0)
+    resume(tmp_path / "alone")
+    equal(tmp_path / "alone", whole[0], 1e-5)
+
+
+@pytest.mark.slow
+def test_a_parent_takes_its_child_with_it(experiment, tmp_path):
+    directory = tmp_path / "run"
+    processes = start_both("train", experiment, "--run-dir", directory, "--training.num_epochs", 2_000)
+    wait_for(directory / "metrics.jsonl", 5, processes)
+    (child,) = children(processes[1])
+    processes[1].kill()
+    processes[1].communicate()
+    (code, _, err), _ = ended(processes)
+    assert code == 1
+    assert "another process of this run was lost" in errors(err)[0]
+    assert not is_alive(child)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
+    directory = tmp_path / "run"
+    processes = start_both("train", experiment, "--run-dir", directory, "--training.num_epochs", 2_000)
+    wait_for(directory / "metrics.jsonl", 5 * 2, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    said = ended(processes)
+    assert [code for code, *_ in said] == [143, 143], said
+    reached = summary_of(directory)["epochs"]
+    assert 0 < reached < 2_000
+    assert f"stopped after epoch {reached}; `jaxddpg resume {directory}` continues" in said[0][2]
+    assert checkpoint.epochs(directory)[0] == reached
+    assert [code for code, *_ in both("resume", directory, "--training.num_epochs", reached + 1)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_slurm_tells_who_is_who(experiment, tmp_path):
+    """The variables that srun sets; the port follows from the job's number."""
+    job = next(job for job in range(1, 4096) if free(61440 + job))
+    variables = {
+        "SLURM_JOB_ID": f"{job}",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + job}",
+    }
+    command = ("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "1")
+    processes = [
+        start(*command, port=61440 + job, **variables, SLURM_PROCID=f"{k}", SLURM_LOCALID=f"{k}") for k in range(2)
+    ]
+    said = ended(processes)
+    assert [code for code, *_ in said] == [0, 0], said
+
+
+def free(port):
+    with socket.socket() as place:
+        return place.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_NODEID": "3"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_NODEID": "3"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "2"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "3"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": "0"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, False),
+    ],
+)
+def test_a_process_takes_all_gpus_where_it_is_alone_or_has_its_own(variables, expected):
+    assert hosts.takes_all_devices(variables) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tasks", "visible"), [("1", "all"), ("2", "0")])
+def test_the_gpus_of_a_task_under_slurm(tasks, visible):
+    """What JAX will look for; with simulated variables and no GPU."""
+    job = next(job for job in range(1, 4096) if free(61440 + job))
+    simulated = {
+        "SLURM_JOB_ID": f"{job}",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + job}",
+    }
+    script = (
+        "from jaxddpg import hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
+        "print(jax.config.jax_cuda_visible_devices)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | simulated, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == visible
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_said(experiment, tmp_path):
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        place.listen()
+        process = start("train", experiment, "--run-dir", tmp_path / "run", process_id=0, port=place.getsockname()[1])
+        ((code, out, err),) = ended([process])
+    assert (code, out) == (2, "")
+    assert errors(err) == ["error: the port of --coordinator is taken on this host; name another"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_a_missing_process_is_said(process_id, experiment, tmp_path):
+    command = ("train", experiment, "--run-dir", tmp_path / "run", "--quiet")
+    ((code, out, err),) = ended([start(*command, process_id=process_id, port=free_port(), seconds=3)])
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert "error: not all processes came within 3 s" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--agent.gamma", "0.5"], "the processes were given different settings"),
+        (["--replay.capacity", 10**11], "process 1: this experiment needs "),
+    ],
+    ids=["settings", "memory"],
+)
+def test_what_one_process_meets_all_say(flags, fragment, experiment, tmp_path):
+    port = free_port()
+    command = ("train", experiment, "--run-dir", tmp_path / "run")
+    variables = {"PYTHONPATH": str(tmp_path)}
+    if "different" in fragment:
+        processes = [
+            start(*command, process_id=0, port=port),
+            start(*command, *flags, process_id=1, port=port),
+        ]
+    else:  # a memory of which one process has less
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys\nfrom jaxddpg import memory\nmemory.free = lambda: 1000\n"
+        )
+        path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+        variables = {"PYTHONPATH": path}
+        processes = [
+            start(*command, process_id=0, port=port),
+            start(*command, process_id=1, port=port, **variables),
+        ]
+    said = ended(processes)
+    assert [code for code, *_ in said] == [2, 2], said
+    assert [len(errors(err)) for *_, err in said] == [1, 1], said
+    assert fragment in errors(said[0][2])[0]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_processes_need_a_member_or_shard_each(experiment, tmp_path):
+    said = both("train", experiment, "--run-dir", tmp_path / "run", "--num-seeds", "1")
+    assert [code for code, *_ in said] == [2, 2]
+    assert all("2 processes cannot share 1 member; use fewer of them" in errors(err)[0] for *_, err in said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        ("--distributed", "--distributed needs a --run-dir, the same for all processes"),
+        ("--num-processes 2 --run-dir {}", "--coordinator, --num-processes, --process-id and --meet-seconds need"),
+        ("--distributed --run-dir {} --meet-seconds -3", "--meet-seconds is -3, but must be at least 1"),
+        (
+            "--distributed --run-dir {} --coordinator a:1 --num-processes 0 --process-id 0",
+            "--num-processes is 0, but must be at least 1",
+        ),
+        ("--distributed --run-dir {} --coordinator a:1", "are given only together"),
+        (
+            "--distributed --run-dir {} --coordinator nowhere --num-processes 2 --process-id 0",
+            "--coordinator is nowhere, but must be HOST:PORT, such as node1:29500",
+        ),
+        (
+            "--distributed --run-dir {} --coordinator a:1 --num-processes 2 --process-id 2",
+            "--process-id is 2, but must be at least 0 and below 2",
+        ),
+    ],
+)
+def test_where_to_meet_must_be_given(flags, fragment, experiment, tmp_path):
+    said = call("train", experiment, "--quiet", *flags.format(tmp_path / "run").split())
+    assert not refused(said, fragment)
+
+
+@pytest.mark.slow
+def test_without_a_cluster_the_flags_are_asked_for(experiment, tmp_path):
+    ((code, _, err),) = ended([start("train", experiment, "--run-dir", tmp_path / "run", port=1)])
+    assert code == 2
+    assert "--distributed finds no cluster that tells where to meet, such as SLURM" in errors(err)[0]
