@@ -29,6 +29,7 @@ from jaxddpg import (
     reporting,
     run_directory,
     settings,
+    shards,
 )
 from jaxddpg.analysis import plot
 from jaxddpg.cohort import Best, Cohort
