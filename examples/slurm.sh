@@ -1,11 +1,14 @@
 #!/bin/bash
-# 1024 seeds of Pendulum on four nodes, one process each: sbatch examples/slurm.sh
-# Sent again after a node was lost, or the time was over, it goes on with the run.
+# 1024 seeds of Pendulum on four nodes, one task for all GPUs of a node: sbatch examples/slurm.sh
+# A job that is requeued, because a node was lost, or submitted again after its time was over, continues the run.
 #SBATCH --job-name=jaxddpg
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=32
 #SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 
 set -euo pipefail

@@ -61,9 +61,8 @@ class Cohort:
             for one, choice in zip(self.identities, choices, strict=True)
         ]
         if selection.is_due(self._section, epoch - 1):
-            learners = self._population.copy(self.state.replace(replay=None), _others(one.parent for one in choices))
-            replay = self._population.copy(self.state.replay, _others(one.replay for one in choices))
-            self.state = learners.replace(replay=replay)
+            learners, replays = ([getattr(one, part) for one in choices] for part in ("parent", "replay"))
+            self.state = self._population.copy(self.state, _others(learners), _others(replays))
             self._enrol()
 
     def keep_best(self, rows: Sequence[Row]) -> None:

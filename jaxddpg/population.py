@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -124,9 +124,10 @@ class Population(NamedTuple):
     """`enrol(settings, running) -> members`: M members, each with its first seed, but with numbers of these settings.
     Of those that are not `running` [M], by default none, agent and health stay as they are, and all else means
     nothing"""
-    copy: Callable[[State, Mapping[int, int]], State]
-    """`copy(state, sources) -> state`: the members that are keys get what those that are values have, of a state or of
-    a part of one, which is donated. Beside it each device holds one member more. No source may be copied to"""
+    copy: Callable[[State, Mapping[int, int], Mapping[int, int]], State]
+    """`copy(state, learners, replays) -> state`: of each mapping the members that are keys get what those that are
+    values have: of the second the replay, of the first all else. The state is donated; beside it each device holds one
+    member more. In a mapping no source may be copied to"""
     choose: Callable[[Sequence[bool] | np.ndarray, State, State], State]
     """`choose(mask, one, other) -> agents`: of each member the agent state in `one` where the mask [M] is true, else
     that in the other"""
@@ -242,12 +243,12 @@ def make_population(
         mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
         return Program(mapped, donate_argnums)
 
-    @cache
-    def copier(structure: Any, specs: tuple[PartitionSpec, ...]) -> Callable[..., State]:
-        """Copies members within a state of this structure and these shardings, one after the other."""
+    def copy_all(state: State, places: jax.Array, sources: jax.Array, numbers: jax.Array) -> State:
+        """`places` and `sources` are [2, P], of learners and of replays, each of which begins with as many pairs as
+        `numbers` [2] says."""
+        first = each * jax.lax.axis_index("member")
 
-        def copied(leaf: jax.Array, source: jax.Array, place: jax.Array) -> jax.Array:
-            first = each * jax.lax.axis_index("member")
+        def copied(leaf: jax.Array, place: jax.Array, source: jax.Array) -> jax.Array:
             own, there = source - first, place - first
             row = leaf[jnp.clip(own, 0, each - 1)]
             bits = row.view(f"uint{8 * row.dtype.itemsize}")  # which a sum with 0 leaves as they are
@@ -255,24 +256,20 @@ def make_population(
             there = jnp.where(there < 0, each, there)  # not from the end
             return leaf.at[there].set(bits.view(row.dtype), mode="drop")
 
-        def all_copied(state: State, sources: jax.Array, places: jax.Array, number: jax.Array) -> State:
-            def one_copied(index: jax.Array, state: State) -> State:
-                return jax.tree.map(lambda leaf: copied(leaf, sources[index], places[index]), state)
+        def all_copied(part: State, places: jax.Array, sources: jax.Array, number: jax.Array) -> State:
+            def one_copied(index: jax.Array, part: State) -> State:
+                return jax.tree.map(lambda leaf: copied(leaf, places[index], sources[index]), part)
 
-            return jax.lax.fori_loop(0, number, one_copied, state)
+            return jax.lax.fori_loop(0, number, one_copied, part)
 
-        of_these = jax.tree.unflatten(structure, specs)
-        in_specs = (of_these, everywhere, everywhere, everywhere)
-        mapped = jax.shard_map(all_copied, mesh=mesh, in_specs=in_specs, out_specs=of_these, check_vma=False)
-        return jax.jit(mapped, donate_argnums=0)
+        learner, replay = map(all_copied, (state.replace(replay=None), state.replay), places, sources, numbers)
+        return learner.replace(replay=replay)
 
-    def copy(state: State, sources: Mapping[int, int]) -> State:
-        if not sources:
-            return state
-        leaves, structure = jax.tree.flatten(state)
-        pairs = np.zeros((2, count), np.int32)  # of one size, whatever their number
-        pairs[:, : len(sources)] = [*sources.values()], [*sources]
-        return copier(structure, tuple(leaf.sharding.spec for leaf in leaves))(state, *pairs, np.int32(len(sources)))
+    def copy(state: State, learners: Mapping[int, int], replays: Mapping[int, int]) -> State:
+        pairs = np.zeros((2, 2, size), np.int32)
+        for which, sources in enumerate((learners, replays)):
+            pairs[:, which, : len(sources)] = [*sources], [*sources.values()]
+        return programs["copy"](state, *pairs, np.array([len(learners), len(replays)], np.int32))
 
     def choose(mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
         return chosen(scatter(np.asarray(mask)), one, other)
@@ -343,6 +340,7 @@ def make_population(
         "epoch": program(
             epoch_all, (*3 * [by_member], everywhere, of_state), (of_state, by_member), donate_argnums=(4,)
         ),
+        "copy": program(copy_all, (of_state, *3 * [everywhere]), of_state, donate_argnums=(0,)),
         "evaluate": program(evaluate_all, (*3 * [by_member], everywhere, by_member), by_member),
     }
     if version is not None:
@@ -365,8 +363,8 @@ def make_population(
     def compile(clock: Clock, resumed: bool) -> None:
         if _debugging():
             return  # it traces again at every call
-        missing = [name for name, program in programs.items() if not (program.compiled or (resumed and name == "init"))]
         arguments = {"init": first[:2], "epoch": (*first, clock, like), "evaluate": (*first, clock, like.agent)}
+        missing = [name for name in arguments if not (programs[name].compiled or (resumed and name == "init"))]
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
             running = {name: threads.submit(programs[name].lower(*arguments[name]).compile) for name in missing}

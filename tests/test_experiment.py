@@ -14,7 +14,6 @@ import optax
 import probes
 import pytest
 from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
-from jaxddpg.hosts import Host
 
 import jaxddpg
 from jaxddpg import config, experiment, reporting, run_directory
@@ -387,11 +386,6 @@ def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name
 def test_a_picture_needs_a_name_and_a_kind(name, tmp_path):
     with pytest.raises(ConfigError, match="is no name of a picture"):
         plot([tmp_path], tmp_path / name)
-
-
-def test_a_run_without_a_directory_trains_the_members_of_its_process():
-    result = run(tiny(), None, host=Host(1, 2))
-    assert [member["member"] for member in result.summary["members"]] == [1, 2]
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):

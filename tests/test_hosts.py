@@ -321,39 +321,52 @@ def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     assert "error: not all processes came within 3 s" in err
 
 
+def customized(directory, code):
+    """Variables under which Python runs this code when it starts."""
+    (directory / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{directory}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+LITTLE_MEMORY = "from jaxddpg import memory\nmemory.free = lambda: 1000\n"
+LITTLE_DISK = """
+import shutil
+usage, calls = shutil.disk_usage, []
+def few(path):
+    calls.append(path)
+    return usage(path)._replace(free=0 if len(calls) > 2 else 2**40)
+shutil.disk_usage = few
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "fragment"),
+    ("flags", "code", "fragment"),
     [
-        (["--agent.gamma", "0.5"], "the processes were given different settings"),
-        (["--replay.capacity", 10**11], "process 1: this experiment needs "),
+        (["--agent.gamma", "0.5"], "", "the processes were given different settings"),
+        ([], LITTLE_MEMORY, "process 1: this experiment needs "),
     ],
     ids=["settings", "memory"],
 )
-def test_what_one_process_meets_all_say(flags, fragment, experiment, tmp_path):
-    port = free_port()
-    command = ("train", experiment, "--run-dir", tmp_path / "run")
-    variables = {"PYTHONPATH": str(tmp_path)}
-    if "different" in fragment:
-        processes = [
-            start(*command, process_id=0, port=port),
-            start(*command, *flags, process_id=1, port=port),
-        ]
-    else:  # a memory of which one process has less
-        (tmp_path / "sitecustomize.py").write_text(
-            "import sys\nfrom jaxddpg import memory\nmemory.free = lambda: 1000\n"
-        )
-        path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-        variables = {"PYTHONPATH": path}
-        processes = [
-            start(*command, process_id=0, port=port),
-            start(*command, process_id=1, port=port, **variables),
-        ]
-    said = ended(processes)
+def test_what_one_process_meets_all_say(flags, code, fragment, experiment, tmp_path):
+    port, command = free_port(), ("train", experiment, "--run-dir", tmp_path / "run")
+    other = start(*command, *flags, process_id=1, port=port, **customized(tmp_path, code))
+    said = ended([start(*command, process_id=0, port=port), other])
     assert [code for code, *_ in said] == [2, 2], said
     assert [len(errors(err)) for *_, err in said] == [1, 1], said
     assert fragment in errors(said[0][2])[0]
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_ends_all(experiment, tmp_path):
+    port, directory = free_port(), tmp_path / "run"
+    command = ("train", experiment, "--run-dir", directory)
+    other = start(*command, process_id=1, port=port, **customized(tmp_path, LITTLE_DISK))
+    said = ended([start(*command, process_id=0, port=port), other])
+    assert [code for code, *_ in said] == [1, 1], said
+    assert all("the checkpoint of epoch 2 cannot be written: the disk is full" in errors(err)[0] for *_, err in said)
+    assert checkpoint.epochs(directory) == [1, 0]
+    assert [code for code, *_ in both("resume", directory)] == [0, 0]
 
 
 @pytest.mark.slow

@@ -138,13 +138,26 @@ def test_members_are_copied_wherever_they_are(placement, sources):
     before = population.gather(population.init())
     odd = [np.float32(-0.0), np.float32(np.nan), np.uint32(0xFFC12345).view(np.float32), np.float32(1e-42)]
     before = before.replace(observation=np.resize(odd, before.observation.shape))
-    after = population.gather(population.copy(population.scatter(before), sources))
-    taken = [sources.get(member, member) for member in range(5)]
+    after = population.gather(population.copy(population.scatter(before), sources, {0: 3}))
+    for sources_, one, other in (
+        (sources, after.replace(replay=()), before.replace(replay=())),
+        ({0: 3}, after.replay, before.replay),
+    ):
+        taken = [sources_.get(member, member) for member in range(5)]
+        jax.tree.map(
+            lambda a, b, taken=taken: np.testing.assert_array_equal(a.view(np.uint8), b[taken].view(np.uint8)),
+            one,
+            other,
+        )
 
-    def same(one, other):
-        np.testing.assert_array_equal(one.view(np.uint8), other[taken].view(np.uint8))
 
-    jax.tree.map(same, after, before)
+def test_beside_the_state_a_copy_takes_one_member():
+    population = populate([0.3] * 6, range(6), 1)
+    population.copy(population.init(), {0: 4}, {0: 4})
+    analysis = population.programs["copy"].compiled.memory_analysis()
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(population.gather(population.init()))) // 6
+    assert analysis.alias_size_in_bytes >= 3 * own  # the state of a device, changed in place
+    assert analysis.temp_size_in_bytes < 1.5 * own
 
 
 @pytest.mark.parametrize("placement", [1, 2, 3])
@@ -160,7 +173,7 @@ def test_members_are_chosen_wherever_they_are(placement):
 
 def test_copies_go_on_with_keys_and_numbers_of_their_own():
     population = populate([0.3, 0.1, 0.2], [0, 1, 2], 1)
-    start = population.copy(population.init(), {0: 1})
+    start = population.copy(population.init(), {0: 1}, {0: 1})
     state, _ = population.epoch(clock_at(CONFIG, 1), start, population.enrol([0.3, 0.4, 0.2]))
     state, (init, epoch) = population.gather(state), single()
     for member, (origin, scale) in enumerate([(1, 0.3), (1, 0.4), (2, 0.2)]):

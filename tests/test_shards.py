@@ -205,7 +205,7 @@ def test_members_in_shards_are_copied_whole(num_shards):
     experiment = config.parse(SIZES, {"training.num_shards": num_shards})
     population = composition.populate(experiment)
     state = population.gather(population.init())
-    copied = population.gather(population.copy(population.scatter(state), {1: 2}))
+    copied = population.gather(population.copy(population.scatter(state), {1: 2}, {1: 2}))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[[0, 2, 2]]), copied, state)
 
 
