@@ -26,7 +26,7 @@ def check(experiment: Experiment, population: Population, length: int, on_disk: 
     like, at_once, devices = held(population)
     copies = 1 + (on_disk and jax.default_backend() == "cpu")
     selecting = experiment.population.selection.method != "none"
-    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else devices * selecting
+    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else 2 * devices * selecting
     room = check_state(experiment, like, copies, free(), spare, on_disk)
     check_evaluation(experiment, like, length, at_once, room)
 

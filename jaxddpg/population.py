@@ -126,8 +126,8 @@ class Population(NamedTuple):
     nothing"""
     copy: Callable[[State, Mapping[int, int], Mapping[int, int]], State]
     """`copy(state, learners, replays) -> state`: of each mapping the members that are keys get what those that are
-    values have: of the second the replay, of the first all else. The state is donated; beside it each device holds one
-    member more. In a mapping no source may be copied to"""
+    values have: of the second the replay, of the first all else. The state is donated; beside it each device holds two
+    members more. In a mapping no source may be copied to"""
     choose: Callable[[Sequence[bool] | np.ndarray, State, State], State]
     """`choose(mask, one, other) -> agents`: of each member the agent state in `one` where the mask [M] is true, else
     that in the other"""

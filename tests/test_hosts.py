@@ -126,7 +126,7 @@ def equal(one, other, tolerance):
     assert trained == {path: [row[path] for row in comparable(other)] for path in trained}
 
     like = vars(state_like(experiment))
-    states = [checkpoint.restore(run, checkpoint.epochs(run)[0], like) for run in (one, other)]
+    states = [checkpoint.restore(run, checkpoint.epochs(run)[0], like, partial=True) for run in (one, other)]
     # Of members that no longer train the replay and the environments mean nothing.
     running = [row.get("parent", 0) is not None for row in comparable(one)[-experiment.population.num_members :]]
 
