@@ -139,6 +139,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         raise ConfigError(["population.sweep names settings to sweep; `jaxddpg sweep` does that"])
     if options.sweep and not experiment.population.sweep:
         raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
+    if options.run_dir == "":
+        raise ConfigError(["--run-dir is empty; name a directory, or leave --run-dir out"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
     if options.distributed:
         if not options.run_dir:
@@ -178,8 +180,12 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
         try:
             with _debugging() if options.debug else nullcontext():
                 results = go(room, quiet=quiet, stopping=lambda: bool(signals.received or watch.lost), host=watch.host)
-        except (room.RunError, FloatingPointError) as error:
+        except room.RunError as error:
             print(f"error: {config.first_line(error)}", file=sys.stderr)
+            return 1
+        except FloatingPointError as error:
+            remedy = "without --debug the run reports the member, the env step and what was not finite"
+            print(f"error: {config.first_line(error)}; {remedy}", file=sys.stderr)
             return 1
         summaries = [result.summary for result in results]
         if not signals.received:
@@ -342,6 +348,8 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         names = config.brief([*variant][: len(values)])
         named = {name: config.text(value) for name, value in zip(names.values(), values, strict=True)}
         rows.append(named | {"IQM": iqm, "from": low, "to (95 %)": high})
+    if sum(len(summary["members"]) for summary in summaries) == len(rows):  # of one seed there is no interval
+        rows = [{name: value for name, value in row.items() if name not in ("from", "to (95 %)")} for row in rows]
     return rows
 
 
