@@ -81,7 +81,8 @@ def evaluate(
 
 def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWEST) -> Callable[[Any], np.ndarray]:
     """The noiseless policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
-    environment. `epoch` as for `evaluate`; of a diverged member the policy before it diverged."""
+    environment; NumPy arrays, for use outside of compiled functions. `epoch` as for `evaluate`; of a diverged member
+    the policy before it diverged."""
     _, environment, agent, state = _policy(Path(directory), member, epoch)
     low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
 
@@ -89,7 +90,13 @@ def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWES
     def act(observation: jax.Array) -> jax.Array:
         return rescale(agent.act(state, observation), low, high)
 
-    return lambda observation: np.asarray(act(jnp.asarray(observation, jnp.float32)))
+    def policy(observation: Any) -> np.ndarray:
+        given = np.asarray(observation, np.float32)
+        if given.shape[-1:] != (environment.observation_size,):
+            raise ValueError(f"observation has shape {given.shape}, but must be [..., {environment.observation_size}]")
+        return np.asarray(act(given))
+
+    return policy
 
 
 def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> None:
@@ -100,7 +107,7 @@ def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> No
     """
     path, places = Path(path), _places(directories)
     if path.is_dir() or not path.suffix:
-        raise ConfigError([f"--output {path} is no name of a picture; name one such as curves.png"])
+        raise ConfigError([f"--output {path} does not name an image file; use a name such as curves.png"])
     config.check_output(path)
     runs = _all_curves(places, named=len(places) > 1)
     try:
@@ -237,7 +244,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() != ".gif":
-        raise ConfigError([f"--output {path} is no name of a GIF; name one such as rollout.gif"])
+        raise ConfigError([f"--output {path} does not name a GIF; use a name such as rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
     experiment, environment, agent, state = _policy(Path(directory), member, epoch)

@@ -11,7 +11,7 @@ from jaxddpg.population import use_all_cores
 _UNSUITABLE = {
     "jax_disable_jit": "a run is compiled ahead of time",
     "jax_no_tracing": "a run is traced",
-    "jax_enable_x64": "a run computes with numbers of 32 bits, and would draw others",
+    "jax_enable_x64": "a run computes in 32 bits, and would draw other random numbers",
     "jax_numpy_dtype_promotion": "environments and libraries rely on the standard promotion of types",
     "jax_transfer_guard": "a run moves numbers between host and device",
     "jax_transfer_guard_host_to_device": "a run moves numbers from the host to the device",

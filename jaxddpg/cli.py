@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -139,6 +140,8 @@ def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         raise ConfigError(["population.sweep names settings to sweep; `jaxddpg sweep` does that"])
     if options.sweep and not experiment.population.sweep:
         raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
+    if options.run_dir == "":
+        raise ConfigError(["--run-dir is empty; name a directory, or leave --run-dir out"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
     if options.distributed and not options.run_dir:
         raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
@@ -176,13 +179,16 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
     with _Signals(from_parent=bool(options.child)) as signals:
         if not rendezvous:
             return _trained(options, experiment, directory, go, signals)
-        code = 2
+        code = 1
         try:
             hosts.join(rendezvous, config.dump(experiment))
             signals.training = True
             code = _trained(options, experiment, directory, go, signals)
         except ConfigError as error:
+            code = 2
             print("\n".join(f"error: {fault}" for fault in error.faults), file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
         hosts.leave(code)
 
 
@@ -201,8 +207,12 @@ def _trained(
     try:
         with _debugging() if options.debug else nullcontext():
             results = go(room, quiet=quiet, stopping=lambda: bool(signals.received))
-    except (room.RunError, FloatingPointError) as error:
+    except room.RunError as error:
         print(f"error: {config.first_line(error)}", file=sys.stderr)
+        return 1
+    except FloatingPointError as error:
+        remedy = "without --debug the run reports the member, the env step and what was not finite"
+        print(f"error: {config.first_line(error)}; {remedy}", file=sys.stderr)
         return 1
     summaries = [result.summary for result in results]
     return _tell(experiment, directory, summaries, quiet, first, hosts.largest(signals.received))
@@ -344,6 +354,8 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         names = config.brief([*variant][: len(values)])
         named = {name: config.text(value) for name, value in zip(names.values(), values, strict=True)}
         rows.append(named | {"IQM": iqm, "from": low, "to (95 %)": high})
+    if sum(len(summary["members"]) for summary in summaries) == len(rows):  # of one seed there is no interval
+        rows = [{name: value for name, value in row.items() if name not in ("from", "to (95 %)")} for row in rows]
     return rows
 
 

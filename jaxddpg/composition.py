@@ -45,7 +45,7 @@ def make_environment(section: settings.Environment) -> Environment:
         module, _, factory = name.partition(":")
         make = getattr(importlib.import_module(module), factory)
         if not callable(make) or isinstance(make, Environment):
-            raise ValueError(f"{factory} is a {type(make).__name__}, but must be a function that returns one")
+            raise ValueError(f"{factory} has the type {type(make).__name__}, but must be a function that returns one")
         made = make(**section.parameters)
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
@@ -62,7 +62,7 @@ def make_environment(section: settings.Environment) -> Environment:
             )
         if not hasattr(made, "default_params"):
             raise ValueError(
-                f"its factory returned a {type(made).__name__}, but must return an Environment or a gymnax environment"
+                f"its factory returned {type(made).__name__}, but must return an Environment or a gymnax environment"
             )
         return from_gymnax(made)
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.

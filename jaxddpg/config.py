@@ -208,7 +208,8 @@ def of_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Exper
     if (directory / SWEEP).is_file():
         raise ConfigError([f"{directory} holds a sweep of several runs; name one of the directories in it"])
     if not (directory / "config.yaml").is_file():
-        raise ConfigError([f"{directory} holds no run: there is no config.yaml in it"])
+        why = "there is no config.yaml in it" if directory.exists() else "there is no such directory"
+        raise ConfigError([f"{directory} holds no run: {why}"])
     return read(directory / "config.yaml", overrides)
 
 
@@ -447,6 +448,10 @@ def _section(kind: Any, content: Any, path: str, faults: dict[str, str]) -> Any:
     for name, value in content.items():
         if name not in fields:
             here = [leaf.path for leaf in leaves(kind, path)]
+            if f"{path}{name}" in here:  # with dots, as on the command line
+                section, _, last = f"{path}{name}".rpartition(".")
+                faults[f"{path}{name}"] = f"{path}{name} has dots; write {last} into the section {section}"
+                continue
             faults[f"{path}{name}"] = f"{path}{name} is not a setting{_suggestion(str(name), path, here)}"
             continue
         field_kind = _kind(kind, name)
@@ -483,7 +488,7 @@ def _value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
         return value
     if kind is str:
         if not isinstance(value, str):
-            raise ValueError("a text")
+            raise ValueError("a string")
         return value
     number = _number(kind, value)
     holds = {
@@ -506,7 +511,7 @@ def _number(kind: type, value: Any) -> Any:
         int: "a whole number",
         Fraction: "a whole number k, or 1/k for one update every k vector steps",
     }[kind]
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) or not str(value).isascii():
         raise ValueError(words)
     try:
         if kind is float:
@@ -578,7 +583,9 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
     for path, axis in population.sweep.items():
         place = f"population.sweep.{path}"
         if path in tags:
-            faults[place] = f"{place} decides which settings there are, so it is no axis; make a sweep of each"
+            faults[place] = (
+                f"{place} decides which settings there are, so it cannot be swept; make a sweep for each value"
+            )
             continue
         if path not in here and not str(path).startswith(_PARAMETERS):
             section, dot, name = str(path).rpartition(".")
@@ -591,8 +598,8 @@ def _population(population: settings.Population, faults: dict[str, str]) -> sett
             continue
         if method != "none" and (path not in _traced() or path.startswith("environment.")):
             faults[place] = (
-                f"{place} is no axis where members are selected, population.selection.method {method}: they must share "
-                "one environment and one program; make a run of each value"
+                f"{place} cannot be swept where members are selected, population.selection.method {method}: they must "
+                "share one environment and one program; make a run of each value"
             )
             continue
         try:
@@ -636,7 +643,7 @@ def _environment(environment: settings.Environment, faults: dict[str, str]) -> s
         elif declared is None and not isinstance(value, float):
             if not _is_plain(value):
                 faults[path] = (
-                    f"{path} is {text(value)}, but must be a number, a text, true or false, or a list of these"
+                    f"{path} is {text(value)}, but must be a number, a string, true or false, or a list of these"
                 )
             parameters[parameter] = value
         else:

@@ -315,12 +315,6 @@ def _populated(experiment: Experiment, on_disk: bool = True) -> Population:
             check_member(variant.member())
             looked_at.append(variant.environment)
     population = populate(experiment)
-    training = {device.process_index for device in population.mesh.devices.flat}
-    if len(training) < jax.process_count():
-        count = experiment.population.num_members
-        raise ConfigError(
-            [f"{jax.process_count()} processes cannot share {count} member{'s'[: count > 1]}; use fewer of them"]
-        )
     longest = max(make_environment(section).episode_length for section in looked_at)
     memory.check(experiment, population, longest, on_disk)
     return population
@@ -372,15 +366,16 @@ def _run(
 
 def _layout(population: Population, count: int) -> str:
     """How so many members lie on the devices, as part of a sentence."""
-    devices, each = population.mesh.devices, population.like.observation.shape[0] // population.mesh.shape["member"]
-    processes, row = jax.process_count(), population.mesh.shape.get(shards.AXIS, 1)
+    row, platform = population.mesh.shape.get(shards.AXIS, 1), population.mesh.devices.flat[0].platform
+    each, processes = population.like.observation.shape[0] // population.mesh.shape["member"], jax.process_count()
+    devices = -(-count // each) * row
     parts = [
-        f"{count} member{'s'[: count > 1]} on {devices.size} {devices.flat[0].platform} device{'s'[: devices.size > 1]}"
+        f"{count} member{'s'[: count > 1]} on {devices} {platform} device{'s'[: devices > 1]}"
         + f" of {processes} processes" * (processes > 1)
     ]
     parts += [f"each in {row} shards"] if row > 1 else []
     parts += [f"{each} on each, {population.block} at once"] if each > population.block else []
-    parts += [f"{idle} idle"] if (idle := jax.device_count() - devices.size) else []
+    parts += [f"{idle} idle"] if (idle := jax.device_count() - devices) else []
     return ", ".join(parts)
 
 

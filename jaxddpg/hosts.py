@@ -21,7 +21,8 @@ from jaxddpg.config import ConfigError, first_line
 
 _HEARTBEAT_SECONDS = 10
 """A process that was silent for so long is lost."""
-_JOINED = "the processes have met"
+_JOINED, _LEAVING = "the processes have met", "this process ends with code"
+"""What a child says to its parent."""
 _REASON_SECONDS = 5
 _LEAVING_SECONDS = 120
 """Within which all processes end after the first one has."""
@@ -78,6 +79,8 @@ def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
             signal.signal(number, handler)
     reader.join(1.0)
     said = b"".join(libraries).decode(errors="replace")
+    if code < 0 and (reported := re.search(rf"^{_LEAVING} (\d+)$", said, re.MULTILINE)):
+        code = int(reported[1])  # it was aborted while it waited for the others to end
     if code >= 0:
         if "Traceback" in said:
             print(said, end="", file=sys.stderr)
@@ -215,6 +218,7 @@ def leave(code: int) -> NoReturn:
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    os.write(1, f"{_LEAVING} {code}\n".encode())
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
     leaving.join(_REASON_SECONDS if code in (1, 2) else None)

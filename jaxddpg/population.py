@@ -180,14 +180,15 @@ def make_population(
     each = -(-count // len(rows))
     block = min(placement or (1 if jax.default_backend() == "cpu" else each), each)
     turns = -(-each // block)
-    # As few in a block as those turns allow, then as few devices as that leaves busy, of every process some.
+    # As few in a block as those turns allow, then as few devices as that leaves busy; of several processes all devices,
+    # as each process takes part.
     block = -(-each // turns)
     each = turns * block
-    num_devices = -(-count // each)
+    num_devices = -(-count // each) if jax.process_count() == 1 else len(rows)
     size = num_devices * each
     axes = {"member": num_devices} | ({shards.AXIS: num_shards} if spread else {})
     mesh = Mesh(
-        rows[np.arange(num_devices) * len(rows) // num_devices].reshape(*axes.values()),
+        rows[:num_devices].reshape(*axes.values()),
         (*axes,),
         axis_types=(AxisType.Auto,) * len(axes),
     )

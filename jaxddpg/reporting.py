@@ -306,6 +306,8 @@ class Display:
 def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
     """A table with a line per row and a closing sentence, on standard output."""
     console = _console(sys.stdout, quiet)
+    if not console.is_terminal:
+        console.width = 240  # nothing is cut off in a file
     table = Table(title=title, title_justify="left", box=None, header_style="bold underline")
     for heading in rows[0]:
         words = all(isinstance(row[heading], str) for row in rows)

@@ -444,7 +444,7 @@ class Member:
             Rule(
                 self.replay.sampling == "uniform" or needed >= made,
                 ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),
-                f"but {made} rows are made from one learning to the next, of which on line only {needed} would be "
+                f"but {made} rows are made from one learning to the next, of which only the newest {needed} would be "
                 f"learned; use {-(-made // share)}, or replay.sampling: uniform",
             ),
             Rule(

@@ -252,7 +252,8 @@ def test_an_incomplete_command_is_refused(arguments):
 @pytest.mark.parametrize("command", ["evaluate", "plot"])
 @pytest.mark.parametrize("place", [".", "nowhere", "tiny.yaml"])
 def test_what_is_no_run_is_refused(command, place, tiny):
-    assert refused(call(command, place), f"{place} holds no run", "config.yaml") == []
+    why = "there is no such directory" if place == "nowhere" else "there is no config.yaml in it"
+    assert refused(call(command, place), f"{place} holds no run: {why}") == []
 
 
 @pytest.mark.parametrize(
@@ -569,3 +570,24 @@ def test_a_stopped_run_is_complete_up_to_its_last_epoch(stopped, monkeypatch):
     assert summary["env_steps_total"] == env_steps[-1]
     assert np.all(np.abs(load_policy(run)(jax.numpy.zeros(1))) <= 1)
     assert (run / "learning_curve.png").is_file()
+
+
+def test_an_empty_run_directory_is_refused(tmp_path, monkeypatch):
+    """As of a shell variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    assert refused(call("train", "tiny.yaml", "--run-dir", ""), "--run-dir is empty") == []
+
+
+def test_a_table_in_a_file_is_not_cut(capsys):
+    reporting.print_table("title", [{f"a long heading {number}": -1464.25 for number in range(12)}], "summary")
+    printed = capsys.readouterr().out
+    assert printed.count("a long heading") == printed.count("-1464.2") == 12
+    assert "…" not in printed
+
+
+def test_a_policy_says_which_observations_it_takes(trained):
+    policy = load_policy(trained[0])
+    assert policy(np.zeros((7, 3))).shape == (7, 1)
+    with pytest.raises(ValueError, match=r"observation has shape \(2,\), but must be \[\.\.\., 3\]"):
+        policy(np.zeros(2))

@@ -584,7 +584,7 @@ def test_a_parameter_of_ones_own_environment_can_be_written():
     assert config.parse({"environment": own}).environment.parameters == own["parameters"]
     (fault,) = faults({"environment": own | {"parameters": {"f": [unheard_of]}}})
     assert fault.startswith("environment.parameters.f is [<function unheard_of")
-    assert "but must be a number, a text, true or false, or a list of these" in fault
+    assert "but must be a number, a string, true or false, or a list of these" in fault
 
 
 @pytest.mark.parametrize("value", [1e39, "1e39", -1e39, 1e-50, "1e-40", np.float64(1e39)])
@@ -616,3 +616,18 @@ def test_what_is_no_experiment_is_refused_in_a_sentence(function, given, tmp_pat
 def test_what_is_no_path_is_refused_in_a_sentence(given):
     with pytest.raises(ConfigError, match="is loaded from a YAML file"):
         jaxddpg.load(given)
+
+
+def test_a_setting_with_dots_is_told_its_section():
+    with pytest.raises(config.ConfigError) as error:
+        config.parse({"agent.tau": 0.1, "agent": {"actor.hidden_sizes": [8]}})
+    assert error.value.faults == [
+        "agent.tau has dots; write tau into the section agent",
+        "agent.actor.hidden_sizes has dots; write hidden_sizes into the section agent.actor",
+    ]
+
+
+@pytest.mark.parametrize("digits", ["\u0661", "\uff11"])
+def test_digits_of_other_scripts_are_no_numbers(digits):
+    with pytest.raises(config.ConfigError, match=r"agent\.tau is .*, but must be a number"):
+        config.parse({}, {"agent.tau": digits})

@@ -203,14 +203,17 @@ def own_of_triples():
     return own()._replace(reset=lambda key: (jnp.zeros(()), jnp.zeros(1), {}))
 
 
-def of_pythons_bools():
+def of_pythons_bools(terminated=False, episode_length=5):
+    def move(key, place, action):
+        return (place + action[0], place) if terminated is None else (place + action[0], place, terminated)
+
     return episodic(
         start=lambda key: jax.random.uniform(key),
-        move=lambda key, place, action: (place + action[0], place, False),
+        move=move,
         observe=lambda place: place[None],
         observation_size=1,
         action_size=1,
-        episode_length=5,
+        episode_length=episode_length,
     )
 
 
@@ -223,7 +226,21 @@ def line_of(text):
     return next(number for number, line in enumerate(Path(__file__).read_text().splitlines(), 1) if text in line)
 
 
-@pytest.mark.parametrize("factory", ["sound", "sometimes_early", "own_sound", "of_pythons_bools"])
+def longer_than_is_tried():
+    return of_pythons_bools(episode_length=1_500)
+
+
+def terminating_with_a_number():
+    return of_pythons_bools(terminated=0.0)
+
+
+def moving_with_two_values():
+    return of_pythons_bools(terminated=None)
+
+
+@pytest.mark.parametrize(
+    "factory", ["sound", "sometimes_early", "own_sound", "of_pythons_bools", "longer_than_is_tried"]
+)
 def test_what_keeps_the_contract_is_accepted_in_silence(factory):
     checked(factory)
 
@@ -233,11 +250,16 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
     [
         ("never_ending", "does not end its episodes after 20 steps, the length that it states; count its steps and"),
         ("own_endless", "does not end its episodes after 20 steps"),
-        ("own_without_reset", "does not begin another episode where one has ended; return from step the state and"),
+        (
+            "own_without_reset",
+            "gives one observation as observation and final_observation where an episode ends",
+        ),
         ("dict_observations", "has the observation space Dict, but networks read one array of numbers; return all"),
         ("discrete_observations", "has the observation space Discrete, but networks read one array"),
         ("dict_without_its_space", "Cart observes a dict, but must observe one array of numbers"),
         ("own_dict", "gives reset's observation as a dict, but must give float32[1]"),
+        ("terminating_with_a_number", "move must return a bool as terminated, not float32"),
+        ("moving_with_two_values", "move must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
         (
             "without_a_limit",
@@ -245,7 +267,7 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ),
         ("the_class", "its factory returned the class Cart; return an instance, Cart()"),
         ("the_pair", "its factory returned a tuple, as gymnax.make does; return the environment alone"),
-        ("an_instance", "an_instance is a Cart, but must be a function that returns one"),
+        ("an_instance", "an_instance has the type Cart, but must be a function that returns one"),
     ],
 )
 def test_what_misses_the_contract_is_refused_in_a_sentence_that_says_what_to_do(factory, fragment):

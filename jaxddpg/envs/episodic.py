@@ -40,8 +40,13 @@ def episodic(
     def step(key: Key, timed: State, action: jax.Array) -> tuple[State, TimeStep]:
         state, time = timed
         reset_key, move_key = jax.random.split(key)
-        state, reward, terminated = move(move_key, state, action)
+        moved = move(move_key, state, action)
+        if not isinstance(moved, tuple) or len(moved) != 3:
+            raise ValueError("move must return a state, a reward and whether the task terminated")
+        state, reward, terminated = moved
         terminated = jnp.asarray(terminated)  # of a bool of Python's, ~ makes a number
+        if terminated.dtype != bool:
+            raise ValueError(f"move must return a bool as terminated, not {terminated.dtype}")
         final_observation = observe(state)
         truncated = (time + 1 >= episode_length) & ~terminated
         over = terminated | truncated

@@ -51,7 +51,7 @@ def ended(flags: Flags) -> Ends:
     """How the first episode of each player ended."""
     over, *others = map(np.asarray, flags)
     first, players = over.argmax(0), np.arange(_PLAYERS)
-    terminated, truncated, moved, stale = (flag[first, players] for flag in others)
+    terminated, truncated, moved, stale = (over.any(0) & flag[first, players] for flag in others)
     return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, len(over))
 
 
@@ -81,8 +81,8 @@ def doubts(ends: Ends, episode_length: int) -> list[str]:
 
 
 _STALE = (
-    "does not begin another episode where one has ended; return from step the state and the observation of a reset "
-    "there, and where the action led as final_observation"
+    "gives one observation as observation and final_observation where an episode ends; return from step the state and "
+    "the observation of a reset there, and as final_observation what is observed where the action led"
 )
 
 
