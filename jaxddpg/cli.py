@@ -208,7 +208,7 @@ def _trained(
         with _debugging() if options.debug else nullcontext():
             results = go(room, quiet=quiet, stopping=lambda: bool(signals.received))
     except room.RunError as error:
-        print(f"error: {config.first_line(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except FloatingPointError as error:
         remedy = "without --debug the run reports the member, the env step and what was not finite"

@@ -288,7 +288,7 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
         if not jax.distributed.is_initialized():
             raise
         remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
-        raise RunError(f"another process of this run was lost: {config.first_line(error)}; {remedy}") from error
+        raise RunError(f"another process of this run was lost or stopped; {remedy}") from error
     except jax.errors.KeyReuseError as error:
         raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
     except OSError as error:

@@ -187,7 +187,11 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit
     for process_id, (_, out, err) in enumerate(said):
         assert out == ""
         (sentence,) = errors(err)
-        what = "the trainer was ended by SIGKILL" if process_id == lost else "another process of this run was lost"
+        what = (
+            "the trainer was ended by SIGKILL"
+            if process_id == lost
+            else "another process of this run was lost or stopped"
+        )
         assert what in sentence
         assert f"`jaxddpg resume {directory}` continues from the newest checkpoint" in sentence
         assert "Traceback" not in err
