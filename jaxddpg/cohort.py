@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxddpg import config, reporting, selection
@@ -68,9 +70,9 @@ class Cohort:
     def keep_best(self, rows: Sequence[Row]) -> None:
         """Keeps the policy of each member whose evaluation, in the rows of an epoch, is the best of its own so far."""
         returns, agents = worst_if_not_finite([row["eval/return_mean"] for row in rows]), self.state.agent
-        if self.best is None:  # a copy, which is not donated to the next epoch
-            every = [True] * len(rows)
-            self.best = Best(self._population.choose(every, agents, agents), np.zeros(len(rows), np.int32), returns)
+        if self.best is None:
+            copies = jax.tree.map(jnp.copy, agents)  # the state is donated to the next epoch
+            self.best = Best(copies, np.zeros(len(rows), np.int32), returns)
         elif (better := returns > self.best.returns).any():
             self.best = Best(
                 self._population.choose(better, agents, self.best.agents),

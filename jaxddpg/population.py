@@ -130,7 +130,7 @@ class Population(NamedTuple):
     members more. In a mapping no source may be copied to"""
     choose: Callable[[Sequence[bool] | np.ndarray, State, State], State]
     """`choose(mask, one, other) -> agents`: of each member the agent state in `one` where the mask [M] is true, else
-    that in the other"""
+    that in the other, which is donated"""
     gather: Callable[[State], State]
     """`gather(state)`: on the host of every process, each leaf [M, ...]"""
     snapshot: Callable[[State], State]
@@ -275,7 +275,7 @@ def make_population(
     def choose(mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
         return chosen(scatter(np.asarray(mask)), one, other)
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member))
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member), donate_argnums=2)
     def chosen(mask: jax.Array, one: State, other: State) -> State:
         return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
 

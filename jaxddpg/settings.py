@@ -345,7 +345,7 @@ class Population:
     draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
     selection: NoSelection | PopulationBased | Halving = setting(NoSelection, "who goes on as whom between epochs")
     placement: int = setting(
-        0, "at most so many members per device and dispatch; 0 picks: 1 on CPU, else all", at_least=0
+        0, "at most so many members that a device computes at once; 0 picks: 1 on a CPU, else all", at_least=0
     )
     on_divergence: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are not finite stays as it was before, or ends the run"
