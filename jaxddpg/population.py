@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +96,22 @@ def _configuration() -> tuple:
 def _unused(leaf: Any) -> Any:
     """A key as if it was never used."""
     return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+@cache
+def _seeding(sharding: NamedSharding) -> Callable[[jax.Array], Key]:
+    """Makes keys of seeds [P]."""
+    return jax.jit(jax.vmap(seed_key), out_shardings=sharding)
+
+
+@cache
+def _choosing(sharding: NamedSharding) -> Callable[[jax.Array, State, State], State]:
+    """Of each member takes the one where the mask [P] is true, else the other."""
+
+    def chosen(mask: jax.Array, one: State, other: State) -> State:
+        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+
+    return jax.jit(chosen, out_shardings=sharding, donate_argnums=2)
 
 
 class Members(NamedTuple):
@@ -273,11 +289,7 @@ def make_population(
         return programs["copy"](state, *pairs, np.array([len(learners), len(replays)], np.int32))
 
     def choose(mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
-        return chosen(scatter(np.asarray(mask)), one, other)
-
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, by_member), donate_argnums=2)
-    def chosen(mask: jax.Array, one: State, other: State) -> State:
-        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
+        return _choosing(NamedSharding(mesh, by_member))(scatter(np.asarray(mask)), one, other)
 
     def in_turns(function: Callable, state: State, *own: Any) -> tuple[State, Any]:
         """`function(state, *own) -> state, output` of one member for all of a device, each leaf [each, ...], block by
@@ -324,6 +336,8 @@ def make_population(
         """`function(state) -> state, metrics` of a member that trains, else what it has, and zeros; in a block of
         several only of the entries to be `kept`."""
 
+        function = jax.jit(function)  # traced once for both uses
+
         def leave(state: State) -> tuple[State, Metrics]:
             return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, state)[1])
 
@@ -348,8 +362,7 @@ def make_population(
         _PROGRAMS[kind] = programs  # as the one used last
         while len(_PROGRAMS) > _MOST_PROGRAMS:
             del _PROGRAMS[next(iter(_PROGRAMS))]
-    seeded = jax.jit(jax.vmap(seed_key), out_shardings=NamedSharding(mesh, by_member))
-    keys = seeded(scatter(np.asarray(seeds, np.uint32)))
+    keys = _seeding(NamedSharding(mesh, by_member))(scatter(np.asarray(seeds, np.uint32)))
 
     def enrol(members: Sequence[Any], running: Sequence[bool] | np.ndarray = (True,) * count) -> Members:
         numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))

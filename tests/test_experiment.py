@@ -384,7 +384,7 @@ def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name
 
 @pytest.mark.parametrize("name", ["", "curves"])
 def test_a_picture_needs_a_name_and_a_kind(name, tmp_path):
-    with pytest.raises(ConfigError, match="is no name of a picture"):
+    with pytest.raises(ConfigError, match="does not name an image file"):
         plot([tmp_path], tmp_path / name)
 
 

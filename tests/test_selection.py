@@ -274,7 +274,10 @@ def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
 @pytest.mark.parametrize(
     ("population", "fault"),
     [
-        ({"sweep": {"agent.batch_size": [4, 8]}}, "population.sweep.agent.batch_size is no axis where members are"),
+        (
+            {"sweep": {"agent.batch_size": [4, 8]}},
+            "population.sweep.agent.batch_size cannot be swept where members are",
+        ),
         ({"sweep": {"environment.parameters.power": [1e-3, 2e-3]}}, "must share one environment and one program"),
         ({"selection": {"method": "ptb"}}, "population.selection.method is ptb, but must be one of none, pbt, halving"),
         ({"selection": {"method": "pbt", "share": 0.7}}, "population.selection.share is 0.7, but must be greater than"),
