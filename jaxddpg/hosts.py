@@ -102,8 +102,8 @@ def _ended(number: int, said: str) -> str:
 
 def _not_met(said: str, seconds: int) -> str:
     """Why processes did not meet, as part of a sentence; empty where that was not the matter."""
-    if "Failed to add port" in said or "Address already in use" in said:
-        return "the port of --coordinator is taken on this host; name another"
+    if any(text in said for text in ("Failed to add port", "Address already in use", "Failed to start RPC server")):
+        return "the port of --coordinator is taken, or not allowed, on this host; name another"
     if "should be defined" in said or "must be defined" in said:
         return (
             "--distributed finds no cluster that tells where to meet, such as SLURM; name --coordinator HOST:PORT, "

@@ -312,7 +312,7 @@ def test_a_taken_port_is_said(experiment, tmp_path):
         process = start("train", experiment, "--run-dir", tmp_path / "run", process_id=0, port=place.getsockname()[1])
         ((code, out, err),) = ended([process])
     assert (code, out) == (2, "")
-    assert errors(err) == ["error: the port of --coordinator is taken on this host; name another"]
+    assert errors(err) == ["error: the port of --coordinator is taken, or not allowed, on this host; name another"]
     assert not (tmp_path / "run").exists()
 
 
