@@ -99,12 +99,11 @@ def train():
 def save(path):
     """Leaves them on eight devices: two rows of four."""
     assert jax.local_device_count() == 8
-    state, metrics, text, state = train()
-    for group in state:
-        for leaf in jax.tree.leaves(group.agent):
-            copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
-            assert all((a == b).all() for i, a in copies for j, b in copies if i == j)
-    rows = [len(shard.data[0]) for shard in state[0].replay.rows.addressable_shards]
+    state, metrics, text, spread = train()
+    for leaf in jax.tree.leaves(spread.agent):
+        copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
+        assert all((a == b).all() for i, a in copies for j, b in copies if i == j)
+    rows = [len(shard.data[0]) for shard in spread.replay.rows.addressable_shards]
     assert rows == [200] * 8
     kinds = Counter(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text))
     assert set(kinds) == {"all-reduce"}
