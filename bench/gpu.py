@@ -46,15 +46,15 @@ def rate(shape: dict[str, Any], epochs: int, learn: bool = False) -> dict[str, A
     from jaxddpg.types import Clock
 
     measured, population, state = common.measure(shape, epochs)
-    told = measured | {
+    found = measured | {
         "fusions": len(re.findall(r" fusion\(", population.programs["epoch"].compiled.as_text())),
         "device": jax.devices()[0].device_kind,
     }
     if learn:
-        told["returns"] = population.evaluate(Clock(np.uint32(epochs + 1), np.uint32(0), 1), state.agent)()[
+        found["returns"] = population.evaluate(Clock(np.uint32(epochs + 1), np.uint32(0), 1), state.agent)()[
             "return_mean"
         ].tolist()
-    return told
+    return found
 
 
 def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
@@ -181,8 +181,8 @@ def main() -> None:
             done = subprocess.run(
                 [sys.executable, __file__, "--one", asked], capture_output=True, text=True, env=os.environ | environment
             )
-            told = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip().split("\n")[-1]}
-            result[section].append({"shape": shape, "environment": environment} | told)
+            found = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip().split("\n")[-1]}
+            result[section].append({"shape": shape, "environment": environment} | found)
             print(section, result[section][-1], flush=True)
             if options.smoke:
                 assert done.returncode == 0, done.stderr

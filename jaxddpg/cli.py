@@ -82,9 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
             raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
         return options.command(options, overrides)
     except ConfigError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 2
+        return _refused(error)
     except OSError as error:
         print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE) else 2
@@ -95,6 +93,13 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _refused(error: ConfigError) -> int:
+    """Prints what is wrong with the input, and returns the exit code."""
+    for fault in error.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 2
 
 
 def _compilation_cache() -> dict[str, str]:
@@ -185,8 +190,7 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
             signals.training = True
             code = _trained(options, experiment, directory, go, signals)
         except ConfigError as error:
-            code = 2
-            print("\n".join(f"error: {fault}" for fault in error.faults), file=sys.stderr)
+            code = _refused(error)
         except Exception:
             traceback.print_exc()
         hosts.leave(code)

@@ -1,4 +1,4 @@
-"""The members of a run between its epochs: which of them train, from whose state and with which numbers."""
+"""The members of a run between its epochs: which of them train, from which states and with which numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Cohort:
         rows: Sequence[Row] = (),
         best: "Best | None" = None,
     ) -> None:
-        """`identities` tell the members apart at first; `rows` are those of the epoch that led to their `state`, none
+        """`identities` distinguish the members at first; `rows` are those of the epoch that led to their `state`, none
         before the first, and `best` their best policies until then."""
         self._experiment, self._population = experiment, population
         self._section = experiment.population.selection

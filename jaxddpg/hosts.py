@@ -106,7 +106,7 @@ def _not_met(said: str, seconds: int) -> str:
         return "the port of --coordinator is taken, or not allowed, on this host; name another"
     if "should be defined" in said or "must be defined" in said:
         return (
-            "--distributed finds no cluster that tells where to meet, such as SLURM; name --coordinator HOST:PORT, "
+            "--distributed finds no cluster that says where to meet, such as SLURM; name --coordinator HOST:PORT, "
             "--num-processes N and --process-id K"
         )
     if "DEADLINE_EXCEEDED" in said or "Barrier timed out" in said or "UNAVAILABLE" in said:

@@ -115,7 +115,7 @@ def _choosing(sharding: NamedSharding) -> Callable[[jax.Array, State, State], St
 
 
 class Members(NamedTuple):
-    """What tells members from each other, each leaf [P, ...]."""
+    """What differs between members, each leaf [P, ...]."""
 
     numbers: Any
     """of their settings"""

@@ -618,7 +618,7 @@ def test_what_is_no_path_is_refused_in_a_sentence(given):
         jaxddpg.load(given)
 
 
-def test_a_setting_with_dots_is_told_its_section():
+def test_a_setting_with_dots_is_refused_with_its_section():
     with pytest.raises(config.ConfigError) as error:
         config.parse({"agent.tau": 0.1, "agent": {"actor.hidden_sizes": [8]}})
     assert error.value.faults == [

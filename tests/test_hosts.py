@@ -237,21 +237,24 @@ def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
     assert [code for code, *_ in both("resume", directory, "--training.num_epochs", reached + 1)] == [0, 0]
 
 
-@pytest.mark.slow
-def test_slurm_tells_who_is_who(experiment, tmp_path):
-    """The variables that srun sets; the port follows from the job's number."""
+def slurm(tasks):
+    """The variables that srun sets for each of so many tasks, and the port, which follows from the job's number."""
     job = next(job for job in range(1, 4096) if free(61440 + job))
-    variables = {
+    port = 61440 + job
+    common = {
         "SLURM_JOB_ID": f"{job}",
         "SLURM_STEP_NODELIST": "127.0.0.1",
-        "SLURM_NTASKS": "2",
-        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + job}",
+        "SLURM_NTASKS": f"{tasks}",
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
     }
+    return [common | {"SLURM_PROCID": f"{task}", "SLURM_LOCALID": f"{task}"} for task in range(tasks)], port
+
+
+@pytest.mark.slow
+def test_slurm_says_who_is_who(experiment, tmp_path):
+    each, port = slurm(2)
     command = ("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "1")
-    processes = [
-        start(*command, port=61440 + job, **variables, SLURM_PROCID=f"{k}", SLURM_LOCALID=f"{k}") for k in range(2)
-    ]
-    said = ended(processes)
+    said = ended([start(*command, port=port, **variables) for variables in each])
     assert [code for code, *_ in said] == [0, 0], said
 
 
@@ -283,17 +286,8 @@ def test_a_process_takes_all_gpus_where_it_is_alone_or_has_its_own(variables, ex
 @pytest.mark.parametrize(("tasks", "visible"), [("1", "all"), ("2", "0")])
 def test_the_gpus_of_a_task_under_slurm(tasks, visible):
     """What JAX will look for; with simulated variables and no GPU."""
-    job = next(job for job in range(1, 4096) if free(61440 + job))
-    simulated = {
-        "SLURM_JOB_ID": f"{job}",
-        "SLURM_STEP_NODELIST": "127.0.0.1",
-        "SLURM_NTASKS": "1",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-        "SLURM_STEP_TASKS_PER_NODE": tasks,
-        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + job}",
-    }
+    (variables,), _ = slurm(1)
+    simulated = variables | {"SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
     script = (
         "from jaxddpg import hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
         "print(jax.config.read('jax_cuda_visible_devices'))"
@@ -410,4 +404,4 @@ def test_where_to_meet_must_be_given(flags, fragment, experiment, tmp_path):
 def test_without_a_cluster_the_flags_are_asked_for(experiment, tmp_path):
     ((code, _, err),) = ended([start("train", experiment, "--run-dir", tmp_path / "run", port=1)])
     assert code == 2
-    assert "--distributed finds no cluster that tells where to meet, such as SLURM" in errors(err)[0]
+    assert "--distributed finds no cluster that says where to meet, such as SLURM" in errors(err)[0]
