@@ -171,15 +171,53 @@ def test_there_is_one_run_directory_and_the_first_process_reports(whole):
     assert call("evaluate", directory, "--num-episodes", 2)[0] == 0
 
 
+def customized(directory, code):
+    """Variables under which Python runs this code when it starts."""
+    (directory / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": f"{directory}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+KILLED = """
+import os, signal
+from jaxddpg import checkpoint, composition
+calls = []
+def killing(function):
+    def third(*args):
+        calls.append(function)
+        result = function(*args)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return third
+def population(*args, make=composition.make_population):
+    made = make(*args)
+    return made._replace(evaluate=killing(made.evaluate))
+"""
+"""Kills its own process when the third call of a function has returned, whose work continues in other threads."""
+KILLED_IN = {
+    "training": "",
+    "evaluation": KILLED + "composition.make_population = population",
+    "a checkpoint": KILLED + "checkpoint.begin = killing(checkpoint.begin)",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit(lost, experiment, whole, tmp_path):
+@pytest.mark.parametrize(("where", "lost"), [("training", 0), ("training", 1), ("evaluation", 0), ("a checkpoint", 1)])
+def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit(
+    where, lost, experiment, whole, tmp_path
+):
     """Be it the one that serves as coordinator or another."""
-    directory = tmp_path / "run"
-    processes = start_both("train", experiment, "--run-dir", directory, "--training.num_epochs", 2_000)
-    wait_for(directory / "metrics.jsonl", 5 * 3, processes)
-    (child,) = children(processes[lost])
-    os.kill(child, signal.SIGKILL)
+    directory, port = tmp_path / "run", free_port()
+    flags = ["--training.num_epochs", EPOCHS if KILLED_IN[where] else 2_000]
+    variables = [customized(tmp_path, KILLED_IN[where]) if process_id == lost else {} for process_id in range(2)]
+    processes = [
+        start("train", experiment, "--run-dir", directory, *flags, process_id=process_id, port=port, **own)
+        for process_id, own in enumerate(variables)
+    ]
+    wait_for(directory / "metrics.jsonl", 5 * (1 if KILLED_IN[where] else 3), processes)
+    children_before = [children(process) for process in processes]
+    if not KILLED_IN[where]:
+        os.kill(*children_before[lost], signal.SIGKILL)
     killed = time.monotonic()
     said = ended(processes)
     assert time.monotonic() - killed < 30
@@ -195,6 +233,9 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit
         assert what in sentence
         assert f"`jaxddpg resume {directory}` continues from the newest checkpoint" in sentence
         assert "Traceback" not in err
+    assert not any(is_alive(child) for (child,) in children_before)
+    if KILLED_IN[where]:
+        assert checkpoint.epochs(directory)[0] <= 1
     for epoch in checkpoint.epochs(directory):
         if epoch >= EPOCHS:
             checkpoint.remove(directory, epoch)
@@ -204,8 +245,9 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit
     assert [code for code, *_ in both("resume", directory)] == [0, 0]
     assert comparable(directory) == comparable(whole[0])
     equal(directory, whole[0], 0)
-    resume(tmp_path / "alone")
-    equal(tmp_path / "alone", whole[0], 1e-5)
+    if where == "training":
+        resume(tmp_path / "alone")
+        equal(tmp_path / "alone", whole[0], 1e-5)
 
 
 @pytest.mark.slow
@@ -317,12 +359,6 @@ def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     ((code, out, err),) = ended([start(*command, process_id=process_id, port=free_port(), seconds=3)])
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert "error: not all processes came within 3 s" in err
-
-
-def customized(directory, code):
-    """Variables under which Python runs this code when it starts."""
-    (directory / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": f"{directory}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 LITTLE_MEMORY = "from jaxddpg import memory\nmemory.free = lambda: 1000\n"
