@@ -15,10 +15,12 @@ from pathlib import Path
 
 import common
 
-from jaxddpg import checkpoint, composition, config
-from jaxddpg.population import make_population, use_all_cores
+from jaxddpg import config
+from jaxddpg.config import build as composition
+from jaxddpg.runs import checkpoint
 from jaxddpg.settings import Checkpoint
-from jaxddpg.training import clock_at
+from jaxddpg.training.loop import clock_at
+from jaxddpg.training.population import make_population, use_all_cores
 
 
 def main() -> None:

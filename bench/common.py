@@ -74,9 +74,10 @@ def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, A
     but the first, and the seconds that compiling took; the population, and its state at the end."""
     import optax
 
-    from jaxddpg import composition, config
-    from jaxddpg.population import use_all_cores
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
+    from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     experiment = config.parse(shape(**kind))

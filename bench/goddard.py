@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 import jaxddpg as jd
-from jaxddpg.plotting import read_metrics
+from jaxddpg.report.figures import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "goddard.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "goddard.png"

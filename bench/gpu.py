@@ -97,8 +97,9 @@ def compiled_for_h100() -> dict[str, Any]:
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
-    from jaxddpg import composition, config
-    from jaxddpg.training import _transition, clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import _transition, clock_at
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])

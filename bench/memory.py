@@ -23,9 +23,10 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
     """Runs `rounds` epochs; bytes are those of this process or, from the compiler, of one member's program."""
     import jax
 
-    from jaxddpg import composition, config
-    from jaxddpg.population import make_population, use_all_cores
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
+    from jaxddpg.training.population import make_population, use_all_cores
 
     settings = config.parse(
         {

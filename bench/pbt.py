@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, facts, table
 
-from jaxddpg import outcome
+from jaxddpg.runs import summary as outcome
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 POPULATIONS, MEMBERS = 10, 16

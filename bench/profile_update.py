@@ -33,8 +33,10 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from jaxddpg import composition, config, equations
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.parts import equations
+    from jaxddpg.training.loop import clock_at
 
     experiment = config.parse(common.shape(hidden=hidden, batch_size=batch_size, steps_per_epoch=100))
     environment = composition.make_environment(experiment.environment)
@@ -44,7 +46,7 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
     state = jax.jit(trainer.init)(key)
     replay = composition.REPLAYS["uniform"](experiment.replay.capacity)
     rows = replay.sample(key, clock, state.replay, batch_size)
-    from jaxddpg.training import _transition
+    from jaxddpg.training.loop import _transition
 
     batch = _transition(rows, experiment.agent.gamma)
 
@@ -85,13 +87,14 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def dispatch(smoke: bool) -> dict[str, float]:
     """Of an epoch of configs/pendulum.yaml, a member on each core: milliseconds, and those until the call returns."""
-    from jaxddpg.population import use_all_cores
+    from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     import jax
 
-    from jaxddpg import composition, config
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
 
     path = Path(__file__).parent.parent / "configs" / "pendulum.yaml"
     short = {"training.steps_per_epoch": "5"} if smoke else {}

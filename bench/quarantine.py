@@ -11,9 +11,11 @@ import time
 
 import common
 
-from jaxddpg import composition, config, training
-from jaxddpg.population import Population, make_population, use_all_cores
-from jaxddpg.training import clock_at
+from jaxddpg import config
+from jaxddpg.config import build as composition
+from jaxddpg.training import loop as training
+from jaxddpg.training.loop import clock_at
+from jaxddpg.training.population import Population, make_population, use_all_cores
 
 EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
     "DDPG, Pendulum": ("configs/pendulum.yaml", {"training.steps_per_epoch": 500}),

@@ -23,7 +23,10 @@ import common
 import jax
 import numpy as np
 
-from jaxddpg import checkpoint, composition, config, reporting
+from jaxddpg import config
+from jaxddpg.config import build as composition
+from jaxddpg.report import console as reporting
+from jaxddpg.runs import checkpoint
 
 EPOCHS = 30
 CONFIG = f"""

@@ -41,9 +41,10 @@ def command(overrides: dict[str, str]) -> dict:
 
 def pair(overrides: dict[str, str], rounds: int) -> dict[str, list[float]]:
     """Updates per second of the sweep's members and of as many seeds, in each of several rounds."""
-    from jaxddpg import composition, config
-    from jaxddpg.population import use_all_cores
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
+    from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     swept = config.read(CONFIG, overrides)

@@ -12,7 +12,8 @@ import numpy as np
 
 import jaxddpg as jd
 from jaxddpg.settings import DDPG, Actor, Critic
-from jaxddpg.training import streams
+from jaxddpg.training.evaluation import evaluate
+from jaxddpg.training.loop import streams
 
 WARMUP = 150
 CONFIG = DDPG(batch_size=128, actor=Actor(hidden_sizes=(64, 64)), critic=Critic(hidden_sizes=(64, 64)))
@@ -70,7 +71,7 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 2, seed: int = 0):
 
 if __name__ == "__main__":
     environment, agent, learner = train(num_steps=int(sys.argv[1]) if sys.argv[1:] else 5_000)
-    metrics = jd.evaluation.evaluate(
+    metrics = evaluate(
         jax.random.key(1),
         environment,
         lambda observation: agent.act(learner, observation),

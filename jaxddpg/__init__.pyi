@@ -1,28 +1,18 @@
-from . import (
-    checkpoint,
-    equations,
-    evaluation,
-    features,
-    noise,
-    plotting,
-    rendering,
-    replay,
-    settings,
-    statistics,
-)
+from . import settings, statistics
 from .agents.copdac import COPDACState, copdac
 from .agents.ddpg import DDPGState, ddpg
-from .analysis import evaluate, load_policy, plot, render, write_report
-from .composition import build, make_agent, make_environment, make_features
 from .config import ConfigError
+from .config.build import build, make_agent, make_environment, make_features
 from .envs.episodic import episodic
-from .envs.from_gymnax import from_gymnax
-from .equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
-from .experiment import Result, RunError, load, resume, resume_sweep, run, sweep
-from .networks import Actor, Critic, FeatureNetwork
-from .population import Population, make_population
+from .envs.gymnax import from_gymnax
+from .parts import equations, features, noise, replay
+from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
+from .parts.networks import Actor, Critic, FeatureNetwork
+from .runs.load import evaluate, load_policy, plot, render, write_report
+from .runs.run import Result, RunError, load, resume, resume_sweep, run, sweep
 from .settings import Experiment, Member
-from .training import TrainingState, clock_at, make_trainer
+from .training.loop import TrainingState, clock_at, make_trainer
+from .training.population import Population, make_population
 from .types import (
     Agent,
     Clock,
@@ -61,7 +51,6 @@ __all__ = [
     "Transition",
     "actor_loss",
     "build",
-    "checkpoint",
     "clock_at",
     "compatible_advantage",
     "copdac",
@@ -70,7 +59,6 @@ __all__ = [
     "episodic",
     "equations",
     "evaluate",
-    "evaluation",
     "features",
     "from_gymnax",
     "load",
@@ -82,9 +70,7 @@ __all__ = [
     "make_trainer",
     "noise",
     "plot",
-    "plotting",
     "render",
-    "rendering",
     "replay",
     "resume",
     "resume_sweep",

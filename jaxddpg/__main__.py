@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxddpg.cli import main
+from jaxddpg.cli.main import main
 
 sys.exit(main())

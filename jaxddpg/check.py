@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxddpg import equations, features, noise, replay, settings
+from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.networks import Actor
-from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.parts import equations, features, noise, replay
+from jaxddpg.parts.networks import Actor
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Replay, Transition
 
 

@@ -24,7 +24,7 @@ gc.set_threshold(50_000, 20, 100)
 @pytest.fixture(scope="session", autouse=True)
 def blank_figures():
     """Runs leave an empty figure: to draw it takes most of the time of a small one. `helpers.figures` has it drawn."""
-    from jaxddpg import experiment
+    from jaxddpg.runs import run as experiment
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "plot", lambda directories, path: path.touch())
@@ -37,7 +37,7 @@ def several(tmp_path_factory):
     from helpers import SCALES, after, call, swept
 
     from jaxddpg import config
-    from jaxddpg.experiment import sweep
+    from jaxddpg.runs.run import sweep
 
     directory = tmp_path_factory.mktemp("several") / "sweep"
     (directory.parent / "sweep.yaml").write_text(

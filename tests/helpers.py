@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxddpg import analysis, config, experiment
-from jaxddpg.cli import main
+from jaxddpg import config
+from jaxddpg.cli.main import main
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import load as analysis
+from jaxddpg.runs import run as experiment
 
 TINY = """
 environment: {parameters: {max_steps_in_episode: 10}}

@@ -9,8 +9,8 @@ import jax
 import pytest
 from helpers import TINY, call, refused, slow
 
-from jaxddpg import backend
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import backend
 
 
 def ran(arguments, **variables):
@@ -112,7 +112,7 @@ os.sched_getaffinity = lambda _: range(3)
 import jax
 {set_up}
 before = jax.config.jax_num_cpu_devices
-from jaxddpg import backend
+from jaxddpg.runs import backend
 with warnings.catch_warnings(record=True) as caught:
     backend.start()
 sentences = [str(one.message) for one in caught if "the CPU backend was already initialized" in str(one.message)]

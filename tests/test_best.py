@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from helpers import after, equal, lines, tiny
 
-from jaxddpg import analysis, checkpoint, composition
-from jaxddpg.analysis import evaluate, load_policy
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import resume, run
-from jaxddpg.training import TrainingState
+from jaxddpg.config import build as composition
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs import load as analysis
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.run import resume, run
+from jaxddpg.training.loop import TrainingState
 
 EPOCHS, MEMBERS = 8, 3
 SLOW = pytest.mark.slow

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import pytest
 from helpers import call, slow
 
-from jaxddpg import check, equations, networks, noise, training
+from jaxddpg import check
 from jaxddpg.envs import goddard, silver2014
+from jaxddpg.parts import equations, networks, noise
+from jaxddpg.training import loop as training
 from jaxddpg.types import Transition
 
 RUNGS = [*check.ESTIMATED, *check.EXACT]

@@ -8,9 +8,9 @@ import pytest
 from flax.struct import PyTreeNode
 from helpers import cut_a_file, empty_it, flip_a_byte
 
-from jaxddpg import checkpoint
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.checkpoint import DamagedError
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs.checkpoint import DamagedError
 from jaxddpg.settings import DDPG, Actor, Critic
 from jaxddpg.types import Environment, State
 

@@ -16,8 +16,11 @@ import pytest
 import yaml
 from helpers import TINY, call, figures, refused
 
-from jaxddpg import analysis, config, load_policy, plotting, reporting
-from jaxddpg.cli import main
+from jaxddpg import config, load_policy
+from jaxddpg.cli.main import main
+from jaxddpg.report import console as reporting
+from jaxddpg.report import figures as plotting
+from jaxddpg.runs import load as analysis
 
 HERE = Path(__file__).parent
 
@@ -362,7 +365,7 @@ def test_help_and_config_errors_wait_for_no_import(tmp_path):
     (tmp_path / "good.yaml").write_text(TINY)
     program = (
         "import sys\n"
-        "from jaxddpg.cli import main\n"
+        "from jaxddpg.cli.main import main\n"
         "for arguments in sys.argv[1:]:\n"
         "    try:\n"
         "        code = main(arguments.split())\n"

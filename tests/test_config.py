@@ -452,7 +452,7 @@ def test_settings_are_pytrees_by_themselves(imports):
     """Whatever else is imported, and in whatever order: the leaves are the traced numbers."""
     program = f"""{imports}
 import sys
-assert "jaxddpg.composition" not in sys.modules
+assert "jaxddpg.config.build" not in sys.modules
 changed = jax.tree.map(lambda x: 2 * x, settings.DDPG(gamma=0.25))
 assert (changed.gamma, changed.critic.final_bound, changed.batch_size) == (0.5, 6e-3, 256)
 assert jax.jit(lambda noise: noise.scale)(settings.Noise(scale=0.5)) == 0.5

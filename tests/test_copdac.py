@@ -10,11 +10,11 @@ import probes
 import pytest
 from helpers import slow
 
-from jaxddpg import noise, replay
-from jaxddpg.composition import make_agent
+from jaxddpg.config.build import make_agent
 from jaxddpg.envs.episodic import episodic
+from jaxddpg.parts import noise, replay
 from jaxddpg.settings import COPDAC, Baseline, FeatureActor, Polynomial, Tiles, Training
-from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Clock, Environment, Noise, Transition
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=1)

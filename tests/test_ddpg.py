@@ -10,8 +10,8 @@ import probes
 import pytest
 
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.evaluation import evaluate
 from jaxddpg.settings import DDPG, Actor, Critic
+from jaxddpg.training.evaluation import evaluate
 from jaxddpg.types import Clock, Environment, Transition
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=1)

@@ -9,11 +9,12 @@ import probes
 import pytest
 from helpers import call, lines, summary_of, tiny
 
-from jaxddpg import composition, config
-from jaxddpg.analysis import evaluate, load_policy, write_report
-from jaxddpg.experiment import resume, run
-from jaxddpg.population import make_population
-from jaxddpg.training import Health, clock_at
+from jaxddpg import config
+from jaxddpg.config import build as composition
+from jaxddpg.runs.load import evaluate, load_policy, write_report
+from jaxddpg.runs.run import resume, run
+from jaxddpg.training.loop import Health, clock_at
+from jaxddpg.training.population import make_population
 
 WARMUP, CHUNK, EPOCHS, MEMBERS, SPOILED = 10, 50, 4, 8, 3
 

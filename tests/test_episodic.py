@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxddpg import settings
-from jaxddpg.composition import check_environment, make_environment
+from jaxddpg.config.build import check_environment, make_environment
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.envs.known import CONTINUOUS
+from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.types import Environment
 
 KEY = jax.random.key(0)

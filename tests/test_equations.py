@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxddpg import equations
+from jaxddpg.parts import equations
 
 
 def test_td_target_is_the_papers():

@@ -4,7 +4,7 @@ import numpy as np
 import probes
 import pytest
 
-from jaxddpg.evaluation import causes, evaluate
+from jaxddpg.training.evaluation import causes, evaluate
 
 
 def measure(environment, act=None, value=None, gamma=0.9, episodes=5):

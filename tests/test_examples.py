@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxddpg import cli, composition, config, experiment
-from jaxddpg.training import clock_at
+from jaxddpg import config
+from jaxddpg.cli import main as cli
+from jaxddpg.config import build as composition
+from jaxddpg.runs import run as experiment
+from jaxddpg.training.loop import clock_at
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

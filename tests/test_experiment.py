@@ -15,12 +15,14 @@ import probes
 import pytest
 from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
 
-import jaxddpg
-from jaxddpg import config, experiment, reporting, run_directory
-from jaxddpg.analysis import evaluate, load_policy, plot
-from jaxddpg.composition import make_agent, make_environment
+from jaxddpg import config
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import run
+from jaxddpg.config.build import make_agent, make_environment
+from jaxddpg.report import console as reporting
+from jaxddpg.runs import directory as run_directory
+from jaxddpg.runs import run as experiment
+from jaxddpg.runs.load import evaluate, load_policy, plot
+from jaxddpg.runs.run import run
 from jaxddpg.statistics import confidence_interval
 
 IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", *reporting.FAULTS}
@@ -149,8 +151,8 @@ def test_the_rates_are_those_of_the_whole_population(finished):
 
 def test_the_result_is_what_stands_on_disk(finished):
     directory, result = finished
-    assert lines(directory) == jaxddpg.reporting.plain_json(result.rows)
-    assert summary_of(directory) == jaxddpg.reporting.plain_json(result.summary)
+    assert lines(directory) == reporting.plain_json(result.rows)
+    assert summary_of(directory) == reporting.plain_json(result.summary)
 
 
 def test_the_summary_tells_each_members_final_and_best_return(finished):

@@ -6,8 +6,9 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxddpg import features, settings
-from jaxddpg.composition import make_features
+from jaxddpg import settings
+from jaxddpg.config.build import make_features
+from jaxddpg.parts import features
 from jaxddpg.types import Environment
 
 LOW, HIGH = np.array([-1.5, 0.0, 2.0]), np.array([0.5, 4.0, 10.0])

@@ -8,10 +8,10 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams, EnvState
 
 from jaxddpg import config, settings, types
-from jaxddpg.composition import make_environment
 from jaxddpg.config import ConfigError
-from jaxddpg.envs import known
-from jaxddpg.envs.from_gymnax import from_gymnax
+from jaxddpg.config.build import make_environment
+from jaxddpg.envs import registry as known
+from jaxddpg.envs.gymnax import from_gymnax
 
 CONTINUOUS = {name: entry for name, entry in known.CONTINUOUS.items() if not entry.factory}
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from helpers import call, comparable, refused, summary_of
 
-from jaxddpg import checkpoint, config, hosts
-from jaxddpg.composition import state_like
-from jaxddpg.experiment import resume
+from jaxddpg import config
+from jaxddpg.config.build import state_like
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs import distributed as hosts
+from jaxddpg.runs.run import resume
 
 EPOCHS = 4
 SECTIONS = {
@@ -179,7 +181,8 @@ def customized(directory, code):
 
 KILLED = """
 import os, signal
-from jaxddpg import checkpoint, composition
+from jaxddpg.runs import checkpoint
+from jaxddpg.config import build as composition
 calls = []
 def killing(function):
     def third(*args):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxddpg import composition, config, settings
-from jaxddpg.population import make_population
-from jaxddpg.training import clock_at
+from jaxddpg import config, settings
+from jaxddpg.config import build as composition
+from jaxddpg.training.loop import clock_at
+from jaxddpg.training.population import make_population
 
 CAPACITY = 77_776  # a number that no other dimension of the program has
 BASE = config.parse(

@@ -1,4 +1,4 @@
-"""Imports go strictly upwards, and no room imports its sibling."""
+"""Imports only go down from one layer of the package to another, and the library never imports the application."""
 
 import ast
 from pathlib import Path
@@ -7,59 +7,52 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
-    {"axes", "notation", "process"},
-    {"types", "settings", "tracing"},
-    {
-        *("equations", "features", "networks", "noise", "replay", "evaluation", "statistics", "shards"),
-        *("envs.episodic", "envs.known", "envs.trial"),
-    },
-    {
-        *("agents.copdac", "agents.ddpg", "training", "population"),
-        *("envs.from_gymnax", "envs.goddard", "envs.silver2014"),
-    },
-    {"config", "reporting", "plotting", "rendering", "selection"},
-    {"hosts"},
-    {"checkpoint"},
-    {"cohort", "run_directory", "composition", "check", "memory", "report", "backend"},
-    {"origin"},
-    {"analysis", "outcome"},
-    {"experiment"},
+    {"axes", "types", "settings", "statistics"},
+    {"parts"},
+    {"agents", "envs", "training"},
+    {"config", "report"},  # from here on the application
+    {"runs"},
+    {"check"},
     {"cli"},
     {"__main__"},
 ]
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+APPLICATION = ("yaml", "rich", "matplotlib", "orbax", "PIL")
+"""Packages that only the application needs."""
 
 
 def modules():
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if not name.endswith("__init__"):
-            yield name, path
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
 def imported(path):
-    """The modules of the package that a file imports, wherever in it."""
+    """The modules that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "jaxddpg":
-            module = node.module.removeprefix("jaxddpg").removeprefix(".")
-            for alias in node.names:
-                inner = f"{module}.{alias.name}".lstrip(".")
-                yield inner if inner in LEVEL else module
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == "jaxddpg":
-                    yield alias.name.removeprefix("jaxddpg").removeprefix(".")
+            yield from (alias.name for alias in node.names)
 
 
-def test_every_room_has_a_place():
-    assert {name for name, _ in modules()} == set(LEVEL)
+def own(path):
+    """The top-level modules and folders of the package that a file imports."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("jaxddpg.")}
 
 
-@pytest.mark.parametrize(("name", "path"), sorted(modules()))
-def test_imports_go_upwards(name, path):
-    assert [module for module in imported(path) if LEVEL[module] >= LEVEL[name]] == []
+@pytest.mark.parametrize(("name", "path"), [entry for entry in modules() if entry[0] != "__init__"])
+def test_imports_go_down(name, path):
+    folder = name.split(".")[0]
+    beside = {other for other in own(path) if LEVEL[other] == LEVEL[folder] and other != folder}
+    assert {other for other in own(path) if LEVEL[other] > LEVEL[folder]} == set()
+    assert not beside or folder in LAYERS[0]
 
 
-def test_the_loop_knows_no_agent_and_no_environment_library():
-    assert "gymnax" not in (PACKAGE / "training.py").read_text()
-    assert not any(module.startswith(("agents", "envs")) for module in imported(PACKAGE / "training.py"))
+@pytest.mark.parametrize(("name", "path"), [entry for entry in modules() if entry[0] != "__init__"])
+def test_the_library_needs_no_package_of_the_application(name, path):
+    if LEVEL[name.split(".")[0]] < LEVEL["config"]:
+        assert not {package for package in APPLICATION for used in imported(path) if used.split(".")[0] == package}
+
+
+def test_the_loop_knows_no_environment_library():
+    assert "gymnax" not in (PACKAGE / "training" / "loop.py").read_text()

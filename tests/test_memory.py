@@ -4,11 +4,12 @@ import jax
 import pytest
 from helpers import TINY, call, refused, tiny
 
-from jaxddpg import composition, memory
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import run
-from jaxddpg.population import make_population
-from jaxddpg.training import clock_at
+from jaxddpg.config import build as composition
+from jaxddpg.runs import memory
+from jaxddpg.runs.run import run
+from jaxddpg.training.loop import clock_at
+from jaxddpg.training.population import make_population
 
 
 @pytest.fixture(scope="module")

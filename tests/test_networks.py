@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxddpg.networks import Actor, Critic
+from jaxddpg.parts.networks import Actor, Critic
 
 RNG = np.random.default_rng(0)
 OBSERVATION = (RNG.normal(size=(32, 5)) * 3 + 2).astype("f4")

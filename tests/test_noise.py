@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from jaxddpg import noise
+from jaxddpg.parts import noise
 from jaxddpg.types import Clock
 
 CLOCK = Clock(epoch=np.uint32(1), step=np.uint32(0), num_envs=1)

@@ -11,11 +11,13 @@ import probes
 import pytest
 from helpers import after, call, tiny
 
-from jaxddpg import composition, origin, tracing
-from jaxddpg.analysis import load_policy
-from jaxddpg.checkpoint import Origin
+from jaxddpg.config import build as composition
+from jaxddpg.config import tracing
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.experiment import resume, run
+from jaxddpg.runs import origin
+from jaxddpg.runs.checkpoint import Origin
+from jaxddpg.runs.load import load_policy
+from jaxddpg.runs.run import resume, run
 from jaxddpg.settings import Environment
 
 WORLD = {"reward": 1.0, "table": np.zeros(3, np.float32), "squared": False}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers import CURVES
 
-from jaxddpg import plotting, reporting
+from jaxddpg.report import console as reporting
+from jaxddpg.report import figures as plotting
 
 SLOW = pytest.mark.slow
 
@@ -113,7 +114,7 @@ def test_drawing_leaves_the_users_backend_alone(tmp_path):
     """A notebook that draws a run or an episode keeps its own figures and backend."""
     script = (
         "import sys; import matplotlib; matplotlib.use('svg'); import jaxddpg; jaxddpg.plot, jaxddpg.render\n"
-        "print('jaxddpg.rendering' in sys.modules, 'matplotlib.pyplot' in sys.modules, matplotlib.get_backend())"
+        "print('jaxddpg.report.animation' in sys.modules, 'matplotlib.pyplot' in sys.modules, matplotlib.get_backend())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False", "svg"]

@@ -10,11 +10,11 @@ import numpy as np
 import probes
 import pytest
 
-from jaxddpg import noise, replay
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.population import make_population
+from jaxddpg.parts import noise, replay
 from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
-from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.training.loop import clock_at, make_trainer
+from jaxddpg.training.population import make_population
 
 CONFIG = Training(num_envs=2, updates_per_step=Fraction(2), warmup_steps=8, steps_per_epoch=10, num_epochs=2)
 AGENT = DDPG(batch_size=8, actor=Actor((8,)), critic=Critic((8,)))

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import TINY, call
 
-from jaxddpg import experiment, process
-from jaxddpg.cli import main
+from jaxddpg.cli import process
+from jaxddpg.cli.main import main
+from jaxddpg.runs import run as experiment
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ from helpers import call
 from matplotlib.artist import Artist
 from PIL import Image
 
-from jaxddpg import config, rendering, settings
-from jaxddpg.analysis import load_policy, render
-from jaxddpg.composition import make_environment
+from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
-from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.experiment import run
-from jaxddpg.rendering import Rollout
+from jaxddpg.config.build import make_environment
+from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.report import animation as rendering
+from jaxddpg.report.animation import Rollout
+from jaxddpg.runs.load import load_policy, render
+from jaxddpg.runs.run import run
 from jaxddpg.types import Environment, TimeStep, rescale
 
 GENERIC = "somebody.elses:environment"

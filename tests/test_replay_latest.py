@@ -5,7 +5,7 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxddpg import replay
+from jaxddpg.parts import replay
 from jaxddpg.types import Clock, Experience
 
 ROW = Experience(np.zeros(2, "f4"), np.zeros(1, "f4"), np.zeros((), "f4"), np.zeros(2, "f4"), np.zeros((), np.uint8))

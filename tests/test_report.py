@@ -10,7 +10,11 @@ import pytest
 from helpers import CURVES, SCALES, call, refused, summary_of, swept, tiny
 
 import jaxddpg
-from jaxddpg import analysis, experiment, plotting, report, statistics
+from jaxddpg import statistics
+from jaxddpg.report import figures as plotting
+from jaxddpg.report import page as report
+from jaxddpg.runs import load as analysis
+from jaxddpg.runs import run as experiment
 
 REFERENCES = {"random": -1200.0, "best known": -200.0}
 

@@ -8,7 +8,7 @@ import pytest
 import wandb
 from helpers import TINY, call, events, refused
 
-from jaxddpg import reporting
+from jaxddpg.report import console as reporting
 
 NAN, INF = math.nan, math.inf
 

@@ -32,10 +32,13 @@ from helpers import (
     tiny,
 )
 
-from jaxddpg import checkpoint, composition, config, population
-from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg import config
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import RunError, resume, run
+from jaxddpg.config import build as composition
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.run import RunError, resume, run
+from jaxddpg.training import population
 
 EPOCHS = 6
 NUMBERS = {**config.as_mapping(tiny())["agent"], "tau": 0.5, "actor_learning_rate": 0.1}
@@ -421,7 +424,7 @@ def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_p
 
         return population._replace(epoch=epoch)
 
-    monkeypatch.setattr("jaxddpg.experiment.populate", fails_in_the_third_epoch)
+    monkeypatch.setattr("jaxddpg.runs.run.populate", fails_in_the_third_epoch)
     with pytest.raises(FloatingPointError):
         run(small(), tmp_path / "run")
     assert lines(tmp_path / "run")[-1]["epoch"] == 2

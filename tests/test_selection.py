@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from helpers import after, call, comparable, equal, lines, refused, tiny
 
-from jaxddpg import checkpoint, composition, config, plotting, selection
-from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg import config
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import resume, run
-from jaxddpg.selection import Choice
+from jaxddpg.config import build as composition
+from jaxddpg.report import figures as plotting
+from jaxddpg.runs import checkpoint, selection
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.run import resume, run
+from jaxddpg.runs.selection import Choice
 from jaxddpg.settings import Halving, PopulationBased
 
 EPOCHS = 6

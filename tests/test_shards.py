@@ -16,13 +16,16 @@ import pytest
 from helpers import after, comparable, equal
 from jax.sharding import PartitionSpec
 
-from jaxddpg import composition, config, noise, replay, settings, shards
+from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.analysis import evaluate, load_policy
-from jaxddpg.experiment import resume, run
-from jaxddpg.features import polynomial
-from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.config import build as composition
+from jaxddpg.parts import noise, replay
+from jaxddpg.parts import sharding as shards
+from jaxddpg.parts.features import polynomial
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.run import resume, run
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Clock
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=4, num_shards=4)

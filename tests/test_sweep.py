@@ -24,12 +24,15 @@ from helpers import (
     tiny,
 )
 
-from jaxddpg import composition, config, plotting, run_directory
-from jaxddpg.analysis import evaluate, load_policy
+from jaxddpg import config
 from jaxddpg.config import ConfigError
-from jaxddpg.experiment import resume, resume_sweep, run, sweep
-from jaxddpg.population import make_population
-from jaxddpg.training import clock_at
+from jaxddpg.config import build as composition
+from jaxddpg.report import figures as plotting
+from jaxddpg.runs import directory as run_directory
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.run import resume, resume_sweep, run, sweep
+from jaxddpg.training.loop import clock_at
+from jaxddpg.training.population import make_population
 
 VARIANTS = [{"agent.actor_learning_rate": rate, "noise.scale": scale} for rate in RATES for scale in SCALES]
 

@@ -6,10 +6,10 @@ import numpy as np
 import probes
 import pytest
 
-from jaxddpg import noise, replay
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.parts import noise, replay
 from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
-from jaxddpg.training import clock_at, make_trainer
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Agent, Clock
 
 SMALL = DDPG(gamma=0.9, tau=0.05, batch_size=32, actor=Actor((16,)), critic=Critic((32,)))

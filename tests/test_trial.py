@@ -15,11 +15,12 @@ from gymnax.environments.environment import Environment as Gymnax
 from gymnax.environments.environment import EnvParams, EnvState
 from helpers import call, refused, tiny
 
-from jaxddpg import checkpoint, config, settings
-from jaxddpg.composition import check_environment
+from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
+from jaxddpg.config.build import check_environment
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.experiment import RunError, resume, run
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs.run import RunError, resume, run
 from jaxddpg.types import Environment, TimeStep
 
 
@@ -353,7 +354,7 @@ def test_an_error_while_a_module_is_imported_names_its_line(tmp_path, monkeypatc
 
 
 def test_known_environments_are_not_tried(monkeypatch):
-    monkeypatch.setattr("jaxddpg.envs.trial.play", lambda environment: pytest.fail("played"))
+    monkeypatch.setattr("jaxddpg.config.trial.play", lambda environment: pytest.fail("played"))
     with warnings.catch_warnings(action="error"):
         check_environment(config.parse({}).environment)
 

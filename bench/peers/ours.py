@@ -16,9 +16,10 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     import numpy as np
     import optax
 
-    from jaxddpg import composition, config
-    from jaxddpg.population import use_all_cores
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
+    from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     names = ("hidden", "batch_size", "capacity", "members")
@@ -40,9 +41,10 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 
 
 def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
-    from jaxddpg import composition, config
-    from jaxddpg.population import use_all_cores
-    from jaxddpg.training import clock_at
+    from jaxddpg import config
+    from jaxddpg.config import build as composition
+    from jaxddpg.training.loop import clock_at
+    from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     experiment = config.parse(spec["experiment"])

@@ -18,8 +18,10 @@ import optax
 from flax.struct import PyTreeNode
 from jax.scipy.sparse.linalg import cg
 
-from jaxddpg import equations, settings, shards
-from jaxddpg.networks import FeatureNetwork
+from jaxddpg import settings
+from jaxddpg.parts import equations
+from jaxddpg.parts import sharding as shards
+from jaxddpg.parts.networks import FeatureNetwork
 from jaxddpg.types import Agent, Clock, Environment, Features, Key, Metrics, Params, Scalar, Transition
 
 

@@ -10,8 +10,10 @@ import optax
 from flax import linen as nn
 from flax.struct import PyTreeNode
 
-from jaxddpg import equations, settings, shards
-from jaxddpg.networks import Actor, Critic
+from jaxddpg import settings
+from jaxddpg.parts import equations
+from jaxddpg.parts import sharding as shards
+from jaxddpg.parts.networks import Actor, Critic
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Scalar, Transition
 
 

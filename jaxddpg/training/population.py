@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxddpg import shards
+from jaxddpg.parts import sharding as shards
 from jaxddpg.types import Clock, Key, Metrics, State, Trainer, seed_key
 
 HostMetrics = dict[str, np.ndarray]

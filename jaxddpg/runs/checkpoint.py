@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxddpg import hosts
+from jaxddpg.runs import distributed as hosts
 from jaxddpg.types import State
 
 DIRECTORY = "checkpoints"

@@ -13,23 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import (
-    backend,
-    checkpoint,
-    config,
-    memory,
-    origin,
-    plotting,
-    rendering,
-    report,
-    reporting,
-    run_directory,
-    settings,
-)
-from jaxddpg.composition import make_agent, make_environment, populate, state_like
+from jaxddpg.runs import backend, checkpoint, memory, origin, directory as run_directory
+from jaxddpg import config, settings
+from jaxddpg.report import figures as plotting, animation as rendering, page as report, console as reporting
+from jaxddpg.config.build import make_agent, make_environment, populate, state_like
 from jaxddpg.config import ConfigError
-from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.evaluation import causes
+from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.training.evaluation import causes
 from jaxddpg.settings import Experiment
 from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale, seed_key
 

@@ -5,10 +5,10 @@ import warnings
 import jax
 
 from jaxddpg import config
-from jaxddpg.checkpoint import Origin
-from jaxddpg.composition import digest
+from jaxddpg.runs.checkpoint import Origin
+from jaxddpg.config.build import digest
 from jaxddpg.config import ConfigError
-from jaxddpg.population import numerics
+from jaxddpg.training.population import numerics
 from jaxddpg.settings import Experiment
 
 

@@ -18,28 +18,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg import (
-    backend,
-    checkpoint,
-    config,
-    hosts,
-    memory,
-    origin,
-    outcome,
-    reporting,
-    run_directory,
-    settings,
-    shards,
-)
-from jaxddpg.analysis import plot
-from jaxddpg.cohort import Best, Cohort
-from jaxddpg.composition import callback_error, check_member, make_environment, populate
+from jaxddpg.runs import backend, checkpoint, distributed as hosts, memory, origin, summary as outcome, directory as run_directory
+from jaxddpg import config, settings
+from jaxddpg.report import console as reporting
+from jaxddpg.parts import sharding as shards
+from jaxddpg.runs.load import plot
+from jaxddpg.runs.cohort import Best, Cohort
+from jaxddpg.config.build import callback_error, check_member, make_environment, populate
 from jaxddpg.config import ConfigError
-from jaxddpg.evaluation import causes
-from jaxddpg.population import Population
+from jaxddpg.training.evaluation import causes
+from jaxddpg.training.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import worst_if_not_finite
-from jaxddpg.training import Health, TrainingState, clock_at
+from jaxddpg.training.loop import Health, TrainingState, clock_at
 from jaxddpg.types import State
 
 _SMALLER = (

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxddpg import plotting, statistics
-from jaxddpg.plotting import Curves
+from jaxddpg import statistics
+from jaxddpg.report import figures as plotting
+from jaxddpg.report.figures import Curves
 
 FEW_SEEDS = 5
 """Of fewer the bootstrap says little."""

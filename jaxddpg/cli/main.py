@@ -26,8 +26,11 @@ from typing import Any, NoReturn
 
 import platformdirs
 
-from jaxddpg import config, hosts, process
+from jaxddpg import config
+from jaxddpg.cli import process
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import distributed as hosts
+from jaxddpg.settings import Experiment
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,7 +169,7 @@ def _resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
     return _learn(options, experiment, options.run, go)
 
 
-def _learn(options: argparse.Namespace, experiment: config.Experiment, directory: Path, go: Callable[..., Any]) -> int:
+def _learn(options: argparse.Namespace, experiment: Experiment, directory: Path, go: Callable[..., Any]) -> int:
     """Starts a run or continues one, or several, and reports the result."""
     rendezvous = _rendezvous(options)
     if rendezvous and not options.child:
@@ -198,13 +201,13 @@ def _learn(options: argparse.Namespace, experiment: config.Experiment, directory
 
 def _trained(
     options: argparse.Namespace,
-    experiment: config.Experiment,
+    experiment: Experiment,
     directory: Path,
     go: Callable[..., Any],
     signals: "_Signals",
 ) -> int:
     """As `_learn`, in the process that trains."""
-    from jaxddpg import experiment as room
+    from jaxddpg.runs import run as room
 
     first = hosts.is_first()
     quiet = options.quiet or not first
@@ -232,7 +235,7 @@ def _debugging() -> Iterator[None]:
 
 
 def _tell(
-    experiment: config.Experiment,
+    experiment: Experiment,
     directory: Path,
     summaries: Sequence[dict[str, Any]],
     quiet: bool,
@@ -243,8 +246,8 @@ def _tell(
     the signal that ended them, if one did."""
     import numpy as np
 
-    from jaxddpg import experiment as room
-    from jaxddpg import reporting
+    from jaxddpg.report import console as reporting
+    from jaxddpg.runs import run as room
 
     members = [member for summary in summaries for member in summary["members"]]
     returns = np.array([member["final_return"] for member in members])
@@ -335,7 +338,7 @@ def _rendezvous(options: argparse.Namespace) -> hosts.Rendezvous | None:
 
 
 def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
-    from jaxddpg import reporting
+    from jaxddpg.report import console as reporting
 
     names = config.brief(name for name in members[0] if "." in name)
     return [
@@ -370,8 +373,8 @@ def _evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     _import_jax()
     import numpy as np
 
-    from jaxddpg import reporting
-    from jaxddpg.analysis import evaluate
+    from jaxddpg.report import console as reporting
+    from jaxddpg.runs.load import evaluate
 
     rows = evaluate(options.run, options.num_episodes, options.seed, options.epoch)
     with path.open("w", newline="") as file:  # before the words, whose reader may have gone
@@ -405,7 +408,7 @@ def _plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
     _import_jax()
-    from jaxddpg.analysis import plot
+    from jaxddpg.runs.load import plot
 
     if options.output is None and len(options.run) > 1:
         raise ConfigError(["several runs make a new picture; name it with --output PICTURE.png"])
@@ -419,8 +422,8 @@ def _report(options: argparse.Namespace, _: dict[str, str]) -> int:
     for run in options.run:
         config.whole(run)
     _import_jax()
-    from jaxddpg import report
-    from jaxddpg.analysis import write_report
+    from jaxddpg.report import page as report
+    from jaxddpg.runs.load import write_report
 
     command = shlex.join(["jaxddpg", "report", *map(str, options.run), "--output", str(options.output)])
     write_report(options.run, options.output, command)
@@ -432,8 +435,9 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
     _import_jax()
     import jax
 
-    from jaxddpg import backend, reporting
     from jaxddpg.check import ladder
+    from jaxddpg.report import console as reporting
+    from jaxddpg.runs import backend
 
     backend.check_devices()
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
@@ -462,7 +466,7 @@ def _check(options: argparse.Namespace, _: dict[str, str]) -> int:
 def _render(options: argparse.Namespace, _: dict[str, str]) -> int:
     config.of_run(options.run)  # a fault of the input does not wait for JAX
     _import_jax()
-    from jaxddpg.analysis import render
+    from jaxddpg.runs.load import render
 
     path = options.output or options.run / "rollout.gif"
     render(options.run, path, options.member, options.seed, options.epoch)
@@ -589,7 +593,7 @@ def _split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Splits off settings and whole sections, `--section.name VALUE`, `--section.name=VALUE` or
     `--section '{name: value}'`, whose names argparse need not know."""
     rest, overrides, stream = [], {}, iter(tokens)
-    sections = {f"--{field.name}" for field in dataclasses.fields(config.Experiment)}
+    sections = {f"--{field.name}" for field in dataclasses.fields(Experiment)}
     for token in stream:
         name, equals, value = token.partition("=")
         if not name.startswith("--") or not ("." in name or name in sections):

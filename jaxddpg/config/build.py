@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import features, noise, replay, settings, shards, tracing
+from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.config import ConfigError, variants
-from jaxddpg.envs import trial
-from jaxddpg.envs.from_gymnax import check_box, from_gymnax
-from jaxddpg.envs.known import CONTINUOUS
-from jaxddpg.population import Population, make_population
+from jaxddpg.config import ConfigError, tracing, trial, variants
+from jaxddpg.envs.gymnax import check_box, from_gymnax
+from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.parts import features, noise, replay
+from jaxddpg.parts import sharding as shards
 from jaxddpg.settings import Experiment, Member
-from jaxddpg.training import make_trainer
+from jaxddpg.training.loop import make_trainer
+from jaxddpg.training.population import Population, make_population
 from jaxddpg.types import Agent, Environment, Features, Key, Replay, State, TimeStep, Trainer, seed_key
 
 _NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import config, reporting, selection
+from jaxddpg import config
+from jaxddpg.report import console as reporting
+from jaxddpg.runs import selection
 from jaxddpg.config import ConfigError
-from jaxddpg.population import Population
-from jaxddpg.reporting import Row
+from jaxddpg.training.population import Population
+from jaxddpg.report.console import Row
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import worst_if_not_finite
 from jaxddpg.types import State

@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxddpg import config, memory, reporting
-from jaxddpg.population import Population
+from jaxddpg import config
+from jaxddpg.runs import memory
+from jaxddpg.report import console as reporting
+from jaxddpg.training.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxddpg import checkpoint, config, reporting
+from jaxddpg.runs import checkpoint
+from jaxddpg import config
+from jaxddpg.report import console as reporting
 from jaxddpg.config import ConfigError
 from jaxddpg.settings import Experiment
 

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.struct import PyTreeNode
 
-from jaxddpg import settings, shards
-from jaxddpg.evaluation import Total, evaluate
+from jaxddpg import settings
+from jaxddpg.parts import sharding as shards
+from jaxddpg.training.evaluation import Total, evaluate
 from jaxddpg.types import (
     Agent,
     Clock,

@@ -19,8 +19,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxddpg import axes, notation, settings
-from jaxddpg.envs import known
+from jaxddpg import axes, settings
+from jaxddpg.config import notation
+from jaxddpg.envs import registry as known
 from jaxddpg.settings import Experiment, Member
 
 _PARAMETERS = "environment.parameters."

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxddpg.config import ConfigError
-from jaxddpg.population import Population
+from jaxddpg.training.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.types import State
 

@@ -1,0 +1,7 @@
+"""The parts of an agent and of its training: pure functions and networks, which know only the types."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submodules=["equations", "features", "networks", "noise", "replay", "sharding"]
+)
