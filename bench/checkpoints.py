@@ -16,7 +16,7 @@ from pathlib import Path
 import common
 
 from jaxddpg import config
-from jaxddpg.config import build as composition
+from jaxddpg.config import build
 from jaxddpg.runs import checkpoint
 from jaxddpg.settings import Checkpoint
 from jaxddpg.training.loop import clock_at
@@ -31,8 +31,8 @@ def main() -> None:
     use_all_cores()
     # An epoch that outlasts a checkpoint, so that all of its cost falls into one.
     overrides = {"training.steps_per_epoch": 2_000, "training.num_epochs": 2 * options.pairs + 1}
-    settings = config.read("configs/pendulum.yaml", overrides | {"replay.capacity": options.capacity})
-    population = make_population(composition.build, [settings.member()] * 10, range(10))
+    settings = config.read("configs/pendulum.yaml", overrides | {"replay.capacity": options.capacity}).experiment
+    population = make_population(build.build, [settings.member()] * 10, range(10))
     state = population.init()
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder), 2) as writer:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jaxddpg.config import build
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -75,13 +77,12 @@ def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, A
     import optax
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
     from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
-    experiment = config.parse(shape(**kind))
-    population, training = composition.populate(experiment), experiment.training
+    experiment = config.parse(shape(**kind)).experiment
+    population, training = build.populate(config.resolve(experiment).run()), experiment.training
     start = time.perf_counter()
     population.compile(clock_at(training, 0), False)
     compile_seconds = time.perf_counter() - start

@@ -19,6 +19,9 @@ from typing import Any
 import common
 from profile_update import kernels
 
+from jaxddpg.config import build
+from jaxddpg.config import environment as environment_module
+
 COMMAND_BUFFERS = {
     "as XLA chooses": "",
     "off": "--xla_gpu_enable_command_buffer=",
@@ -98,7 +101,6 @@ def compiled_for_h100() -> dict[str, Any]:
     from jax.sharding import SingleDeviceSharding
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import _transition, clock_at
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
@@ -112,17 +114,17 @@ def compiled_for_h100() -> dict[str, Any]:
 
     found = {}
     for members in (1, 16):
-        experiment = config.parse(common.shape(steps_per_epoch=100))
-        environment = composition.make_environment(experiment.environment)
-        agent = composition.make_agent(environment, experiment.agent)
+        experiment = config.parse(common.shape(steps_per_epoch=100)).experiment
+        environment = environment_module.make_environment(experiment.environment)
+        agent = build.make_agent(environment, experiment.agent)
         trainer, clock, key = (
-            composition.build(experiment.member()),
+            build.build(experiment.member()),
             clock_at(experiment.training, 1),
             jax.random.key(0),
         )
         state = jax.eval_shape(trainer.init, key)
         state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
-        replay = composition.REPLAYS["uniform"](experiment.replay.capacity)
+        replay = build.REPLAYS["uniform"](experiment.replay.capacity)
         batch = _transition(replay.sample(key, clock, state.replay, 256), 0.99)
         data = jax.random.key_data(key)
 

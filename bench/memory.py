@@ -16,6 +16,8 @@ import time
 
 import common
 
+from jaxddpg.config import build
+
 CAPACITIES = (100_000, 1_000_000)
 
 
@@ -24,7 +26,6 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
     import jax
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
     from jaxddpg.training.population import make_population, use_all_cores
 
@@ -34,9 +35,9 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
             "replay": {"capacity": capacity},
             "training": {"num_envs": 4, "warmup_steps": 100, "steps_per_epoch": 500},
         }
-    )
+    ).experiment
     use_all_cores()
-    population = make_population(composition.build, [settings.member()] * members, range(members))
+    population = make_population(build.build, [settings.member()] * members, range(members))
     state, seconds = population.init(), []
     replay_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     for epoch in range(1, rounds + 2):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, facts, table
 
-from jaxddpg.runs import summary as outcome
+from jaxddpg.runs import summary as summary_module
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
 
 POPULATIONS, MEMBERS = 10, 16
@@ -52,7 +52,7 @@ def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict
     told = [token for path, value in flags.items() for token in (f"--{path}", value)]
     jaxddpg("sweep", "configs/pendulum.yaml", *told, "--run-dir", directory, "--quiet")
     jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population)
-    summary = outcome.read(directory / "summary.json")
+    summary = summary_module.read(directory / "summary.json")
     finals = [member["final_return"] for member in summary["members"]]
     winner = best(finals)
     with (directory / "evaluation.csv").open() as file:

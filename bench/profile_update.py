@@ -21,6 +21,9 @@ from typing import Any
 import ceiling
 import common
 
+from jaxddpg.config import build
+from jaxddpg.config import environment as environment_module
+
 
 def kernels(text: str) -> Counter[str]:
     """How often each operation that costs a launch stands in the entry of an optimised program."""
@@ -34,17 +37,16 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.parts import equations
     from jaxddpg.training.loop import clock_at
 
-    experiment = config.parse(common.shape(hidden=hidden, batch_size=batch_size, steps_per_epoch=100))
-    environment = composition.make_environment(experiment.environment)
-    agent = composition.make_agent(environment, experiment.agent)
-    trainer = composition.build(experiment.member())
+    experiment = config.parse(common.shape(hidden=hidden, batch_size=batch_size, steps_per_epoch=100)).experiment
+    environment = environment_module.make_environment(experiment.environment)
+    agent = build.make_agent(environment, experiment.agent)
+    trainer = build.build(experiment.member())
     key, clock = jax.random.key(0), clock_at(experiment.training, 1)
     state = jax.jit(trainer.init)(key)
-    replay = composition.REPLAYS["uniform"](experiment.replay.capacity)
+    replay = build.REPLAYS["uniform"](experiment.replay.capacity)
     rows = replay.sample(key, clock, state.replay, batch_size)
     from jaxddpg.training.loop import _transition
 
@@ -93,14 +95,13 @@ def dispatch(smoke: bool) -> dict[str, float]:
     import jax
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
 
     path = Path(__file__).parent.parent / "configs" / "pendulum.yaml"
     short = {"training.steps_per_epoch": "5"} if smoke else {}
     # One dispatch: a second would wait for the first, which costs nothing, for the cores are busy.
-    experiment = config.read(path, short | {"population.num_seeds": jax.local_device_count()})
-    population = composition.populate(experiment)
+    experiment = config.read(path, short | {"population.num_seeds": jax.local_device_count()}).experiment
+    population = build.populate(config.resolve(experiment).run())
     state, called, took = population.init(), [], []
     for epoch in range(1, 3 if smoke else 21):
         start = time.perf_counter()

@@ -12,7 +12,7 @@ import time
 import common
 
 from jaxddpg import config
-from jaxddpg.config import build as composition
+from jaxddpg.config import build
 from jaxddpg.training import loop as training
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import Population, make_population, use_all_cores
@@ -25,7 +25,7 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
 
 def warmed_up(settings: config.Experiment) -> tuple[Population, list]:
     """Two members after the first epoch, which compiles."""
-    population = make_population(composition.build, [settings.member()] * 2, range(2))
+    population = make_population(build.build, [settings.member()] * 2, range(2))
     state, metrics = population.epoch(clock_at(settings.training, 1), population.init())
     metrics()
     return population, state
@@ -33,7 +33,7 @@ def warmed_up(settings: config.Experiment) -> tuple[Population, list]:
 
 def compare(name: str, pairs: int) -> dict[str, object]:
     path, overrides = EXPERIMENTS[name]
-    settings = config.read(path, {**overrides, "training.num_epochs": pairs + 1})
+    settings = config.read(path, {**overrides, "training.num_epochs": pairs + 1}).experiment
     populations = {"with": warmed_up(settings)}
     watched, chunk = training.Health.watched, training.UPDATES_PER_CHUNK
     training.Health.watched = lambda health, *_, **__: health  # type: ignore[method-assign]

@@ -24,8 +24,8 @@ import jax
 import numpy as np
 
 from jaxddpg import config
-from jaxddpg.config import build as composition
-from jaxddpg.report import console as reporting
+from jaxddpg.config import build
+from jaxddpg.report.rows import plain_json, read_rows
 from jaxddpg.runs import checkpoint
 
 EPOCHS = 30
@@ -53,15 +53,15 @@ def start(arguments: list[Any], cache: Path) -> subprocess.Popen:
 
 def outcome(run: Path) -> tuple[list[dict], list[np.ndarray]]:
     """The metrics without their times, and every array of the last checkpoint."""
-    rows = reporting.read_rows(run / "metrics.jsonl")
+    found = read_rows(run / "metrics.jsonl")
     timed = ("wall_seconds", "perf/")
-    metrics = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
-    like = dict(vars(composition.state_like(config.of_run(run))))
+    metrics = [{name: value for name, value in row.items() if not name.startswith(timed)} for row in found]
+    like = dict(vars(build.state_like(config.resolve(config.read_run(run)).run())))
     return metrics, jax.tree.leaves(checkpoint.restore(run, checkpoint.epochs(run)[0], like, partial=True))
 
 
 def equal(one: tuple[list[dict], list[np.ndarray]], other: tuple[list[dict], list[np.ndarray]]) -> bool:
-    metrics = reporting.plain_json(one[0]) == reporting.plain_json(other[0])
+    metrics = plain_json(one[0]) == plain_json(other[0])
     return metrics and all(a.tobytes() == b.tobytes() for a, b in zip(one[1], other[1], strict=True))
 
 

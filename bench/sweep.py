@@ -19,6 +19,8 @@ from pathlib import Path
 
 import common
 
+from jaxddpg.config import build
+
 CONFIG = Path(__file__).parent.parent / "configs" / "pendulum_sweep.yaml"
 
 
@@ -42,16 +44,18 @@ def command(overrides: dict[str, str]) -> dict:
 def pair(overrides: dict[str, str], rounds: int) -> dict[str, list[float]]:
     """Updates per second of the sweep's members and of as many seeds, in each of several rounds."""
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
     from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
-    swept = config.read(CONFIG, overrides)
-    count = swept.population.num_members
-    plain = config.parse(config.as_mapping(swept) | {"population": {"num_seeds": count}})
+    swept = config.read(CONFIG, overrides).experiment
+    count = config.resolve(swept).num_members
+    plain = config.parse(config.as_mapping(swept) | {"population": {"num_seeds": count}}).experiment
     training = swept.training
-    populations = {"sweep": composition.populate(swept), "seeds": composition.populate(plain)}
+    populations = {
+        "sweep": build.populate(config.resolve(swept).run()),
+        "seeds": build.populate(config.resolve(plain).run()),
+    }
     states = {name: population.init() for name, population in populations.items()}
     rates: dict[str, list[float]] = {name: [] for name in populations}
     for epoch in range(1, rounds + 2):

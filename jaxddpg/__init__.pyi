@@ -2,14 +2,17 @@ from . import settings, statistics
 from .agents.copdac import COPDACState, copdac
 from .agents.ddpg import DDPGState, ddpg
 from .config import ConfigError
-from .config.build import build, make_agent, make_environment, make_features
+from .config.build import build, make_agent, make_features
+from .config.environment import make_environment
 from .envs.episodic import episodic
 from .envs.gymnax import from_gymnax
 from .parts import equations, features, noise, replay
 from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
 from .parts.networks import Actor, Critic, FeatureNetwork
-from .runs.load import evaluate, load_policy, plot, render, write_report
-from .runs.run import Result, RunError, load, resume, resume_sweep, run, sweep
+from .runs.load import evaluate, load_policy, render
+from .runs.run import Result, Run, RunError
+from .runs.show import plot, write_report
+from .runs.start import load, resume, resume_sweep, run, sweep
 from .settings import Experiment, Member
 from .training.loop import TrainingState, clock_at, make_trainer
 from .training.population import Population, make_population
@@ -44,6 +47,7 @@ __all__ = [
     "Population",
     "Replay",
     "Result",
+    "Run",
     "RunError",
     "TimeStep",
     "Trainer",

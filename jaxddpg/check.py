@@ -1,4 +1,4 @@
-"""A ladder of cases with known answers, to be climbed on one's own accelerator: is what runs here right?
+"""A self-test of cases with known answers, to be climbed on one's own accelerator: is what runs here right?
 
 Each rung computes something with the package's own functions and compares it with a closed form, or with what NumPy
 says in float64. A rung stands on those below it.
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     """on the largest |computed - exact|"""
 
 
-class Rung(NamedTuple):
+class Check(NamedTuple):
     """The outcome of a case, shown where its error is largest."""
 
     name: str
@@ -49,7 +49,7 @@ class Rung(NamedTuple):
         return self.error <= self.bound
 
 
-def ladder() -> Iterator[Rung]:
+def self_test() -> Iterator[Check]:
     """Climbs every rung in float32, and those that are exact also in float64 where the device has it.
 
     Matrix products are as precise as in training for those that are estimated, and of the highest precision otherwise.
@@ -65,13 +65,13 @@ def ladder() -> Iterator[Rung]:
                     yield from map(compare, rung())
 
 
-def compare(case: Case) -> Rung:
+def compare(case: Case) -> Check:
     """Where and by how much a case is off."""
     computed = np.ravel(np.asarray(case.computed))
     exact = np.broadcast_to(np.asarray(case.exact, np.float64), np.shape(case.computed)).ravel()
     error = np.abs(computed.astype(np.float64) - exact)
     worst = int(np.argmax(error))  # of a NaN, if there is one
-    return Rung(
+    return Check(
         case.name, str(computed.dtype), float(computed[worst]), float(exact[worst]), float(error[worst]), case.bound
     )
 

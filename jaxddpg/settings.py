@@ -7,7 +7,6 @@ does not import JAX, so that help and configuration errors never wait for it.
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +16,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import wrapt
 
-from jaxddpg import axes
-
 Scalar = Annotated[float, "traced"]
+AXIS_FORM = (
+    "a list of values, {linspace: [first, last, number]} or {geomspace: [first, last, number]}, or to be drawn from "
+    "{uniform: [low, high]} or {loguniform: [low, high]}"
+)
+"""What describes the values of a swept setting."""
+MAX_VARIANTS = 10_000
+"""Of a sweep; more are almost certainly a mistake."""
 
 
 class Rule(NamedTuple):
@@ -336,12 +340,12 @@ class Population:
     seed: int = setting(0, "the first seed; the others count on from it", at_least=0)
     num_seeds: int = setting(1, "members, or where settings are swept members of each variant", at_least=1)
     sweep: Mapping[str, Any] = setting(
-        dict, f"swept settings by dotted path, such as noise.scale, each with its values: {axes.FORM}"
+        dict, f"swept settings by dotted path, such as noise.scale, each with its values: {AXIS_FORM}"
     )
     combine: Literal["grid", "zip", "random"] = setting(
         "grid", "the variants: all combinations, the first values then the second and so on, or drawn at random"
     )
-    num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=axes.MOST)
+    num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=MAX_VARIANTS)
     draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
     selection: NoSelection | PopulationBased | Halving = setting(NoSelection, "who goes on as whom between epochs")
     placement: int = setting(
@@ -352,53 +356,13 @@ class Population:
     )
 
     def rules(self) -> list[Rule]:
-        ranges = [path for path, axis in self.sweep.items() if axes.is_range(axis)]
-        lengths = {path: len(axes.points(axis)) for path, axis in self.sweep.items() if path not in ranges}
-        told = ", ".join(f"{path} {length}" for path, length in lengths.items())
-        product = math.prod(lengths.values())
-        drawn = self.combine == "random"
-        rules = [
+        return [
             Rule(
-                drawn or not ranges,
-                ("combine", "sweep"),
-                f"but from the range of {' and '.join(ranges)} values can only be drawn; use random, or name values",
-            ),
-            Rule(
-                self.combine != "zip" or len({*lengths.values()}) <= 1,
-                ("combine", "sweep"),
-                f"but then all axes must have as many values, and they have {told}",
-            ),
-            Rule(
-                self.combine != "grid" or product <= axes.MOST,
-                ("combine", "sweep"),
-                f"which makes {product} variants, but at most {axes.MOST} can be swept at once; name fewer values",
-            ),
-            Rule(
-                drawn or self.num_draws == 1,
+                self.combine == "random" or self.num_draws == 1,
                 ("num_draws", "combine"),
                 f"but population.combine is {self.combine}, which draws nothing; use random",
-            ),
+            )
         ]
-        if self.selection.method != "none" and all(rule.holds for rule in rules):
-            alone = self.num_members == 1
-            words = "but one member alone has none to be compared with; use more population.num_seeds, or a sweep"
-            rules.append(Rule(not alone, ("selection.method", "num_seeds", "sweep"), words))
-        return rules
-
-    def variants(self) -> list[dict[str, Any]]:
-        """The swept settings of each variant; of an experiment that sweeps nothing one that changes nothing."""
-        return [*axes.variants(self.sweep, self.combine, self.num_draws, self.draw_seed)]
-
-    @property
-    def num_members(self) -> int:
-        """Variant by variant, each with all seeds."""
-        return self.num_seeds * len(self.variants())
-
-    def seeds(self) -> list[int]:
-        """Of all members: the same for each variant, or, where one may go on as another, each its own."""
-        repeats = 1 if isinstance(self.selection, NoSelection) else len(self.variants())
-        found = [*range(self.seed, self.seed + self.num_seeds * repeats)]
-        return found * (self.num_members // len(found))
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ gc.set_threshold(50_000, 20, 100)
 @pytest.fixture(scope="session", autouse=True)
 def blank_figures():
     """Runs leave an empty figure: to draw it takes most of the time of a small one. `helpers.figures` has it drawn."""
-    from jaxddpg.runs import run as experiment
+    from jaxddpg.runs import run, start
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "plot", lambda directories, path: path.touch())
+        for module in (run, start):
+            patch.setattr(module, "draw_curves", lambda directory: (directory / "learning_curve.png").touch())
         yield
 
 
@@ -37,12 +38,12 @@ def several(tmp_path_factory):
     from helpers import SCALES, after, call, swept
 
     from jaxddpg import config
-    from jaxddpg.runs.run import sweep
+    from jaxddpg.runs.start import sweep
 
     directory = tmp_path_factory.mktemp("several") / "sweep"
     (directory.parent / "sweep.yaml").write_text(
         config.dump(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}, checkpoint={"interval_seconds": 0}))
     )
-    sweep(config.read(directory.parent / "sweep.yaml"), directory, stopping=after(2))
+    sweep(config.read(directory.parent / "sweep.yaml").experiment, directory, should_stop=after(2))
     assert [path.name for path in directory.iterdir() if path.is_dir()] == ["0_agent.batch_size=4"]
     return directory, call("resume", directory)

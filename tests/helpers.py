@@ -16,8 +16,9 @@ from tensorboardX.proto import event_pb2
 from jaxddpg import config
 from jaxddpg.cli.main import main
 from jaxddpg.config import ConfigError
-from jaxddpg.runs import load as analysis
-from jaxddpg.runs import run as experiment
+from jaxddpg.runs import run as run_module
+from jaxddpg.runs import show as show_module
+from jaxddpg.runs import start as start_module
 
 TINY = """
 environment: {parameters: {max_steps_in_episode: 10}}
@@ -48,7 +49,8 @@ def call(*arguments):
 def figures():
     """Has runs draw their figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "plot", analysis.plot)
+        for module in (run_module, start_module):
+            patch.setattr(module, "draw_curves", show_module.draw_curves)
         yield
 
 
@@ -79,12 +81,27 @@ def tiny(**changes):
         "evaluation": {"num_episodes": 2},
         "population": {"seed": 7, "num_seeds": MEMBERS},
     }
-    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()})
+    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()}).experiment
 
 
 def swept(axes=GRID, **changes):
     population = {"seed": 7, "num_seeds": SEEDS, "sweep": axes} | changes.pop("population", {})
     return tiny(**changes | {"population": population})
+
+
+def variants(experiment):
+    """The settings of each variant."""
+    return [variant.settings for run in config.resolve(experiment).runs for variant in run.variants]
+
+
+def swept_values(experiment):
+    """The values of the swept settings of each variant."""
+    return [variant.swept for run in config.resolve(experiment).runs for variant in run.variants]
+
+
+def programs(experiment):
+    """The experiment of each run, by the name of its directory."""
+    return {run.name: run.experiment for run in config.resolve(experiment).runs}
 
 
 def lines(directory):
@@ -145,10 +162,10 @@ def empty_it(path):
 def faults(content, overrides=None):
     with pytest.raises(ConfigError) as error:
         config.parse(content, overrides)
-    return error.value.faults
+    return error.value.errors
 
 
 def reread(experiment, tmp_path):
     path = tmp_path / "dumped.yaml"
     path.write_text(config.dump(experiment))
-    return config.read(path)
+    return config.read(path).experiment

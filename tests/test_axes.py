@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from jaxddpg import axes
+from jaxddpg.config import axes
 
 
 def test_points_are_those_of_numpy():

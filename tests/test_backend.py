@@ -85,7 +85,7 @@ def test_check_names_it_too():
 def test_what_a_run_cannot_be_computed_with_is_refused(set_up, name, monkeypatch):
     with set_up(), pytest.raises(ConfigError) as error:
         backend.start()
-    (fault,) = error.value.faults
+    (fault,) = error.value.errors
     assert fault.startswith(f"{name} is ")
     assert re.search(f"; set {name.lower()} to (False|standard|allow)$", fault)
     monkeypatch.setenv(name, "1")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers import after, equal, lines, tiny
 
-from jaxddpg.config import ConfigError
-from jaxddpg.config import build as composition
+from jaxddpg import config
+from jaxddpg.config import ConfigError, build
 from jaxddpg.runs import checkpoint
-from jaxddpg.runs import load as analysis
+from jaxddpg.runs import load as load_module
 from jaxddpg.runs.load import evaluate, load_policy
-from jaxddpg.runs.run import resume, run
+from jaxddpg.runs.start import resume, run
 from jaxddpg.training.loop import TrainingState
 
 EPOCHS, MEMBERS = 8, 3
@@ -35,7 +35,7 @@ def actions(directory, epoch, members=MEMBERS):
 
 def agents(directory, epoch):
     """What all members have learned, each leaf [M, ...]."""
-    return analysis._policies(directory, epoch).agents
+    return load_module._policies(directory, epoch).agents
 
 
 def best_epochs(rows, members=MEMBERS):
@@ -71,8 +71,8 @@ def test_the_best_policies_are_those_of_each_members_best_evaluation(kept):
 @pytest.mark.parametrize("placement", [1, *(pytest.param(several, marks=SLOW) for several in (2, 3))])
 def test_they_are_the_same_after_interruptions_and_wherever_members_lie(placement, kept, tmp_path):
     placed = unsteady(population={"seed": 7, "num_seeds": MEMBERS, "placement": placement})
-    run(placed, tmp_path / "run", stopping=after(3))
-    resume(tmp_path / "run", stopping=after(3))
+    run(placed, tmp_path / "run", should_stop=after(3))
+    resume(tmp_path / "run", should_stop=after(3))
     resume(tmp_path / "run")
     found = actions(tmp_path / "run", "best")
     np.testing.assert_allclose(found, expected(kept, lines(tmp_path / "run")), atol=1e-4)
@@ -88,7 +88,7 @@ def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
     run(
         unsteady(population=population, checkpoint={"interval_seconds": 0, "keep": 99}),
         tmp_path / "run",
-        stopping=after(5),
+        should_stop=after(5),
     )
     resume(tmp_path / "run")
     epochs = best_epochs(lines(tmp_path / "run"), len(rates))
@@ -99,7 +99,7 @@ def test_where_members_are_selected_each_keeps_its_own(method, tmp_path):
         rate = "agent.actor_learning_rate"
         assert found[member][rate] == rows[epoch, member][rate]
     returns = [rows[epoch, member]["eval/return_mean"] for member, epoch in enumerate(epochs)]
-    assert [row["standing"] == "best" for row in found] == [value == max(returns) for value in returns]
+    assert [row["status"] == "best" for row in found] == [value == max(returns) for value in returns]
     every = {epoch: agents(tmp_path / "run", epoch) for epoch in {*epochs, "best"}}
     for member, epoch in enumerate(epochs):
         jax.tree.map(
@@ -120,8 +120,8 @@ def test_a_member_that_diverged_has_its_best_policy_from_before(tmp_path):
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp_path):
-    run(unsteady(), tmp_path / "run", stopping=after(4))
-    like = dict(vars(composition.state_like(unsteady())))
+    run(unsteady(), tmp_path / "run", should_stop=after(4))
+    like = dict(vars(build.state_like(config.resolve(unsteady()).run())))
     state = checkpoint.restore(tmp_path / "run", 3, like, partial=True)
     origin = checkpoint.origin(tmp_path / "run", 3)
     checkpoint.save(tmp_path / "run", 3, TrainingState(**state), origin)

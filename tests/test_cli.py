@@ -18,9 +18,10 @@ from helpers import TINY, call, figures, refused
 
 from jaxddpg import config, load_policy
 from jaxddpg.cli.main import main
-from jaxddpg.report import console as reporting
+from jaxddpg.report import console, rows
 from jaxddpg.report import figures as plotting
-from jaxddpg.runs import load as analysis
+from jaxddpg.runs import load as load_module
+from jaxddpg.runs import show as show_module
 
 HERE = Path(__file__).parent
 
@@ -333,7 +334,7 @@ def test_a_flag_changes_its_setting_and_nothing_else(flags, change, tiny):
         }
 
     _, shown, _ = call("train", tiny, "--print-config", *flags)
-    assert yaml.safe_load(shown) == merged(config.as_mapping(config.read(tiny)), change)
+    assert yaml.safe_load(shown) == merged(config.as_mapping(config.read(tiny).experiment), change)
 
 
 def test_the_printed_config_reads_back_as_the_same(tiny):
@@ -388,7 +389,7 @@ def test_training_ends_well_and_shows_its_members(trained):
 
 
 def test_the_runs_config_is_the_experiment_that_ran(trained):
-    population = config.read(trained[0] / "config.yaml").population
+    population = config.read(trained[0] / "config.yaml").experiment.population
     assert (population.seed, population.num_seeds) == (5, 2)
 
 
@@ -443,8 +444,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     def computed(*_, **__):
         raise AssertionError
 
-    for function in ("_policies", "_all_curves"):
-        monkeypatch.setattr(analysis, function, computed)
+    monkeypatch.setattr(load_module, "_policies", computed)
+    monkeypatch.setattr(show_module, "_all_curves", computed)
     place = tmp_path / "none" / output if output else tmp_path
     reason = "No such file or directory" if output else "Is a directory"
     said = call(command, trained[0], "--output", place)
@@ -567,7 +568,7 @@ def test_a_second_signal_ends_a_long_epoch_at_once(tmp_path):
 def test_a_stopped_run_is_complete_up_to_its_last_epoch(stopped, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     run = stopped[1]
-    env_steps, _ = plotting.by_epoch(reporting.read_rows(run / "metrics.jsonl"))
+    env_steps, _ = plotting.by_epoch(rows.read_rows(run / "metrics.jsonl"))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs"] == len(env_steps) - 1
     assert summary["env_steps_total"] == env_steps[-1]
@@ -583,7 +584,7 @@ def test_an_empty_run_directory_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_table_in_a_file_is_not_cut(capsys):
-    reporting.print_table("title", [{f"a long heading {number}": -1464.25 for number in range(12)}], "summary")
+    console.print_table("title", [{f"a long heading {number}": -1464.25 for number in range(12)}], "summary")
     printed = capsys.readouterr().out
     assert printed.count("a long heading") == printed.count("-1464.2") == 12
     assert "…" not in printed

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from helpers import faults, reread
+from helpers import faults, reread, swept_values, variants
 
 import jaxddpg
 from jaxddpg import config, settings
@@ -71,12 +71,12 @@ def random_experiment(seed):
                 "wandb_project": rng.choice(["", "yes", "1e-3", "null", "a # b: c", "größe", "- x", "'\"", "007"]),
             },
         }
-    )
+    ).experiment
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_comes_back_from_its_dump(path, tmp_path):
-    experiment = config.read(path)
+    experiment = config.read(path).experiment
     assert reread(experiment, tmp_path) == experiment
 
 
@@ -86,7 +86,7 @@ def test_there_are_shipped_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_is_as_it_is_meant(path):
-    assert config.cautions(config.read(path)) == []
+    assert config.warnings_of(config.read(path)) == []
 
 
 DECAYED = {
@@ -129,15 +129,15 @@ DECAYED = {
     ],
 )
 def test_a_run_longer_than_the_decay_of_its_rates_is_cautioned(overrides, sentences):
-    assert config.cautions(config.parse(DECAYED, overrides)) == sentences
+    assert config.warnings_of(config.parse(DECAYED, overrides)) == sentences
     for sentence in sentences:  # its remedy is one
         flag, value = re.search(r"--([a-z_.]+) (\d+)$", sentence).groups()
-        assert config.cautions(config.parse(DECAYED, overrides | {flag: value})) == []
+        assert config.warnings_of(config.parse(DECAYED, overrides | {flag: value})) == []
 
 
 def test_a_sweep_says_of_how_many_variants_a_caution_is():
     sweep = {"agent.learning_rate_decay_steps": [1_000, 50_000, 100_000], "noise.scale": [0.1, 0.2]}
-    (sentence,) = config.cautions(config.parse(DECAYED | {"population": {"sweep": sweep}}))
+    (sentence,) = config.warnings_of(config.parse(DECAYED | {"population": {"sweep": sweep}}))
     assert sentence.startswith(
         "in 4 of 6 variants, the first of which says: agent.learning_rate_decay_steps is 1000, but"
     )
@@ -151,7 +151,7 @@ def test_random_settings_come_back_from_their_dump(seed, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["ddpg", "copdac"])
 def test_a_dump_holds_every_setting_with_its_meaning(algorithm):
-    experiment = config.parse({"agent": {"algorithm": algorithm}})
+    experiment = config.parse({"agent": {"algorithm": algorithm}}).experiment
     dumped = config.dump(experiment)
     for section in sections(experiment):
         for field in dataclasses.fields(section):
@@ -170,7 +170,7 @@ FEATURES = {
 @pytest.mark.parametrize("encoding", FEATURES)
 def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_path):
     agent = {"algorithm": "copdac", "features": {"encoding": encoding} | FEATURES[encoding]}
-    experiment = config.parse({"agent": agent, "replay": {"sampling": "latest", "capacity": 8}})
+    experiment = config.parse({"agent": agent, "replay": {"sampling": "latest", "capacity": 8}}).experiment
     assert type(experiment.agent) is settings.COPDAC
     assert experiment.agent.features.encoding == encoding
     assert reread(experiment, tmp_path) == experiment
@@ -237,7 +237,7 @@ def test_the_newest_rows_are_shared_among_the_updates_of_a_step(overrides, sente
 
 
 def test_reading_back_keeps_the_types(tmp_path):
-    read = reread(config.parse({"agent": {"gamma": 1, "actor": {"hidden_sizes": [8]}}}), tmp_path)
+    read = reread(config.parse({"agent": {"gamma": 1, "actor": {"hidden_sizes": [8]}}}).experiment, tmp_path)
     assert (type(read.agent.gamma), type(read.agent.batch_size)) == (float, int)
     assert isinstance(read.training.updates_per_step, Fraction)
     assert isinstance(read.agent.actor.hidden_sizes, tuple)
@@ -245,11 +245,11 @@ def test_reading_back_keeps_the_types(tmp_path):
 
 def test_an_empty_file_is_the_defaults(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
-    assert config.read(tmp_path / "empty.yaml") == Experiment()
+    assert config.read(tmp_path / "empty.yaml").experiment == Experiment()
 
 
 def test_an_empty_section_is_its_defaults():
-    assert config.parse({"agent": None}) == Experiment()
+    assert config.parse({"agent": None}).experiment == Experiment()
 
 
 @pytest.mark.parametrize(
@@ -257,14 +257,14 @@ def test_an_empty_section_is_its_defaults():
     [("1e-3", 1e-3), ("1E2", 100.0), (5, 5.0), (".5", 0.5), ("inf", inf), (inf, inf), ("1_000.0", 1000.0)],
 )
 def test_what_spells_a_number_is_that_number(value, read):
-    rate = config.parse({"agent": {"learning_rate_decay_steps": value}}).agent.learning_rate_decay_steps
+    rate = config.parse({"agent": {"learning_rate_decay_steps": value}}).experiment.agent.learning_rate_decay_steps
     assert rate == read
     assert type(rate) is float
 
 
 @pytest.mark.parametrize(("value", "read"), [("1e3", 1000), (400.0, 400), ("400_000", 400_000)])
 def test_what_spells_a_whole_number_is_that_number(value, read):
-    size = config.parse({"agent": {"batch_size": 4}, "training": {"num_epochs": value}}).training.num_epochs
+    size = config.parse({"agent": {"batch_size": 4}, "training": {"num_epochs": value}}).experiment.training.num_epochs
     assert size == read
     assert type(size) is int
 
@@ -274,7 +274,7 @@ def test_what_spells_a_whole_number_is_that_number(value, read):
     [("1/4", Fraction(1, 4)), (0.25, Fraction(1, 4)), (1, Fraction(1)), (20, Fraction(20)), ("8", Fraction(8))],
 )
 def test_updates_per_step_is_k_or_one_over_k(value, read):
-    assert config.parse({"training": {"updates_per_step": value}}).training.updates_per_step == read
+    assert config.parse({"training": {"updates_per_step": value}}).experiment.training.updates_per_step == read
 
 
 def test_all_faults_are_found_at_once():
@@ -362,7 +362,7 @@ def test_a_bad_environment_parameter_is_refused(parameters, fragments):
 
 def test_environment_parameters_get_their_declared_types():
     point = {"name": "PointRobot-misc", "parameters": {"max_force": 1, "dense_reward": True, "goal_radius": "1e-1"}}
-    parameters = config.parse({"environment": point}).environment.parameters
+    parameters = config.parse({"environment": point}).experiment.environment.parameters
     assert parameters == {"max_force": 1.0, "dense_reward": True, "goal_radius": 0.1}
     assert type(parameters["max_force"]) is float
 
@@ -370,21 +370,21 @@ def test_environment_parameters_get_their_declared_types():
 def test_parameters_of_ones_own_environment_keep_their_kinds():
     """Whole numbers shape a program, floats are its inputs, and a text is a text whatever it spells."""
     own = {"name": "my.module:make", "parameters": {"links": 3, "wind": 1e-2, "wet": False, "label": "1e-2"}}
-    parameters = config.parse({"environment": own}).environment.parameters
+    parameters = config.parse({"environment": own}).experiment.environment.parameters
     assert parameters == {"links": 3, "wind": 0.01, "wet": False, "label": "1e-2"}
     assert [type(value) for value in parameters.values()] == [int, float, bool, str]
 
 
 def test_a_flag_overrides_the_file_and_nothing_else():
     content = {"agent": {"gamma": 0.9, "tau": 0.1}}
-    agent = config.parse(content, {"agent.gamma": "0.8"}).agent
+    agent = config.parse(content, {"agent.gamma": "0.8"}).experiment.agent
     assert (agent.gamma, agent.tau) == (0.8, 0.1)
     assert content == {"agent": {"gamma": 0.9, "tau": 0.1}}
 
 
 def test_a_flag_adds_a_parameter_to_those_of_the_file():
     content = {"environment": {"parameters": {"m": 2.0, "g": 9.0}}}
-    parameters = config.parse(content, {"environment.parameters.g": "5"}).environment.parameters
+    parameters = config.parse(content, {"environment.parameters.g": "5"}).experiment.environment.parameters
     assert parameters == {"m": 2.0, "g": 5.0}
 
 
@@ -396,12 +396,12 @@ def test_settings_made_in_python_obey_the_same_rules():
     experiment = Experiment()
     changed = dataclasses.replace(experiment, agent=dataclasses.replace(experiment.agent, gamma=2.0))
     with pytest.raises(ConfigError, match=r"agent\.gamma is 2\.0"):
-        config.checked(changed)
+        config.validate(changed)
 
 
 def test_checking_changes_nothing():
     experiment = random_experiment(1)
-    assert config.checked(experiment) == experiment
+    assert config.validate(experiment).experiment == experiment
 
 
 def test_a_setting_given_twice_is_refused(tmp_path):
@@ -415,7 +415,7 @@ def test_a_setting_given_twice_is_refused(tmp_path):
 def test_infinity_is_refused_where_it_is_not_the_neutral_value(path):
     (fault,) = faults({}, {path: ".inf"})
     assert f"{path} is .inf, but must be a finite number" in fault
-    assert config.parse({}, {"agent.max_grad_norm": ".inf"})
+    assert config.parse({}, {"agent.max_grad_norm": ".inf"}).experiment
 
 
 def test_a_text_that_spells_a_tiny_number_is_read_at_once():
@@ -442,7 +442,7 @@ def test_a_normalisation_over_one_value_is_refused(network, normalization, hidde
     assert sentence.startswith(place.format(network))
     assert sentence.endswith(remedy)
     section["hidden_sizes"] = [4, 2]
-    assert config.parse({"agent": {"batch_size": 2, network: section}})
+    assert config.parse({"agent": {"batch_size": 2, network: section}}).experiment
 
 
 @pytest.mark.parametrize(
@@ -468,19 +468,19 @@ assert jax.tree.leaves(world) == [2.0]
 )
 def test_decimal_digits_are_a_number_however_they_begin(word, number, tmp_path):
     """In a flag, in a file, on an axis and as a parameter; YAML 1.1 takes 010 for 8 and 008 for a text."""
-    assert config.parse({}, {"population.seed": word}).population.seed == number
+    assert config.parse({}, {"population.seed": word}).experiment.population.seed == number
     (tmp_path / "a.yaml").write_text(
         f"environment: {{name: 'module:make', parameters: {{k: {word}}}}}\nreplay: {{capacity: 100_000}}\n"
         f"population: {{seed: {word}, sweep: {{agent.critic_learning_rate: [{word}], training.num_epochs: [{word}]}}}}"
     )
-    experiment = config.read(tmp_path / "a.yaml")
+    experiment = config.read(tmp_path / "a.yaml").experiment
     assert (experiment.population.seed, experiment.environment.parameters) == (number, {"k": number})
-    (values,) = config.swept(experiment)
+    (values,) = swept_values(experiment)
     assert [*values.values()] == [number, number]
 
 
 def test_numbers_padded_by_a_shell_are_different_seeds():
-    seeds = [config.parse({}, {"population.seed": f"{seed:03d}"}).population.seed for seed in range(128)]
+    seeds = [config.parse({}, {"population.seed": f"{seed:03d}"}).experiment.population.seed for seed in range(128)]
     assert seeds == [*range(128)]
 
 
@@ -495,8 +495,10 @@ def test_what_is_written_in_other_ways_is_no_number(word, tmp_path):
 
 
 def test_a_fraction_may_begin_with_its_point():
-    assert config.parse({}, {"agent.gamma": ".5"}).agent.gamma == 0.5
-    assert config.parse({}, {"training.updates_per_step": "1e-1"}).training.updates_per_step == Fraction(1, 10)
+    assert config.parse({}, {"agent.gamma": ".5"}).experiment.agent.gamma == 0.5
+    assert config.parse({}, {"training.updates_per_step": "1e-1"}).experiment.training.updates_per_step == Fraction(
+        1, 10
+    )
 
 
 TEXTS = [
@@ -522,7 +524,7 @@ TEXTS = [
 def test_a_text_like_a_number_comes_back_as_that_text(text, tmp_path):
     """For us and for every other reader of YAML."""
     own = {"name": "module:make", "parameters": {"label": text}}
-    experiment = config.parse({"environment": own, "reporting": {"wandb_project": text}})
+    experiment = config.parse({"environment": own, "reporting": {"wandb_project": text}}).experiment
     assert reread(experiment, tmp_path) == experiment
     content = yaml.safe_load(config.dump(experiment))
     assert (content["reporting"]["wandb_project"], content["environment"]["parameters"]["label"]) == (text, text)
@@ -541,10 +543,10 @@ def test_a_value_that_its_tag_does_not_allow_is_refused(tagged, tmp_path):
 def test_numbers_of_numpy_and_jax_are_numbers(number, tmp_path):
     own = {"name": "module:make", "parameters": {"wind": number}}
     sweep = {"noise.scale": [number, 2 * number], "agent.actor.hidden_sizes": [np.array([8, 4])]}
-    experiment = config.parse({"environment": own, "population": {"sweep": sweep}}, {"agent.tau": number})
+    experiment = config.parse({"environment": own, "population": {"sweep": sweep}}, {"agent.tau": number}).experiment
     assert (experiment.agent.tau, type(experiment.agent.tau)) == (0.25, float)
     assert experiment.environment.parameters == {"wind": 0.25}
-    assert [variant.noise.scale for variant in config.variants(experiment)] == [0.25, 0.5]
+    assert [variant.noise.scale for variant in variants(experiment)] == [0.25, 0.5]
     assert experiment == reread(experiment, tmp_path)
 
 
@@ -554,7 +556,7 @@ def test_whole_numbers_of_numpy_and_jax_are_whole():
         "population.seed": jnp.int32(7),
         "replay.capacity": np.uint32(500),
     }
-    experiment = config.parse({}, overrides | {"agent.actor.hidden_sizes": jnp.array([8, 4])})
+    experiment = config.parse({}, overrides | {"agent.actor.hidden_sizes": jnp.array([8, 4])}).experiment
     assert (experiment.population.num_seeds, experiment.population.seed, experiment.replay.capacity) == (3, 7, 500)
     assert experiment.agent.actor.hidden_sizes == (8, 4)
 
@@ -562,9 +564,9 @@ def test_whole_numbers_of_numpy_and_jax_are_whole():
 def test_the_points_of_numpy_are_an_axis(tmp_path):
     points = np.linspace(0.1, 0.3, 3)
     for axis in (points, [*points]):
-        experiment = config.parse({"population": {"sweep": {"agent.tau": axis}}})
-        assert reread(experiment, tmp_path) == config.checked(experiment) == experiment
-        np.testing.assert_allclose([variant.agent.tau for variant in config.variants(experiment)], points)
+        experiment = config.parse({"population": {"sweep": {"agent.tau": axis}}}).experiment
+        assert reread(experiment, tmp_path) == config.validate(experiment).experiment == experiment
+        np.testing.assert_allclose([variant.agent.tau for variant in variants(experiment)], points)
 
 
 def unheard_of(): ...
@@ -581,7 +583,7 @@ def test_what_no_setting_can_be_is_refused_in_a_sentence(path, value):
 
 def test_a_parameter_of_ones_own_environment_can_be_written():
     own = {"name": "module:make", "parameters": {"table": [[1, 2.5], {"a": None}], "wet": True}}
-    assert config.parse({"environment": own}).environment.parameters == own["parameters"]
+    assert config.parse({"environment": own}).experiment.environment.parameters == own["parameters"]
     (fault,) = faults({"environment": own | {"parameters": {"f": [unheard_of]}}})
     assert fault.startswith("environment.parameters.f is [<function unheard_of")
     assert "but must be a number, a string, true or false, or a list of these" in fault
@@ -621,7 +623,7 @@ def test_what_is_no_path_is_refused_in_a_sentence(given):
 def test_a_setting_with_dots_is_refused_with_its_section():
     with pytest.raises(config.ConfigError) as error:
         config.parse({"agent.tau": 0.1, "agent": {"actor.hidden_sizes": [8]}})
-    assert error.value.faults == [
+    assert error.value.errors == [
         "agent.tau has dots; write tau into the section agent",
         "agent.actor.hidden_sizes has dots; write hidden_sizes into the section agent.actor",
     ]

@@ -10,9 +10,11 @@ import pytest
 from helpers import call, lines, summary_of, tiny
 
 from jaxddpg import config
-from jaxddpg.config import build as composition
-from jaxddpg.runs.load import evaluate, load_policy, write_report
-from jaxddpg.runs.run import resume, run
+from jaxddpg.config import build
+from jaxddpg.config import environment as environment_module
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.show import write_report
+from jaxddpg.runs.start import resume, run
 from jaxddpg.training.loop import Health, clock_at
 from jaxddpg.training.population import make_population
 
@@ -30,7 +32,7 @@ def small(**changes):
         "evaluation": {"num_episodes": 2},
         "population": {"num_seeds": MEMBERS},
     }
-    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()})
+    return config.parse(sections | {name: sections.get(name, {}) | value for name, value in changes.items()}).experiment
 
 
 def trained(parameters, placement, changes=None, epochs=EPOCHS):
@@ -41,7 +43,7 @@ def trained(parameters, placement, changes=None, epochs=EPOCHS):
         small(environment={"parameters": clean | (parameters if member == SPOILED else {})}, **changes or {}).member()
         for member in range(MEMBERS)
     ]
-    population = make_population(composition.build, members, range(MEMBERS), placement, version=__name__)
+    population = make_population(build.build, members, range(MEMBERS), placement, version=__name__)
     state = population.init()
     states = [population.gather(state)]
     for epoch in range(1, epochs + 1):
@@ -201,8 +203,8 @@ def test_one_member_without_a_finite_evaluation_is_a_warning(tmp_path):
 def test_gauges_say_what_is_saturated_and_dead():
     """A policy whose only hidden layer is zero everywhere, and whose output is at the end of its range."""
     member = tiny().member()
-    environment = composition.make_environment(member.environment)
-    agent = composition.make_agent(environment, member.agent)
+    environment = environment_module.make_environment(member.environment)
+    agent = build.make_agent(environment, member.agent)
     state, key = agent.init(jax.random.key(0)), jax.random.key(1)
     batch = probes.batch(key, environment, 32)
     assert agent.gauges(state, batch)["actor_saturation"] == 0

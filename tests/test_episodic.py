@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxddpg import settings
-from jaxddpg.config.build import check_environment, make_environment
+from jaxddpg.config.environment import check_environment, make_environment
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.types import Environment

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from helpers import variants
 
 from jaxddpg import config
 from jaxddpg.cli import main as cli
-from jaxddpg.config import build as composition
-from jaxddpg.runs import run as experiment
+from jaxddpg.config import build
+from jaxddpg.runs import start as start_module
 from jaxddpg.training.loop import clock_at
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monke
     which Adam gives its full step."""
     page, network = load_example("one_page"), {"hidden_sizes": [8, 8]}
     small = {"batch_size": 8, "actor": network, "critic": network}
-    monkeypatch.setattr(page, "CONFIG", config.parse({"agent": small}).agent)
+    monkeypatch.setattr(page, "CONFIG", config.parse({"agent": small}).experiment.agent)
     monkeypatch.setattr(page, "WARMUP", 20)
     _, _, learner = page.train(num_steps, num_envs, updates)
     settings = config.parse(
@@ -53,8 +54,8 @@ def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monke
                 "steps_per_epoch": num_steps,
             },
         }
-    )
-    trainer = composition.build(settings)
+    ).experiment
+    trainer = build.build(settings)
     state = jax.jit(trainer.init)(jax.random.key(0))
     state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock_at(settings.training, 1), state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), learner, state.agent)
@@ -81,7 +82,7 @@ def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
     taus = np.array([0.005, 0.05], np.float32)
     states = example.by_vmap(taus, short)
     axes = {"population.sweep": {"agent.tau": [0.005, 0.05]}, "population.num_seeds": 2}
-    result = experiment.run(config.read("configs/pendulum.yaml", short | axes))
+    result = start_module.run(config.read("configs/pendulum.yaml", short | axes).experiment)
     for member, same in ((0, 0), (1, 3)):
         jax.tree.map(
             lambda a, b, i=member, j=same: np.testing.assert_allclose(a[i], b[j], atol=1e-5),
@@ -119,7 +120,7 @@ SHOWN += [f"train {arguments}" for arguments in re.findall(r"\| `(configs/.+?)` 
 def test_readmes_train_commands_are_valid(command, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main([*shlex.split(command), "--print-config"]) == 0
-    assert config.parse(yaml.safe_load(capsys.readouterr().out))
+    assert config.parse(yaml.safe_load(capsys.readouterr().out)).experiment
 
 
 def test_readme_is_finished():
@@ -147,7 +148,7 @@ def test_every_test_named_in_the_docs_exists(page):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_budget_in_a_configs_comment_is_true(path):
     said = re.search(r"# ([\d ]+) env steps and ([\d ]+) updates per member", path.read_text())
-    training = config.read(path).training
+    training = config.read(path).experiment.training
     steps = (training.warmup_steps + training.num_epochs * training.steps_per_epoch) * training.num_envs
     updates = training.num_epochs * training.steps_per_epoch * training.updates_per_step
     assert [int(number.replace(" ", "")) for number in said.groups()] == [steps, updates]
@@ -164,9 +165,9 @@ LIKE_OTHERS = ("pendulum_sweep", "pendulum_pbt", "bandit_10", "bandit_25")
 )
 def test_every_config_can_be_traced_as_it_is(path):
     """Start, epoch and evaluation of a member, in the sizes that the config names."""
-    member = config.variants(config.read(path))[0].member()
-    composition.check_member(member)
-    trainer, key = composition.build(member), jax.random.key(0)
+    member = variants(config.read(path).experiment)[0].member()
+    build.check_member(member)
+    trainer, key = build.build(member), jax.random.key(0)
     state = jax.eval_shape(trainer.init, key)
     after, metrics = jax.eval_shape(trainer.epoch, key, clock_at(member.training, 1), state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -178,22 +179,24 @@ def test_every_config_can_be_traced_as_it_is(path):
 @pytest.mark.parametrize("name", ["lillicrap2015", "pendulum_pbt", "goddard", "silver2014/puddle_world"])
 def test_one_config_of_each_kind_runs(name, tmp_path):
     path = ROOT / "configs" / f"{name}.yaml"
-    result = experiment.run(config.read(path, shortened(config.read(path))), tmp_path / "run")
+    result = start_module.run(config.read(path, shortened(config.read(path))).experiment, tmp_path / "run")
     assert np.isfinite(result.summary["final_return_iqm"])
 
 
 @pytest.mark.slow
 def test_pendulum_is_learned():
     """Random actions return about -1 200; a policy that cannot swing up stays below -800."""
-    settings = config.read(ROOT / "configs" / "pendulum.yaml", {"training.num_epochs": 10, "population.num_seeds": 2})
-    assert min(member["final_return"] for member in experiment.run(settings).summary["members"]) > -300
+    settings = config.read(
+        ROOT / "configs" / "pendulum.yaml", {"training.num_epochs": 10, "population.num_seeds": 2}
+    ).experiment
+    assert min(member["final_return"] for member in start_module.run(settings).summary["members"]) > -300
 
 
 def test_the_own_environment_can_be_used(monkeypatch):
     """As a run looks at it before it trains: what it computes, and a few of its episodes."""
     monkeypatch.syspath_prepend(ROOT)
     name = {"environment.name": "examples.own_environment:cart", "environment.parameters.push": "4.0"}
-    composition.check_member(config.read(ROOT / "configs" / "pendulum.yaml", name).member())
+    build.check_member(config.read(ROOT / "configs" / "pendulum.yaml", name).experiment.member())
 
 
 @pytest.mark.slow

@@ -17,15 +17,17 @@ from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines,
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
-from jaxddpg.config.build import make_agent, make_environment
-from jaxddpg.report import console as reporting
-from jaxddpg.runs import directory as run_directory
-from jaxddpg.runs import run as experiment
-from jaxddpg.runs.load import evaluate, load_policy, plot
-from jaxddpg.runs.run import run
+from jaxddpg.config.build import make_agent
+from jaxddpg.config.environment import make_environment
+from jaxddpg.report import rows
+from jaxddpg.runs import directory as directory_module
+from jaxddpg.runs import start as start_module
+from jaxddpg.runs.load import evaluate, load_policy
+from jaxddpg.runs.show import plot
+from jaxddpg.runs.start import run
 from jaxddpg.statistics import confidence_interval
 
-IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", *reporting.FAULTS}
+IDENTITY = {"epoch", "member", "seed", "env_steps", "updates", "wall_seconds", *rows.NOT_FINITE}
 MEASURED = ("return_mean", "return_std", "q_start_mean", "discounted_return_mean", "overestimation")
 EVALUATION = {f"eval/{name}" for name in MEASURED}
 LEARNING = {
@@ -59,7 +61,7 @@ def unlearned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
-        return directory, run(tiny(reporting={"wandb": True}), directory, stopping=lambda: True)
+        return directory, run(tiny(reporting={"wandb": True}), directory, should_stop=lambda: True)
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +99,7 @@ def test_a_run_directory_holds_what_it_should(finished):
 
 
 def test_the_config_in_it_is_the_experiment(finished):
-    assert config.read(finished[0] / "config.yaml") == tiny(reporting={"tensorboard": True})
+    assert config.read(finished[0] / "config.yaml").experiment == tiny(reporting={"tensorboard": True})
 
 
 def test_there_is_a_line_per_epoch_and_member_the_start_included(finished):
@@ -151,8 +153,8 @@ def test_the_rates_are_those_of_the_whole_population(finished):
 
 def test_the_result_is_what_stands_on_disk(finished):
     directory, result = finished
-    assert lines(directory) == reporting.plain_json(result.rows)
-    assert summary_of(directory) == reporting.plain_json(result.summary)
+    assert lines(directory) == rows.plain_json(result.rows)
+    assert summary_of(directory) == rows.plain_json(result.summary)
 
 
 def test_the_summary_tells_each_members_final_and_best_return(finished):
@@ -297,19 +299,19 @@ def test_settings_made_in_python_are_checked_before_anything_is_written(tmp_path
 def test_a_missing_extra_is_said_before_the_directory_is_taken(name, package, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(ConfigError, match=f"{name} is true, but {package} is not installed"):
-        run(config.parse({}, {name: True}), tmp_path / "run")
+        run(config.parse({}, {name: True}).experiment, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_of_two_runs_that_start_together_one_gets_the_directory(tmp_path):
-    with run_directory.claimed(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
+    with directory_module.locked(tmp_path / "run"), pytest.raises(ConfigError, match="another process is training"):
         run(tiny(), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_overrides_may_be_values():
     path = Path(__file__).parent.parent / "configs" / "pendulum.yaml"
-    loaded = experiment.load(path, {"agent.tau": 0.01, "agent.actor.hidden_sizes": [8], "population.num_seeds": 3})
+    loaded = start_module.load(path, {"agent.tau": 0.01, "agent.actor.hidden_sizes": [8], "population.num_seeds": 3})
     assert (loaded.agent.tau, loaded.agent.actor.hidden_sizes, loaded.population.num_seeds) == (0.01, (8,), 3)
 
 
@@ -331,7 +333,7 @@ def test_an_environment_that_breaks_the_contract_is_refused(change, fragment, mo
 
     monkeypatch.setattr(probes, "broken", lambda: world._replace(step=step), raising=False)
     with pytest.raises(ConfigError) as error:
-        run(config.parse({}, {"environment.name": "probes:broken"}))
+        run(config.parse({}, {"environment.name": "probes:broken"}).experiment)
     assert fragment in str(error.value)
 
 
@@ -350,13 +352,13 @@ def test_an_environment_that_keeps_a_key_is_refused(monkeypatch):
 
     monkeypatch.setattr(probes, "keeper", lambda: world._replace(reset=reset, step=step), raising=False)
     with pytest.raises(ConfigError, match="keeps a random key in its state; use the one that step is given"):
-        run(config.parse({}, {"environment.name": "probes:keeper"}))
+        run(config.parse({}, {"environment.name": "probes:keeper"}).experiment)
 
 
 def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
     monkeypatch.setattr(probes, "branching", lambda push: probes.echo(3 if push > 2 else 4), raising=False)
     with pytest.raises(ConfigError, match="probes:branching cannot be"):
-        run(config.parse({"environment": {"name": "probes:branching", "parameters": {"push": 3.0}}}))
+        run(config.parse({"environment": {"name": "probes:branching", "parameters": {"push": 3.0}}}).experiment)
 
 
 @pytest.mark.parametrize(
@@ -373,14 +375,14 @@ def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
 def test_an_environment_that_cannot_be_is_refused(change, fragment, monkeypatch):
     monkeypatch.setattr(probes, "broken", lambda: probes.echo()._replace(**change), raising=False)
     with pytest.raises(ConfigError) as error:
-        run(config.parse({}, {"environment.name": "probes:broken"}))
+        run(config.parse({}, {"environment.name": "probes:broken"}).experiment)
     assert fragment in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a[b]", "a\\b", "gs:/a", os.fsdecode(b"\xff")])
 def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name, tmp_path):
     with pytest.raises(ConfigError, match=r"has .* path"):
-        run(config.parse({}), tmp_path / name)
+        run(config.parse({}).experiment, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -394,9 +396,9 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(run_directory.fcntl, "flock", unsupported)
+    monkeypatch.setattr(directory_module.fcntl, "flock", unsupported)
     with (
         pytest.warns(UserWarning, match=r"run/\.lock cannot be locked \(Function not implemented\); make sure that no"),
-        run_directory.claimed(tmp_path / "run"),
+        directory_module.locked(tmp_path / "run"),
     ):
         assert (tmp_path / "run").is_dir()

@@ -9,7 +9,7 @@ from gymnax.environments.environment import Environment, EnvParams, EnvState
 
 from jaxddpg import config, settings, types
 from jaxddpg.config import ConfigError
-from jaxddpg.config.build import make_environment
+from jaxddpg.config.environment import make_environment
 from jaxddpg.envs import registry as known
 from jaxddpg.envs.gymnax import from_gymnax
 
@@ -343,7 +343,7 @@ def test_ones_own_environment_is_named_by_module_and_factory(factory):
 
 
 def test_an_environment_registered_with_gymnax_is_named_like_its_own(registered):
-    section = config.parse({"environment": {"name": registered, "parameters": {"reward": 2}}}).environment
+    section = config.parse({"environment": {"name": registered, "parameters": {"reward": 2}}}).experiment.environment
     environment = make_environment(section)
     _, time_step = environment.step(KEY, environment.reset(KEY)[0], jnp.ones(1))
     assert (float(environment.action_high[0]), float(time_step.reward)) == (5.0, 2.0)
@@ -369,6 +369,6 @@ def test_an_unregistered_environment_is_unknown():
 def test_a_factory_that_cannot_be_used_is_one_clear_fault(name, parameters, fragment):
     with pytest.raises(ConfigError) as error:
         named(name, **parameters)
-    (fault,) = error.value.faults
+    (fault,) = error.value.errors
     assert fault.startswith(f"environment {name} cannot be used: ")
     assert fragment in fault

@@ -18,7 +18,7 @@ from jaxddpg import config
 from jaxddpg.config.build import state_like
 from jaxddpg.runs import checkpoint
 from jaxddpg.runs import distributed as hosts
-from jaxddpg.runs.run import resume
+from jaxddpg.runs.start import resume
 
 EPOCHS = 4
 SECTIONS = {
@@ -108,7 +108,7 @@ def is_alive(number):
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     path = tmp_path_factory.mktemp("experiment") / "two.yaml"
-    path.write_text(config.dump(config.parse(SECTIONS)))
+    path.write_text(config.dump(config.parse(SECTIONS).experiment))
     return path
 
 
@@ -121,16 +121,16 @@ def whole(experiment, tmp_path_factory):
 
 def equal(one, other, tolerance):
     """The final states of two runs, whoever wrote them, and what stands in their metrics."""
-    experiment = config.of_run(one)
+    plan = config.read_run(one)
     trained = {
         path: [row[path] for row in comparable(one)] for path in ("member", "parent") if path in comparable(one)[0]
     }
     assert trained == {path: [row[path] for row in comparable(other)] for path in trained}
 
-    like = vars(state_like(experiment))
+    like = vars(state_like(plan))
     states = [checkpoint.restore(run, checkpoint.epochs(run)[0], like, partial=True) for run in (one, other)]
     # Of members that no longer train the replay and the environments mean nothing.
-    running = [row.get("parent", 0) is not None for row in comparable(one)[-experiment.population.num_members :]]
+    running = [row.get("parent", 0) is not None for row in comparable(one)[-len(plan.members) :]]
 
     def compare(a, b):
         a, b = a[running], b[running]
@@ -181,8 +181,8 @@ def customized(directory, code):
 
 KILLED = """
 import os, signal
+from jaxddpg.config import build
 from jaxddpg.runs import checkpoint
-from jaxddpg.config import build as composition
 calls = []
 def killing(function):
     def third(*args):
@@ -192,14 +192,15 @@ def killing(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     return third
-def population(*args, make=composition.make_population):
+def population(*args, make=build.make_population):
     made = make(*args)
-    return made._replace(evaluate=killing(made.evaluate))
+    made.evaluate = killing(made.evaluate)
+    return made
 """
 """Kills its own process when the third call of a function has returned, whose work continues in other threads."""
 KILLED_IN = {
     "training": "",
-    "evaluation": KILLED + "composition.make_population = population",
+    "evaluation": KILLED + "build.make_population = population",
     "a checkpoint": KILLED + "checkpoint.begin = killing(checkpoint.begin)",
 }
 

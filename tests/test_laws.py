@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxddpg import config, settings
-from jaxddpg.config import build as composition
+from jaxddpg.config import build
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import make_population
 
@@ -31,7 +31,7 @@ BASE = config.parse(
         "training": {"num_envs": 2, "updates_per_step": 2, "warmup_steps": 8, "steps_per_epoch": 10, "num_epochs": 2},
         "evaluation": {"num_episodes": 2},
     }
-)
+).experiment
 LINEAR = config.parse(
     config.as_mapping(BASE)
     | {
@@ -44,7 +44,7 @@ LINEAR = config.parse(
         },
         "replay": {"sampling": "latest"},
     }
-)
+).experiment
 
 
 def count_of_numbers(section):
@@ -67,7 +67,7 @@ def test_every_number_can_be_swept_in_one_compilation(base):
 
     def build(member):
         built.append(member)
-        return composition.build(member)
+        return build.build(member)
 
     population = make_population(build, members, [0] * len(members), placement=2)
     population.compile(clock_at(base.training, 0), False)
@@ -98,7 +98,7 @@ def test_a_whole_number_a_name_and_a_switch_are_structure():
 
 @pytest.fixture(scope="module", params=[BASE, LINEAR], ids=["ddpg", "copdac"])
 def trainer(request):
-    return composition.build(request.param.member())
+    return build.build(request.param.member())
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,9 @@ def test_no_branch_on_the_hot_path(trainer, state):
 )
 def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement, ratio, num_envs):
     overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
-    member = config.parse(config.as_mapping(base), overrides).member()
+    member = config.parse(config.as_mapping(base), overrides).experiment.member()
     count = placement * jax.local_device_count()  # fewer would be spread over the devices in smaller blocks
-    population = make_population(composition.build, [member] * count, range(count), placement)
+    population = make_population(build.build, [member] * count, range(count), placement)
     population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled
     memory = compiled.memory_analysis()
@@ -175,7 +175,7 @@ def test_the_program_does_not_fall_to_pieces(algorithm):
         pytest.skip("no count was recorded for this backend and release")
     online = {"agent": {"algorithm": "copdac", "batch_size": 1}, "replay": {"sampling": "latest"}}
     sections = {"training": {"steps_per_epoch": 100}} | (online if algorithm == "copdac" else {})
-    population = composition.populate(config.parse(sections))
-    population.epoch(clock_at(config.parse(sections).training, 1), population.init())
+    population = build.populate(config.resolve(config.parse(sections).experiment).run())
+    population.epoch(clock_at(config.parse(sections).experiment.training, 1), population.init())
     counted = len(re.findall(r" fusion\(", population.programs["epoch"].compiled.as_text()))
     assert 0 < counted <= 1.1 * recorded

@@ -4,10 +4,9 @@ import jax
 import pytest
 from helpers import TINY, call, refused, tiny
 
-from jaxddpg.config import ConfigError
-from jaxddpg.config import build as composition
+from jaxddpg.config import ConfigError, build
 from jaxddpg.runs import memory
-from jaxddpg.runs.run import run
+from jaxddpg.runs.start import run
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import make_population
 
@@ -20,7 +19,7 @@ def ran(tmp_path_factory):
 
 
 def shapes(experiment, members):
-    init = composition.build(experiment.member()).init
+    init = build.build(experiment.member()).init
     return jax.eval_shape(jax.vmap(init), jax.random.split(jax.random.key(0), members))
 
 
@@ -40,7 +39,7 @@ def needed(experiment, members, copies=1, best=False):
 def test_what_is_counted_is_what_is_allocated(ran):
     experiment = tiny()
     count = experiment.population.num_seeds
-    population = make_population(composition.build, [experiment.member()] * count, range(count))
+    population = make_population(build.build, [experiment.member()] * count, range(count))
     state = population.gather(population.init())
     counted = memory.parts(state, count)
     assert sum(counted.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -61,7 +60,7 @@ def test_the_remedies_fit_and_more_does_not(copies):
     free = int(0.7 * needed(experiment, 5, copies))
     with pytest.raises(ConfigError) as refusal:
         memory.check_state(experiment, shapes(experiment, 5), copies, free)
-    remedies = re.search(r"replay.capacity to (\d+) or population.num_seeds to (\d+)$", refusal.value.faults[0])
+    remedies = re.search(r"replay.capacity to (\d+) or population.num_seeds to (\d+)$", refusal.value.errors[0])
     capacity, members = map(int, remedies.groups())
     more = capacity + experiment.training.num_envs
     assert needed(tiny(replay={"capacity": capacity}), 5, copies) <= free
@@ -85,13 +84,13 @@ def test_free_memory_is_less_than_there_is():
 
 def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():
     experiment = tiny(evaluation={"num_episodes": 4_000})
-    trainer, like = composition.build(experiment.member()), shapes(experiment, 1)
+    trainer, like = build.build(experiment.member()), shapes(experiment, 1)
     agent = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like.agent)
     clock = clock_at(experiment.training, 1)
     taken = jax.jit(trainer.evaluate).lower(jax.random.key(0), clock, agent).compile().memory_analysis()
     with pytest.raises(ConfigError, match=r"lower evaluation\.num_episodes to 3") as refusal:
         memory.check_evaluation(experiment, like, 10, 1, int(0.9 * taken.temp_size_in_bytes))
-    fitting = int(re.search(r"(\d+)$", refusal.value.faults[0])[0])
+    fitting = int(re.search(r"(\d+)$", refusal.value.errors[0])[0])
     assert 3_500 < fitting < 4_000
     memory.check_evaluation(experiment, like, 10, 1, taken.temp_size_in_bytes)
     memory.check_evaluation(

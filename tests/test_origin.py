@@ -11,13 +11,13 @@ import probes
 import pytest
 from helpers import after, call, tiny
 
-from jaxddpg.config import build as composition
-from jaxddpg.config import tracing
+from jaxddpg.config import build, tracing
+from jaxddpg.config import environment as environment_module
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.runs import origin
 from jaxddpg.runs.checkpoint import Origin
 from jaxddpg.runs.load import load_policy
-from jaxddpg.runs.run import resume, run
+from jaxddpg.runs.start import resume, run
 from jaxddpg.settings import Environment
 
 WORLD = {"reward": 1.0, "table": np.zeros(3, np.float32), "squared": False}
@@ -73,7 +73,7 @@ def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
 
 @pytest.mark.slow
 def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
-    run(experiment(), tmp_path / "run", stopping=after(2))
+    run(experiment(), tmp_path / "run", should_stop=after(2))
     monkeypatch.setitem(WORLD, "reward", 2.0)
     sentence = "is not the one that this run was trained in"
     for command in (["evaluate", "--num-episodes", 1], ["resume"]):
@@ -104,10 +104,10 @@ def test_a_program_of_the_environment_before_it_changed_is_not_used(monkeypatch)
 @pytest.mark.parametrize("changed", [{"observation_high": 2.0}, {"action_low": -2.0}, {"episode_length": 6}])
 def test_the_ranges_and_the_length_of_an_environment_are_part_of_it(changed, monkeypatch):
     """Features scale to the one and evaluations last for the other, whatever reset and step compute."""
-    before = composition.digest(experiment().environment)
+    before = environment_module.digest(experiment().environment)
     original = changing
     monkeypatch.setitem(globals(), "changing", lambda slope: original(slope)._replace(**changed))
-    assert composition.digest(experiment().environment) != before
+    assert environment_module.digest(experiment().environment) != before
 
 
 def doubled(place):
@@ -137,7 +137,7 @@ def test_a_key_among_the_constants_of_an_environment_is_a_constant(monkeypatch):
             return world._replace(reset=lambda unused: world.reset(key))
 
         monkeypatch.setitem(globals(), "changing", drawing)
-        digests.append(composition.digest(experiment().environment))
+        digests.append(environment_module.digest(experiment().environment))
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -151,7 +151,7 @@ def test_a_whole_number_and_a_truth_value_are_different_parameters():
 def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():
     one, other = (origin.of(experiment(slope=slope)).environment for slope in (1.0, 2.5))
     assert one == other
-    composition.build(experiment().member())
+    build.build(experiment().member())
     jax.jit(probes.echo().step)(jax.random.key(0), probes.echo().reset(jax.random.key(0))[0], jnp.zeros(1))
     jax.clear_caches()
     assert origin.of(experiment()).environment == one

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import CURVES
 
-from jaxddpg.report import console as reporting
 from jaxddpg.report import figures as plotting
+from jaxddpg.report import rows
 
 SLOW = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def written(tmp_path, lines):
 
 
 def read(path):
-    return plotting.by_epoch(reporting.read_rows(path))
+    return plotting.by_epoch(rows.read_rows(path))
 
 
 def curves(label="a", epochs=3, members=4, references=None, seed=0):

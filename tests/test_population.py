@@ -182,7 +182,7 @@ def test_members_are_chosen_wherever_they_are(placement):
 def test_copies_go_on_with_keys_and_numbers_of_their_own():
     population = populate([0.3, 0.1, 0.2], [0, 1, 2], 1)
     start = population.copy(population.init(), {0: 1}, {0: 1})
-    state, _ = population.epoch(clock_at(CONFIG, 1), start, population.enrol([0.3, 0.4, 0.2]))
+    state, _ = population.epoch(clock_at(CONFIG, 1), start, population.with_settings([0.3, 0.4, 0.2]))
     state, (init, epoch) = population.gather(state), single()
     for member, (origin, scale) in enumerate([(1, 0.3), (1, 0.4), (2, 0.2)]):
         start = init(jax.random.key(origin), [0.3, 0.1, 0.2][origin])
@@ -197,7 +197,7 @@ def test_members_that_do_not_train_keep_their_agents_and_the_others_their_number
     before = population.gather(state)
     whole, expected = population.epoch(clock_at(CONFIG, 2), population.scatter(before))
     program, running = population.programs["epoch"].compiled, np.array([True, False, True, True, False])
-    state, metrics = population.epoch(clock_at(CONFIG, 2), state, population.enrol([0.3] * 5, running))
+    state, metrics = population.epoch(clock_at(CONFIG, 2), state, population.with_settings([0.3] * 5, running))
     assert population.programs["epoch"].compiled is program
     for name, values in expected().items():
         np.testing.assert_array_equal(metrics()[name][running], values[running])

@@ -15,7 +15,7 @@ from helpers import TINY, call
 
 from jaxddpg.cli import process
 from jaxddpg.cli.main import main
-from jaxddpg.runs import run as experiment
+from jaxddpg.runs import start as start_module
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +130,14 @@ def test_a_caller_in_python_finds_everything_as_it_was(surroundings, monkeypatch
         monkeypatch.delenv(name)
     import jax
 
-    during, whole = [], experiment.run
+    during, whole = [], start_module.run
 
     def watched(*arguments, **settings):
         during.append((jax.config.jax_debug_nans, jax.config.jax_debug_key_reuse))
         with jax.debug_nans(False), jax.debug_key_reuse(False):  # with them each program is traced again
             return whole(*arguments, **settings)
 
-    monkeypatch.setattr(experiment, "run", watched)
+    monkeypatch.setattr(start_module, "run", watched)
 
     def state():
         debugging = (jax.config.jax_debug_nans, jax.config.jax_debug_key_reuse)

@@ -14,12 +14,12 @@ from PIL import Image
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
-from jaxddpg.config.build import make_environment
+from jaxddpg.config.environment import make_environment
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import animation as rendering
 from jaxddpg.report.animation import Rollout
 from jaxddpg.runs.load import load_policy, render
-from jaxddpg.runs.run import run
+from jaxddpg.runs.start import run
 from jaxddpg.types import Environment, TimeStep, rescale
 
 GENERIC = "somebody.elses:environment"
@@ -369,10 +369,10 @@ def finished(tmp_path_factory):
             "evaluation": {"num_episodes": 2},
             "population": {"num_seeds": 2},
         }
-    )
-    run(experiment, directories["never"], stopping=lambda: True)
+    ).experiment
+    run(experiment, directories["never"], should_stop=lambda: True)
     changed = dataclasses.replace(experiment.environment, parameters={"end": 20.0})
-    run(dataclasses.replace(experiment, environment=changed), directories["ends"], stopping=lambda: True)
+    run(dataclasses.replace(experiment, environment=changed), directories["ends"], should_stop=lambda: True)
     return directories
 
 

@@ -13,8 +13,8 @@ import jaxddpg
 from jaxddpg import statistics
 from jaxddpg.report import figures as plotting
 from jaxddpg.report import page as report
-from jaxddpg.runs import load as analysis
-from jaxddpg.runs import run as experiment
+from jaxddpg.runs import show as show_module
+from jaxddpg.runs import start as start_module
 
 REFERENCES = {"random": -1200.0, "best known": -200.0}
 
@@ -72,13 +72,13 @@ def tasks(tmp_path_factory):
     """
     place = tmp_path_factory.mktemp("tasks")
     for name, power in (("light/run", 1e-3), ("heavy/run", 2e-3)):
-        experiment.run(powered(tiny(population={"num_seeds": 2}), power), place / name)
-    experiment.sweep(
+        start_module.run(powered(tiny(population={"num_seeds": 2}), power), place / name)
+    start_module.sweep(
         swept({"environment.parameters.power": [1e-3, 2e-3]}, population={"num_seeds": 1}), place / "sweep"
     )
     several = powered(swept({"noise.scale": SCALES, "agent.batch_size": [4, 8]}), 1e-3)
-    experiment.sweep(several, place / "several" / "sweep")
-    experiment.sweep(powered(swept({"noise.scale": [0.1, 0.2]}), 1e-3), place / "mine")
+    start_module.sweep(several, place / "several" / "sweep")
+    start_module.sweep(powered(swept({"noise.scale": [0.1, 0.2]}), 1e-3), place / "mine")
     return place
 
 
@@ -282,7 +282,7 @@ def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(t
 
 def test_ends_of_paths_are_the_shortest_that_differ():
     paths = ["/a/b/run", "/a/c/run", "/d/c/run", "/d/c/best", "/run"]
-    assert [analysis._ending(path, paths) for path in paths] == ["b/run", "a/c/run", "d/c/run", "best", "/run"]
+    assert [show_module._ending(path, paths) for path in paths] == ["b/run", "a/c/run", "d/c/run", "best", "/run"]
 
 
 def test_one_directory_may_be_given_by_itself(tasks, tmp_path):

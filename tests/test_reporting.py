@@ -8,7 +8,8 @@ import pytest
 import wandb
 from helpers import TINY, call, events, refused
 
-from jaxddpg.report import console as reporting
+from jaxddpg.report import console
+from jaxddpg.runs import loggers
 
 NAN, INF = math.nan, math.inf
 
@@ -44,7 +45,7 @@ def stored_by_wandb(directory):
 
 
 def displayed(num_epochs, epochs, quiet=False):
-    with contextlib.redirect_stderr(io.StringIO()) as shown, reporting.Display("A title", num_epochs, quiet) as display:
+    with contextlib.redirect_stderr(io.StringIO()) as shown, console.Display("A title", num_epochs, quiet) as display:
         for epoch in epochs:
             display.epoch(rows(epoch))
     return shown.getvalue()
@@ -53,15 +54,15 @@ def displayed(num_epochs, epochs, quiet=False):
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_what_is_not_finite_is_null(value):
     nested = {"a": value, "b": [value, 1.5, {"c": (value, 2)}], "d": "text", "e": True}
-    assert reporting.plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
+    assert rows.plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
 
 
 def test_numpy_numbers_that_are_not_finite_are_null():
-    assert reporting.plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
+    assert rows.plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
 
 
 def test_the_metrics_file_has_a_line_per_row(tmp_path):
-    with reporting.MetricsFile(tmp_path) as file:
+    with loggers.MetricsFile(tmp_path) as file:
         file.epoch(rows(0))
         file.epoch(rows(1, **{"eval/return_mean": NAN}))
     read = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -69,13 +70,13 @@ def test_the_metrics_file_has_a_line_per_row(tmp_path):
 
 
 def test_an_epoch_is_on_disk_before_the_next(tmp_path):
-    with reporting.MetricsFile(tmp_path) as file:
+    with loggers.MetricsFile(tmp_path) as file:
         file.epoch(rows(0))
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_tensorboard_has_a_folder_per_member_with_the_metrics_over_env_steps(tmp_path):
-    with reporting.TensorBoard(tmp_path) as board:
+    with loggers.TensorBoard(tmp_path) as board:
         board.epoch(rows(1))
         board.epoch(rows(2))
     returns = {key: value for key, value in events(tmp_path / "tensorboard" / "seed_8").items() if "eval" in key[0]}
@@ -85,7 +86,7 @@ def test_tensorboard_has_a_folder_per_member_with_the_metrics_over_env_steps(tmp
 
 def test_tensorboard_has_no_point_of_what_is_not_finite(tmp_path, capfd):
     """tensorboardX would write a warning for each."""
-    with reporting.TensorBoard(tmp_path) as board:
+    with loggers.TensorBoard(tmp_path) as board:
         board.epoch(rows(1, 1, **{"eval/return_mean": NAN, "train/critic_loss": INF}))
     assert {name for name, _ in events(tmp_path / "tensorboard" / "seed_7")} == {
         "perf/env_steps_per_second",
@@ -95,7 +96,7 @@ def test_tensorboard_has_no_point_of_what_is_not_finite(tmp_path, capfd):
 
 
 def test_weights_and_biases_gets_the_mean_the_members_and_the_config(tmp_path, offline):
-    with reporting.WeightsAndBiases(tmp_path, "a-project", {"agent": {"gamma": 0.875}}) as board:
+    with loggers.WeightsAndBiases(tmp_path, "a-project", {"agent": {"gamma": 0.875}}) as board:
         board.epoch(rows(1, 4))
     stored = stored_by_wandb(tmp_path)
     expected = (b"a-project", b"gamma", b"0.875", b"eval/return_mean", b"11.5", b"member_3/eval/return_mean", b"13")
@@ -103,7 +104,7 @@ def test_weights_and_biases_gets_the_mean_the_members_and_the_config(tmp_path, o
 
 
 def test_a_single_member_is_logged_once(tmp_path, offline):
-    with reporting.WeightsAndBiases(tmp_path, "a-project", {}) as board:
+    with loggers.WeightsAndBiases(tmp_path, "a-project", {}) as board:
         board.epoch(rows(1, 1))
     stored = stored_by_wandb(tmp_path)
     assert b"eval/return_mean" in stored
@@ -122,7 +123,7 @@ def test_a_fast_run_does_not_flood_the_log():
 
 
 def test_a_slow_run_shows_a_line_now_and_then(monkeypatch):
-    monkeypatch.setattr(reporting.Display, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console.Display, "LINE_SECONDS", 0.0)
     assert "epoch 2/4" in displayed(4, range(5))
 
 
@@ -130,8 +131,8 @@ def test_a_slow_run_shows_a_line_now_and_then(monkeypatch):
 def test_the_time_left_counts_the_epochs_seen(first, monkeypatch):
     """Ten epochs at 2 s each are left at the 90th of 100, whether the run began there or not."""
     moments = iter(range(0, 1000, 2))
-    monkeypatch.setattr(reporting.Display, "LINE_SECONDS", 0.0)
-    monkeypatch.setattr(reporting.time, "perf_counter", lambda: next(moments))
+    monkeypatch.setattr(console.Display, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console.time, "perf_counter", lambda: next(moments))
     shown = displayed(100, range(first, 96)).splitlines()
     assert shown[-1].startswith("epoch 95/100")
     assert shown[-1].endswith("| 10 s left")
@@ -143,9 +144,7 @@ def test_quiet_is_silent():
 
 
 def test_the_table_has_a_line_per_member(capsys):
-    reporting.print_table(
-        "A title", [{"seed": 7, "return": -1.234567e-5}, {"seed": 8, "return": NAN}], "in short: good"
-    )
+    console.print_table("A title", [{"seed": 7, "return": -1.234567e-5}, {"seed": 8, "return": NAN}], "in short: good")
     lines = capsys.readouterr().out.splitlines()
     assert "A title" in lines[0]
     assert any("7" in line and "-1.2346e-05" in line for line in lines)
@@ -154,12 +153,12 @@ def test_the_table_has_a_line_per_member(capsys):
 
 
 def test_a_quiet_table_is_silent(capsys):
-    reporting.print_table("A title", [{"seed": 7}], "in short: good", quiet=True)
+    console.print_table("A title", [{"seed": 7}], "in short: good", quiet=True)
     assert capsys.readouterr().out == ""
 
 
 def test_a_member_that_diverged_is_told_once(capsys):
-    with reporting.Display("title", 9) as display:
+    with console.Display("title", 9) as display:
         for epoch in range(4):
             found = rows(epoch)
             if epoch >= 2:
@@ -213,11 +212,11 @@ def test_a_server_of_wandb_that_does_not_answer_is_named(monkeypatch):
     with pytest.raises(
         ValueError, match=r"cannot be used: Failed to authenticate with http://127.0.0.1:9; run `wandb l"
     ):
-        reporting.check_wandb()
+        loggers.check_wandb()
 
 
 def test_an_evaluation_that_is_not_finite_is_noted_until_it_is_finite(capsys):
-    with reporting.Display("title", 9) as display:
+    with console.Display("title", 9) as display:
         for epoch in range(6):
             found = rows(epoch)
             found[1]["unmeasured_by"] = "action of the policy" if epoch in (1, 2, 4) else ""

@@ -33,11 +33,11 @@ from helpers import (
 )
 
 from jaxddpg import config
-from jaxddpg.config import ConfigError
-from jaxddpg.config import build as composition
+from jaxddpg.config import ConfigError, build
 from jaxddpg.runs import checkpoint
 from jaxddpg.runs.load import evaluate, load_policy
-from jaxddpg.runs.run import RunError, resume, run
+from jaxddpg.runs.run import RunError
+from jaxddpg.runs.start import resume, run
 from jaxddpg.training import population
 
 EPOCHS = 6
@@ -64,7 +64,7 @@ def interrupted(tmp_path_factory):
 
     @functools.cache
     def original(epochs):
-        run(small(), made / str(epochs), stopping=after(epochs))
+        run(small(), made / str(epochs), should_stop=after(epochs))
         return made / str(epochs)
 
     return lambda epochs, directory: shutil.copytree(original(epochs), directory)
@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(interruptions, whole, 
     """Metrics, parameters and evaluations to the bit, after any number of interruptions."""
     interrupted(interruptions[0], tmp_path / "run")
     for epochs in interruptions[1:]:
-        resume(tmp_path / "run", stopping=after(epochs))
+        resume(tmp_path / "run", should_stop=after(epochs))
     assert len(lines(tmp_path / "run")) < len(lines(whole[0]))
     result = resume(tmp_path / "run")
     assert comparable(tmp_path / "run") == comparable(whole[0])
@@ -101,7 +101,7 @@ def test_more_epochs_than_the_rates_last_are_cautioned(tmp_path):
     )
     assert lines(tmp_path / "run")[-1]["epoch"] == EPOCHS + 1
     with pytest.warns(UserWarning, match="agent.learning_rate_decay_steps is 55, but the run has 56 env steps"):
-        run(config.parse(config.as_mapping(decaying), {"agent.learning_rate_decay_steps": 55}))
+        run(config.parse(config.as_mapping(decaying), {"agent.learning_rate_decay_steps": 55}).experiment)
 
 
 def test_resuming_a_finished_run_changes_no_file_and_gives_its_result(whole):
@@ -128,7 +128,7 @@ def test_more_epochs_make_it_the_longer_run(whole, tmp_path):
     run(shorter, tmp_path / "run")
     equal(resume(tmp_path / "run", {"training.num_epochs": EPOCHS}), whole[1])
     assert comparable(tmp_path / "run") == comparable(whole[0])
-    assert config.read(tmp_path / "run" / "config.yaml") == small()
+    assert config.read(tmp_path / "run" / "config.yaml").experiment == small()
     (told,) = map(json.loads, (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines())
     assert (told["epoch"], told["changes"]) == (2, {"training.num_epochs": [2, EPOCHS]})
 
@@ -143,10 +143,10 @@ def compiled(monkeypatch):
 
 
 def test_a_resumed_run_compiles_what_it_needs_once(compiled, tmp_path, monkeypatch):
-    run(small(), tmp_path / "run", stopping=after(3))
+    run(small(), tmp_path / "run", should_stop=after(3))
     assert len(compiled) == 3
     monkeypatch.setattr(population, "_PROGRAMS", {})  # as in another process
-    resume(tmp_path / "run", stopping=after(2))
+    resume(tmp_path / "run", should_stop=after(2))
     assert len(compiled) == 3 + 2  # epoch and evaluation; the start is on disk
     resume(tmp_path / "run")
     assert len(compiled) == 3 + 2
@@ -162,12 +162,12 @@ def test_runs_of_one_structure_compile_once_in_a_process(compiled):
 
 def test_programs_are_kept_by_what_they_depend_on():
     """A setting that gives the program its shape, or one of JAX that a program depends on, makes another one."""
-    programs = composition.populate(small()).programs
-    assert composition.populate(small(agent=NUMBERS)).programs is programs
-    assert composition.populate(small(agent=NUMBERS | {"batch_size": 8})).programs is not programs
+    programs = build.populate(config.resolve(small()).run()).programs
+    assert build.populate(config.resolve(small(agent=NUMBERS)).run()).programs is programs
+    assert build.populate(config.resolve(small(agent=NUMBERS | {"batch_size": 8})).run()).programs is not programs
     with jax.default_matmul_precision("highest"):
-        assert composition.populate(small()).programs is not programs
-    assert composition.populate(small()).programs is programs
+        assert build.populate(config.resolve(small()).run()).programs is not programs
+    assert build.populate(config.resolve(small()).run()).programs is programs
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_only_so_many_programs_are_kept(compiled, monkeypatch):
 )
 def test_what_would_alter_the_learning_is_refused(path, value, whole):
     before = {file: file.read_bytes() for file in whole[0].iterdir() if file.is_file()}
-    old = operator.attrgetter(path)(config.of_run(whole[0]))
+    old = operator.attrgetter(path)(config.read_run(whole[0]).experiment)
     with pytest.raises(ConfigError) as error:
         resume(whole[0], {path: value} | ({"environment.parameters": {}} if path == "environment.name" else {}))
     assert f"{path} is {value}, but {config.text(old)} in this run" in str(error.value)
@@ -218,7 +218,7 @@ def test_a_run_interrupted_again_after_going_back_goes_on_from_there(whole, inte
     assert checkpoint.epochs(tmp_path / "run")[:3] == [4, 3, 2]
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: 3 * 3]))  # up to epoch 2
-    resume(tmp_path / "run", stopping=after(1))
+    resume(tmp_path / "run", should_stop=after(1))
     assert max(checkpoint.epochs(tmp_path / "run")) == 3
     result = resume(tmp_path / "run")
     told = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines()]
@@ -312,7 +312,7 @@ def test_a_full_disk_ends_a_run_in_a_sentence_and_room_lets_it_go_on(whole, tiny
         return False
 
     with pytest.raises(RunError, match=r"(?s)^[^\n]*(disk is full|No space left)[^\n]*resume [^\n]*$"):
-        run(small(), run_directory, stopping=fill)
+        run(small(), run_directory, should_stop=fill)
     assert checkpoint.epochs(run_directory)
     ballast.unlink()
     equal(resume(run_directory), whole[1])
@@ -381,7 +381,7 @@ def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_pa
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"cannot continue.*to start over") as error:
         resume(tmp_path / "run")
-    assert all(("metrics end" if lost == "metrics" else "is damaged") in fault for fault in error.value.faults)
+    assert all(("metrics end" if lost == "metrics" else "is damaged") in fault for fault in error.value.errors)
     assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
@@ -415,7 +415,7 @@ def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
 
 def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_path, monkeypatch):
     def fails_in_the_third_epoch(experiment):
-        population = composition.populate(experiment)
+        population = build.populate(config.resolve(experiment).run())
 
         def epoch(clock, *state):
             if clock.epoch == 3:

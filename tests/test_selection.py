@@ -10,13 +10,12 @@ import pytest
 from helpers import after, call, comparable, equal, lines, refused, tiny
 
 from jaxddpg import config
-from jaxddpg.config import ConfigError
-from jaxddpg.config import build as composition
+from jaxddpg.config import ConfigError, build
 from jaxddpg.report import figures as plotting
 from jaxddpg.runs import checkpoint, selection
 from jaxddpg.runs.load import evaluate, load_policy
-from jaxddpg.runs.run import resume, run
 from jaxddpg.runs.selection import Choice
+from jaxddpg.runs.start import resume, run
 from jaxddpg.settings import Halving, PopulationBased
 
 EPOCHS = 6
@@ -74,7 +73,7 @@ def test_the_worst_go_on_from_the_best_with_other_numbers():
         for member, choice in enumerate(chosen):
             if member in (2, 5):
                 parents.add(choice.parent)
-                factors |= {(choice.numbers["x"] / (choice.parent + 1), choice.numbers["y"] / 10)}
+                factors |= {(choice.settings["x"] / (choice.parent + 1), choice.settings["y"] / 10)}
                 assert choice.replay == choice.parent
             else:
                 assert choice == Choice(member, member)
@@ -133,7 +132,7 @@ def test_what_was_chosen_stands_in_the_rows(whole):
         choices = selection.choose(section, epoch - 1, before, axes, lambda values: True)
         for one, last, choice in zip(now, before, choices, strict=True):
             assert one["parent"] == choice.parent
-            assert one["agent.actor_learning_rate"] == {**last, **choice.numbers}["agent.actor_learning_rate"]
+            assert one["agent.actor_learning_rate"] == {**last, **choice.settings}["agent.actor_learning_rate"]
         if epoch not in (3, 5):
             assert all(choice.parent in (None, member) for member, choice in enumerate(choices))
         moved += sum(r["parent"] != r["member"] for r in now)
@@ -158,9 +157,9 @@ def test_what_was_chosen_stands_in_the_rows(whole):
 def test_selection_goes_on_to_the_bit(whole, interruptions, tmp_path):
     """Interrupted before a choice, after it and between."""
     method, directory, result = whole
-    run(selecting(method), tmp_path / "run", stopping=after(interruptions[0]))
+    run(selecting(method), tmp_path / "run", should_stop=after(interruptions[0]))
     for epochs in interruptions[1:]:
-        resume(tmp_path / "run", stopping=after(epochs))
+        resume(tmp_path / "run", should_stop=after(epochs))
     again = resume(tmp_path / "run")
     assert comparable(tmp_path / "run") == comparable(directory)
     equal(again, result)
@@ -194,7 +193,9 @@ def test_the_replay_is_taken_over_or_kept(copy_replay, tmp_path):
     """Right after a choice a member's older rows are those of its parent, or its own."""
     experiment = selecting(BASED | {"copy_replay": copy_replay}, training=vars(tiny().training) | {"num_epochs": 3})
     run(experiment, tmp_path / "run")
-    state = checkpoint.restore(tmp_path / "run", 3, {"replay": composition.state_like(experiment).replay}, partial=True)
+    state = checkpoint.restore(
+        tmp_path / "run", 3, {"replay": build.state_like(config.resolve(experiment).run()).replay}, partial=True
+    )
     written = (
         experiment.training.warmup_steps + 2 * experiment.training.steps_per_epoch
     ) * experiment.training.num_envs
@@ -295,7 +296,7 @@ def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
 def test_what_cannot_be_selected_is_said(population, fault):
     with pytest.raises(ConfigError) as caught:
         selecting(BASED, population=population)
-    assert any(fault in sentence for sentence in caught.value.faults)
+    assert any(fault in sentence for sentence in caught.value.errors)
 
 
 @pytest.mark.parametrize("flag", ["population.selection.interval", "population.placement"])

@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec
 from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.config import build as composition
+from jaxddpg.config import build
 from jaxddpg.parts import noise, replay
 from jaxddpg.parts import sharding as shards
 from jaxddpg.parts.features import polynomial
 from jaxddpg.runs.load import evaluate, load_policy
-from jaxddpg.runs.run import resume, run
+from jaxddpg.runs.start import resume, run
 from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Clock
 
@@ -86,8 +86,8 @@ def test_shards_learn_as_one_from_the_whole_batch(kind, over):
 
 def train():
     """What three members in four shards are after two epochs, and the text of their epoch."""
-    experiment = config.parse(SIZES)
-    population = composition.populate(experiment)
+    experiment = config.parse(SIZES).experiment
+    population = build.populate(config.resolve(experiment).run())
     population.compile(clock_at(experiment.training, 0), False)
     state = population.init()
     for epoch in (1, 2):
@@ -138,8 +138,8 @@ def test_an_update_speaks_once_for_each_gradient():
 
 def test_shards_see_worlds_of_their_own():
     """No two environments of a member start alike or draw the same actions, in whatever shard they are."""
-    experiment = config.parse(SIZES)
-    state = jax.jit(composition.build(experiment.member()).init)(jax.random.key(0))
+    experiment = config.parse(SIZES).experiment
+    state = jax.jit(build.build(experiment.member()).init)(jax.random.key(0))
     assert state.observation.shape == (8, 3)
     assert len(np.unique(np.asarray(state.observation), axis=0)) == 8
     written = np.asarray(state.replay.rows).reshape(4, 200, -1)[:, : 16 * 2]
@@ -173,12 +173,12 @@ def test_shards_explore_and_sample_by_themselves():
 
 def test_what_one_shard_finds_not_finite_freezes_the_member():
     sections = SIZES | {"environment": {"name": "probes:spoiled", "parameters": {"nan_at_step": 25.0}}}
-    trainer = composition.build(config.parse(sections).member())
+    trainer = build.build(config.parse(sections).experiment.member())
     key = jax.random.key(0)
     state = jax.jit(trainer.init)(key)
     # One of the eight environments is older than the others, so that it alone is spoiled at the given step.
     state = state.replace(environment=state.environment.at[5].add(3.0))
-    after, _ = jax.jit(trainer.epoch)(key, clock_at(config.parse(sections).training, 1), state)
+    after, _ = jax.jit(trainer.epoch)(key, clock_at(config.parse(sections).experiment.training, 1), state)
     assert (int(after.health.reason), int(after.health.step)) == (2, 22)
     jax.tree.map(np.testing.assert_array_equal, after.agent, state.agent)
 
@@ -198,23 +198,23 @@ def test_what_one_shard_finds_not_finite_freezes_the_member():
 def test_what_cannot_be_split_is_said(overrides, fault):
     with pytest.raises(config.ConfigError) as caught:
         config.parse(SIZES, overrides)
-    assert fault in caught.value.faults
+    assert fault in caught.value.errors
 
 
 @pytest.mark.parametrize("num_shards", [2, 4])
 def test_members_in_shards_are_copied_whole(num_shards):
     """Spread over both devices, or all shards on one: every part of a copy is that of the same member."""
-    experiment = config.parse(SIZES, {"training.num_shards": num_shards})
-    population = composition.populate(experiment)
+    experiment = config.parse(SIZES, {"training.num_shards": num_shards}).experiment
+    population = build.populate(config.resolve(experiment).run())
     state = population.gather(population.init())
     copied = population.gather(population.copy(population.scatter(state), {1: 2}, {1: 2}))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[[0, 2, 2]]), copied, state)
 
 
 def test_a_run_in_shards_goes_on_to_the_bit_and_is_evaluated(tmp_path):
-    experiment = config.parse(SIZES, {"training.num_shards": 2, "checkpoint.interval_seconds": 0})
+    experiment = config.parse(SIZES, {"training.num_shards": 2, "checkpoint.interval_seconds": 0}).experiment
     whole = run(experiment, tmp_path / "whole")
-    run(experiment, tmp_path / "run", stopping=after(2))
+    run(experiment, tmp_path / "run", should_stop=after(2))
     equal(resume(tmp_path / "run"), whole)
     assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
     assert [row["seed"] for row in evaluate(tmp_path / "run", num_episodes=2)] == [0, 1, 2]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from jaxddpg import settings
-from jaxddpg.config.build import make_environment
+from jaxddpg.config.environment import make_environment
 from jaxddpg.envs import silver2014
 
 KEY = jax.random.key(0)

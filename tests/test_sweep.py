@@ -18,19 +18,22 @@ from helpers import (
     equal,
     faults,
     lines,
+    programs,
     refused,
     reread,
     swept,
+    swept_values,
     tiny,
+    variants,
 )
 
 from jaxddpg import config
-from jaxddpg.config import ConfigError
-from jaxddpg.config import build as composition
+from jaxddpg.config import ConfigError, build
 from jaxddpg.report import figures as plotting
-from jaxddpg.runs import directory as run_directory
+from jaxddpg.runs import directory as directory_module
+from jaxddpg.runs import start as start_module
 from jaxddpg.runs.load import evaluate, load_policy
-from jaxddpg.runs.run import resume, resume_sweep, run, sweep
+from jaxddpg.runs.start import resume, resume_sweep, run, sweep
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import make_population
 
@@ -47,7 +50,11 @@ def grid(tmp_path_factory):
 def test_a_member_of_a_sweep_is_the_run_with_its_values(grid):
     """Every variant with every seed, seeds fastest; each equal to an experiment of its own."""
     for number in (0, 4):
-        alone = run(config.parse(config.as_mapping(tiny(population={"seed": 7, "num_seeds": SEEDS})), VARIANTS[number]))
+        alone = run(
+            config.parse(
+                config.as_mapping(tiny(population={"seed": 7, "num_seeds": SEEDS})), VARIANTS[number]
+            ).experiment
+        )
         own = slice(number * SEEDS, (number + 1) * SEEDS)
         jax.tree.map(
             lambda a, b, own=own: np.testing.assert_allclose(a[own], b, atol=1e-6), grid[1].agents, alone.agents
@@ -83,7 +90,7 @@ def test_a_swept_parameter_is_that_of_the_policys_environment(tmp_path):
 
 
 def test_a_sweep_goes_on_where_it_was(grid, tmp_path):
-    run(swept(checkpoint={"interval_seconds": 0}), tmp_path / "run", stopping=after(2))
+    run(swept(checkpoint={"interval_seconds": 0}), tmp_path / "run", should_stop=after(2))
     result = resume(tmp_path / "run")
     assert comparable(tmp_path / "run") == comparable(grid[0])
     equal(result, grid[1])
@@ -93,13 +100,13 @@ def test_a_sweep_of_numbers_is_one_compilation():
     """And no member speaks to another: nothing is sent between devices."""
     built = []
 
-    def build(member):
+    def counted(member):
         built.append(member)
-        return composition.build(member)
+        return build.build(member)
 
     experiment = swept()
-    members = [variant.member() for variant in config.variants(experiment) for _ in range(SEEDS)]
-    population = make_population(build, members, [*range(SEEDS)] * 6)
+    members = [variant.member() for variant in variants(experiment) for _ in range(SEEDS)]
+    population = make_population(counted, members, [*range(SEEDS)] * 6)
     clock = clock_at(experiment.training, 1)
     population.compile(clock, False)
     population.epoch(clock, population.init())[1]()
@@ -116,7 +123,7 @@ def test_several_programs_run_one_after_the_other(several):
     assert code == 0, err
     for number, size in enumerate((4, 8)):
         place = directory / f"{number}_agent.batch_size={size}"
-        assert config.of_run(place).agent.batch_size == size
+        assert config.read_run(place).experiment.agent.batch_size == size
         told = [(row["agent.batch_size"], row["noise.scale"], row["seed"]) for row in lines(place)]
         assert told == 3 * [(size, scale, seed) for scale in SCALES for seed in (7, 8)]
     assert "run directory" in out
@@ -125,7 +132,7 @@ def test_several_programs_run_one_after_the_other(several):
 
 
 def test_an_interrupted_sweep_ends_as_if_it_had_not_been(several, tmp_path):
-    sweep(config.read(several[0].parent / "sweep.yaml"), tmp_path / "sweep")
+    sweep(config.read(several[0].parent / "sweep.yaml").experiment, tmp_path / "sweep")
     for name in ("0_agent.batch_size=4", "1_agent.batch_size=8"):
         assert comparable(tmp_path / "sweep" / name) == comparable(several[0] / name)
 
@@ -133,31 +140,31 @@ def test_an_interrupted_sweep_ends_as_if_it_had_not_been(several, tmp_path):
 def test_the_order_of_axes_survives_the_file(tmp_path):
     experiment = swept({"noise.scale": SCALES, "agent.actor_learning_rate": RATES})
     again = reread(experiment, tmp_path)
-    assert config.identities(again) == config.identities(experiment)
+    assert config.resolve(again).run().identities() == config.resolve(experiment).run().identities()
     assert [*again.population.sweep] == ["noise.scale", "agent.actor_learning_rate"]
 
 
 def test_values_are_read_as_settings_are():
     experiment = swept({"agent.actor_learning_rate": ["1e-4", 1], "agent.critic.action_layer": [0]})
-    assert config.swept(experiment) == [
+    assert swept_values(experiment) == [
         {"agent.actor_learning_rate": rate, "agent.critic.action_layer": 0} for rate in (1e-4, 1.0)
     ]
 
 
 def test_one_value_that_gives_the_program_its_shape_is_no_second_program():
-    (program,) = config.programs(swept({"agent.batch_size": [8], "noise.scale": SCALES})).values()
+    (program,) = programs(swept({"agent.batch_size": [8], "noise.scale": SCALES})).values()
     assert program.agent.batch_size == 8
-    assert len(config.variants(program)) == 3
+    assert len(variants(program)) == 3
 
 
 def test_values_that_look_alike_are_programs_of_their_own():
     """What cannot stand in the name of a directory is left out of it, the sign of a number is not."""
     axis = {"environment.parameters.number": [-1, 1], "environment.parameters.text": ["a b", "a-b"]}
-    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}}).experiment
     path, other = "environment.parameters.number", "environment.parameters.text"
     assert {
         name: (p.environment.parameters["number"], p.environment.parameters["text"])
-        for name, p in config.programs(experiment).items()
+        for name, p in programs(experiment).items()
     } == {
         f"0_{path}=-1,{other}=a-b": (-1, "a b"),
         f"1_{path}=-1,{other}=a-b": (-1, "a-b"),
@@ -168,7 +175,7 @@ def test_values_that_look_alike_are_programs_of_their_own():
 
 def test_an_array_is_an_axis():
     experiment = swept({"noise.scale": np.array([0.1, 0.2])})
-    assert config.swept(experiment) == [{"noise.scale": 0.1}, {"noise.scale": 0.2}]
+    assert swept_values(experiment) == [{"noise.scale": 0.1}, {"noise.scale": 0.2}]
 
 
 def test_flags_name_axes():
@@ -176,9 +183,9 @@ def test_flags_name_axes():
         "population.sweep.noise.scale": "[0.1, 0.2]",
         "population.sweep.agent.tau": "{linspace: [0.1, 0.3, 3]}",
     }
-    experiment = config.parse({}, overrides)
+    experiment = config.parse({}, overrides).experiment
     assert experiment.population.sweep == {"noise.scale": [0.1, 0.2], "agent.tau": {"linspace": [0.1, 0.3, 3]}}
-    assert experiment.population.num_members == 6
+    assert config.resolve(experiment).num_members == 6
 
 
 @pytest.mark.parametrize(
@@ -278,7 +285,7 @@ def test_a_diverged_member_is_told_with_its_values(tmp_path):
 
 def test_a_dumped_sweep_is_plain_yaml():
     content = yaml.safe_load(config.dump(swept()))
-    assert config.parse(content) == swept()
+    assert config.parse(content).experiment == swept()
     assert dataclasses.asdict(swept())["population"]["sweep"] == GRID
 
 
@@ -288,7 +295,7 @@ def test_a_change_holds_for_every_program_however_often_interrupted(tmp_path):
     axes = {"agent.batch_size": [4, 8]}
     sweep(swept(axes, checkpoint={"interval_seconds": 0}), tmp_path / "sweep")
     more = {"training.num_epochs": 4}
-    resume_sweep(tmp_path / "sweep", more, stopping=after(2))
+    resume_sweep(tmp_path / "sweep", more, should_stop=after(2))
     resume_sweep(tmp_path / "sweep")
     epochs = [
         lines(tmp_path / "sweep" / name)[-1]["epoch"] for name in ("0_agent.batch_size=4", "1_agent.batch_size=8")
@@ -309,15 +316,15 @@ def test_an_infinite_value_is_told_and_drawn(tmp_path):
 
 def test_a_text_on_an_axis_is_that_text():
     axis = {"environment.parameters.mode": ["on", "null", "[a]"]}
-    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
-    assert [v.environment.parameters["mode"] for v in config.variants(experiment)] == ["on", "null", "[a]"]
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}}).experiment
+    assert [v.environment.parameters["mode"] for v in variants(experiment)] == ["on", "null", "[a]"]
 
 
 def test_numbers_of_two_kinds_are_programs_of_their_own():
     """A whole number is static to a factory of one's own, a float is traced."""
     axis = {"environment.parameters.k": [1.5, 2]}
-    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}})
-    assert len(config.programs(experiment)) == 2
+    experiment = config.parse({"environment": {"name": "module:make"}, "population": {"sweep": axis}}).experiment
+    assert len(programs(experiment)) == 2
 
 
 def test_a_tag_is_no_axis():
@@ -350,7 +357,7 @@ def test_the_band_is_that_of_seeds_and_not_of_settings():
 
 def test_a_sweep_that_is_refused_has_written_nothing(tmp_path):
     """Two that start together both find the directory free; only the one that holds the lock may write there."""
-    with run_directory.claimed(tmp_path / "sweep"):
+    with directory_module.locked(tmp_path / "sweep"):
         with pytest.raises(ConfigError, match="another process is training"):
             sweep(swept({"agent.batch_size": [4, 8]}), tmp_path / "sweep")
         assert [path.name for path in (tmp_path / "sweep").iterdir()] == [".lock"]
@@ -358,15 +365,15 @@ def test_a_sweep_that_is_refused_has_written_nothing(tmp_path):
 
 def test_a_sweep_begun_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     """The other one has begun and ended between the first look at the directory and the lock."""
-    claimed = run_directory.claimed
+    locked = directory_module.locked
 
     @contextlib.contextmanager
     def late(directory):
-        with claimed(directory):
+        with locked(directory):
             (directory / "sweep.yaml").write_text("the other's")
             yield
 
-    monkeypatch.setattr(run_directory, "claimed", late)
+    monkeypatch.setattr(start_module, "locked", late)
     with pytest.raises(ConfigError, match="already holds a sweep"):
         sweep(swept({"agent.batch_size": [4, 8]}), tmp_path / "sweep")
     assert (tmp_path / "sweep" / "sweep.yaml").read_text() == "the other's"

@@ -17,10 +17,11 @@ from helpers import call, refused, tiny
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
-from jaxddpg.config.build import check_environment
+from jaxddpg.config.environment import check_environment
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.runs import checkpoint
-from jaxddpg.runs.run import RunError, resume, run
+from jaxddpg.runs.run import RunError
+from jaxddpg.runs.start import resume, run
 from jaxddpg.types import Environment, TimeStep
 
 
@@ -274,8 +275,8 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
 def test_what_misses_the_contract_is_refused_in_a_sentence_that_says_what_to_do(factory, fragment):
     with pytest.raises(ConfigError) as error:
         checked(factory)
-    assert error.value.faults[0].startswith(f"environment {__name__}:{factory} ")
-    assert fragment in error.value.faults[0]
+    assert error.value.errors[0].startswith(f"environment {__name__}:{factory} ")
+    assert fragment in error.value.errors[0]
 
 
 @pytest.mark.parametrize("factory", ["before_gymnax_1", "own_before_gymnax_1", "own_with_both"])
@@ -296,7 +297,7 @@ def test_an_error_of_the_users_code_names_its_file_and_line(factory, line, messa
     monkeypatch.chdir(Path(__file__).parent)
     with pytest.raises(ConfigError) as error:
         checked(factory)
-    (fault,) = error.value.faults
+    (fault,) = error.value.errors
     assert f": test_trial.py line {line_of(line)}: {message}" in fault
 
 
@@ -304,7 +305,7 @@ def test_an_error_in_a_callback_names_its_line(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent)
     with pytest.raises(ConfigError) as error:
         checked("calling_back")
-    (fault,) = error.value.faults
+    (fault,) = error.value.errors
     assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in fault
 
 
@@ -315,7 +316,7 @@ def test_a_callback_that_fails_in_a_run_ends_it_in_a_sentence_and_what_was_saved
         environment={"name": f"{__name__}:calling_back", "parameters": {}}, checkpoint={"interval_seconds": 0}
     )
     with pytest.raises(RunError) as error:
-        run(experiment, tmp_path / "run", stopping=lambda: FAILING.update(now=True))
+        run(experiment, tmp_path / "run", should_stop=lambda: FAILING.update(now=True))
     assert str(error.value).startswith("the environment failed in a callback: ")
     assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in str(error.value)
     monkeypatch.setitem(FAILING, "now", False)
@@ -356,7 +357,7 @@ def test_an_error_while_a_module_is_imported_names_its_line(tmp_path, monkeypatc
 def test_known_environments_are_not_tried(monkeypatch):
     monkeypatch.setattr("jaxddpg.config.trial.play", lambda environment: pytest.fail("played"))
     with warnings.catch_warnings(action="error"):
-        check_environment(config.parse({}).environment)
+        check_environment(config.parse({}).experiment.environment)
 
 
 def test_a_bool_of_pythons_is_a_termination():

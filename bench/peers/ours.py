@@ -7,6 +7,8 @@ from typing import Any
 
 import serve
 
+from jaxddpg.config import build
+
 sys.path.append(str(Path(__file__).parent.parent))
 
 
@@ -17,15 +19,14 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     import optax
 
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
     from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
     names = ("hidden", "batch_size", "capacity", "members")
     sections = common.shape(**{name: spec[name] for name in names}, steps_per_epoch=spec["updates"])
-    experiment = config.parse(sections)
-    population = composition.populate(experiment)
+    experiment = config.parse(sections).experiment
+    population = build.populate(config.resolve(experiment).run())
     state, epoch = population.init(), 0
     jax.block_until_ready(state)
 
@@ -42,13 +43,12 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 
 def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
     from jaxddpg import config
-    from jaxddpg.config import build as composition
     from jaxddpg.training.loop import clock_at
     from jaxddpg.training.population import use_all_cores
 
     use_all_cores()
-    experiment = config.parse(spec["experiment"])
-    population, training = composition.populate(experiment), experiment.training
+    experiment = config.parse(spec["experiment"]).experiment
+    population, training = build.populate(config.resolve(experiment).run()), experiment.training
     population.compile(clock_at(training, 0), False)
     state = population.init()
     for epoch in range(1, training.num_epochs + 1):

@@ -1,62 +1,47 @@
-"""From YAML and flags to an experiment, and from an experiment to the records of functions that train it.
+"""From YAML and flags to an experiment and its runs, and from their settings to the records of functions.
 
-`build`, which needs JAX, is imported by itself.
+What needs JAX (`build`, `environment`) is imported by itself.
 """
 
-from jaxddpg.config.load import (
+from jaxddpg.config.load import dump, parse, read, validate
+from jaxddpg.config.reader import ConfigError, as_mapping, by_last_part, first_line, leaves, text
+from jaxddpg.config.stored import (
     SWEEP,
-    ConfigError,
-    as_mapping,
-    brief,
-    by_last_part,
-    cautions,
     check_output,
     check_unaltered,
-    checked,
-    dump,
-    extended,
-    first_line,
-    harmless,
-    identities,
-    learning,
-    leaves,
-    of_run,
-    parse,
-    programs,
-    read,
-    swept,
-    text,
-    told,
-    variant,
-    variants,
-    whole,
+    fixed_settings,
+    mutable_settings,
+    read_changed,
+    read_run,
+    read_run_or_sweep,
 )
+from jaxddpg.config.sweep import MemberPlan, Plan, RunPlan, resolve, short_names, values_at, warnings_of, with_values
 
 __all__ = [
     "SWEEP",
     "ConfigError",
+    "MemberPlan",
+    "Plan",
+    "RunPlan",
     "as_mapping",
-    "brief",
     "by_last_part",
-    "cautions",
     "check_output",
     "check_unaltered",
-    "checked",
     "dump",
-    "extended",
     "first_line",
-    "harmless",
-    "identities",
-    "learning",
+    "fixed_settings",
     "leaves",
-    "of_run",
+    "mutable_settings",
     "parse",
-    "programs",
     "read",
-    "swept",
+    "read_changed",
+    "read_run",
+    "read_run_or_sweep",
+    "resolve",
+    "short_names",
     "text",
-    "told",
-    "variant",
-    "variants",
-    "whole",
+    "validate",
+    "values_at",
+    "warnings_of",
+    "with_values",
 ]

@@ -55,7 +55,7 @@ def ended(flags: Flags) -> Ends:
     return Ends(np.where(over.any(0), first + 1, 0), terminated, truncated, moved, stale, len(over))
 
 
-def faults(ends: Ends, episode_length: int) -> list[str]:
+def errors(ends: Ends, episode_length: int) -> list[str]:
     """What is wrong for certain, each as the rest of a sentence about the environment."""
     ended = ends.steps > 0
     if ends.played == episode_length and not ended.all():

@@ -1,4 +1,4 @@
-"""The directory of a run: who may use it, and that what is written there is whole."""
+"""The directory of a run: which process may use it, and files that are written in one step."""
 
 import fcntl
 import os
@@ -7,19 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxddpg.runs import checkpoint
 from jaxddpg import config
-from jaxddpg.report import console as reporting
 from jaxddpg.config import ConfigError
-from jaxddpg.settings import Experiment
-
-IN_USE = "--run-dir {} already holds a run; name another, or leave --run-dir out; `jaxddpg resume` continues with a run"
-
-
-def rows(directory: Path, experiment: Experiment) -> list[reporting.Row]:
-    """The rows of the epochs of a run that have ended."""
-    found, count = reporting.read_rows(directory / reporting.METRICS), experiment.population.num_members
-    return found[: len(found) // count * count]
+from jaxddpg.report.rows import METRICS
+from jaxddpg.runs import checkpoint
 
 
 def check_free(directory: Path) -> None:
@@ -31,10 +22,15 @@ def check_free(directory: Path) -> None:
     except ValueError as error:
         raise ConfigError([f"--run-dir {directory} {error}; name another"]) from None
     if (directory / "config.yaml").exists():
-        raise ConfigError([IN_USE.format(directory)])
+        raise ConfigError(
+            [
+                f"--run-dir {directory} already holds a run; name another, or leave --run-dir out; `jaxddpg resume` "
+                "continues a run"
+            ]
+        )
     if (directory / config.SWEEP).exists():
         raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or leave --run-dir out"])
-    if any((directory / name).exists() for name in (reporting.METRICS, checkpoint.DIRECTORY)):
+    if any((directory / name).exists() for name in (METRICS, checkpoint.DIRECTORY)):
         raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -42,8 +38,8 @@ def check_free(directory: Path) -> None:
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[None]:
-    """Makes a run directory, and holds it against other processes; ConfigError where it cannot be used."""
+def locked(directory: Path) -> Iterator[None]:
+    """Makes a run directory and locks it against other processes; ConfigError where it cannot be used."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # A file, not the directory: between hosts NFS knows locks of files alone.
@@ -71,3 +67,9 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def check_shared(directory: Path) -> None:
+    """ConfigError where this process does not see the run that the first one has begun."""
+    if not (directory / "config.yaml").exists():
+        raise ConfigError([f"--run-dir {directory} is not on a file system that all processes share"])

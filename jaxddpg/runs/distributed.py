@@ -190,7 +190,7 @@ def agreeing() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        _gathered(error.faults)
+        _gathered(error.errors)
         raise
     others = _gathered([])
     if found := [f"process {process_id}: {fault}" for process_id, faults in enumerate(others) for fault in faults]:

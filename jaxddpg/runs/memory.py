@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxddpg.config import ConfigError
-from jaxddpg.training.population import Population
+from jaxddpg.config import ConfigError, RunPlan
 from jaxddpg.settings import Experiment
+from jaxddpg.training.population import Population
 from jaxddpg.types import State
 
 
-def check(experiment: Experiment, population: Population, length: int, on_disk: bool) -> None:
+def check(plan: RunPlan, population: Population, length: int, on_disk: bool) -> None:
     """Refuses a population that does not fit the memory of a device, or of the machine where that is a CPU, or whose
     evaluation does not fit beside it.
 
@@ -25,10 +25,9 @@ def check(experiment: Experiment, population: Population, length: int, on_disk: 
     """
     like, at_once, devices = held(population)
     copies = 1 + (on_disk and jax.default_backend() == "cpu")
-    selecting = experiment.population.selection.method != "none"
-    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else 2 * devices * selecting
-    room = check_state(experiment, like, copies, free(), spare, on_disk)
-    check_evaluation(experiment, like, length, at_once, room)
+    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else 2 * devices * plan.selects
+    left = check_state(plan.experiment, like, copies, free(), spare, on_disk)
+    check_evaluation(plan.experiment, like, length, at_once, left)
 
 
 def held(population: Population) -> tuple[State, int, int]:
@@ -68,7 +67,7 @@ def check_state(
     Args:
         like: the shapes and types of the state of those members, [M, ...], that share the memory.
         copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time.
-        free: bytes; None where nobody knows.
+        free: bytes; None where that is unknown.
         spare: members that are held another time, because they are computed or copied.
         best: whether the best policy of each member is kept beside its state.
 
@@ -76,7 +75,7 @@ def check_state(
         ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
 
     Returns:
-        The bytes that are left; None where nobody knows.
+        The bytes that are left; None where that is unknown.
     """
     members = len(jax.tree.leaves(like)[0])
     size, held = _size(like) + best * _size(like.agent), copies * members + spare
@@ -85,8 +84,8 @@ def check_state(
         return None if free is None else free - needed
     capacity, num_envs = experiment.replay.capacity, experiment.training.num_envs
     rows = _size(like.replay)
-    room = (free * members - (size - rows) * held) * capacity // (rows * held) // num_envs * num_envs
-    remedies = [f"replay.capacity to {room}"] if room >= max(experiment.agent.batch_size, num_envs) else []
+    fitting = (free * members - (size - rows) * held) * capacity // (rows * held) // num_envs * num_envs
+    remedies = [f"replay.capacity to {fitting}"] if fitting >= max(experiment.agent.batch_size, num_envs) else []
     population = experiment.population
     count = population.num_seeds * ((free * members // size - spare) // copies) // members
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
@@ -105,7 +104,7 @@ def check_evaluation(
     like: State,
     length: int,
     at_once: int,
-    room: int | None,
+    left: int | None,
     name: str = "evaluation.num_episodes",
 ) -> None:
     """Refuses an evaluation that does not fit beside the state.
@@ -114,36 +113,36 @@ def check_evaluation(
         like: the shapes and types of the state of some members, [M, ...].
         length: the steps of an episode.
         at_once: members that are evaluated side by side.
-        room: bytes; None where nobody knows.
+        left: bytes that are free beside the state; None where that is unknown.
         name: of the setting that says how many episodes there are.
 
     Raises:
-        ConfigError: more is needed than there is room for, with the largest number of episodes that would fit.
+        ConfigError: more is needed than is free, with the largest number of episodes that would fit.
     """
-    if room is None:
+    if left is None:
         return
-    worlds = len(jax.tree.leaves(like)[0]) * experiment.training.num_envs
+    environments = len(jax.tree.leaves(like)[0]) * experiment.training.num_envs
     networks = [section for section in vars(experiment.agent).values() if hasattr(section, "hidden_sizes")]
     widest = max((units for section in networks for units in section.hidden_sizes), default=0)
     # At the least: a state before and after, and three layers of activations; XLA takes up to a twentieth more.
-    episode = 2 * _size((like.environment, like.observation)) // worlds + 3 * 4 * widest
+    episode = 2 * _size((like.environment, like.observation)) // environments + 3 * 4 * widest
     keys, count = 8 * length, experiment.evaluation.num_episodes
     needed = at_once * (count * episode + keys)
-    if needed <= room:
+    if needed <= left:
         return
-    fitting = (room // at_once - keys) // episode
+    fitting = (left // at_once - keys) // episode
     remedy = f"lower {name} to {fitting}" if fitting > 0 else "have the environment end its episodes earlier"
     members = f"{at_once} member{'s'[: at_once > 1]}"
     raise ConfigError(
         [
             f"the evaluation of this experiment needs {_readable(needed)} for {count:,} episodes of at most {length:,} "
-            f"steps, of {members} at a time, but {_readable(max(room, 0))} are free; {remedy}"
+            f"steps, of {members} at a time, but {_readable(max(left, 0))} are free; {remedy}"
         ]
     )
 
 
 def free() -> int | None:
-    """Bytes to be had on each local device; None where nobody knows."""
+    """Bytes to be had on each local device; None where that is unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}

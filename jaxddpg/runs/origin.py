@@ -5,32 +5,31 @@ import warnings
 import jax
 
 from jaxddpg import config
+from jaxddpg.config import ConfigError, RunPlan
+from jaxddpg.config.environment import digest
 from jaxddpg.runs.checkpoint import Origin
-from jaxddpg.config.build import digest
-from jaxddpg.config import ConfigError
 from jaxddpg.training.population import numerics
-from jaxddpg.settings import Experiment
 
 
-def of(experiment: Experiment, environment: str | None = None) -> Origin:
-    """What the checkpoints of an experiment come from, here and now; `environment` is its digest, where it is known."""
-    found = environment or digest(config.variants(experiment)[0].environment)
+def of(plan: RunPlan, environment: str | None = None) -> Origin:
+    """What the checkpoints of a run come from, here and now; `environment` is its digest, where it is known."""
+    found = environment or digest(plan.members[0].settings.environment)
     traced_with = {"jax": jax.__version__, "platform": jax.default_backend()}
-    return Origin(config.learning(experiment), numerics(), {"sha256": found} | traced_with)
+    return Origin(config.fixed_settings(plan.experiment), numerics(), {"sha256": found} | traced_with)
 
 
-def check(before: Origin, experiment: Experiment, environment: str | None = None) -> None:
-    """Raises ConfigError where an experiment is another one, and warns where its environment has changed."""
-    config.check_unaltered(before.settings, experiment)
+def check(before: Origin, plan: RunPlan, environment: str | None = None) -> None:
+    """Raises ConfigError where a run is another one, and warns where its environment has changed."""
+    config.check_unaltered(before.settings, plan.experiment)
     if not before.environment:
         return
-    now = of(experiment, environment)
+    now = of(plan, environment)
     # Where JAX is another release, on another platform or set otherwise, the same code may be another computation.
     alike = now.environment | {"sha256": before.environment["sha256"]} == before.environment and now.jax == before.jax
     if alike and now.environment != before.environment:
         warnings.warn(
-            f"the environment {experiment.environment.name} is not the one that this run was trained in: its code or a "
-            "library of it has changed; put back what it was, or train a new run",
+            f"the environment {plan.experiment.environment.name} is not the one that this run was trained in: its code "
+            "or a library of it has changed; put back what it was, or train a new run",
             stacklevel=2,
         )
 
@@ -38,11 +37,11 @@ def check(before: Origin, experiment: Experiment, environment: str | None = None
 def check_jax(before: Origin) -> None:
     """Raises ConfigError where JAX is set so that a run would continue with other numbers."""
     now = numerics()
-    faults = [
+    errors = [
         f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
         + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
         for name, old in before.jax.items()
         if now.get(name) != old
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)

@@ -1,4 +1,4 @@
-"""What came of a run, as it stands in `summary.json`: of the members that one process trained, and of all."""
+"""The summary of a run, as it stands in `summary.json`."""
 
 import datetime
 import hashlib
@@ -16,28 +16,28 @@ import jax
 import numpy as np
 
 from jaxddpg import config
+from jaxddpg.config import RunPlan
+from jaxddpg.report.rows import NOT_FINITE, Row, best_row, identity
 from jaxddpg.runs import memory
-from jaxddpg.report import console as reporting
-from jaxddpg.training.population import Population
-from jaxddpg.settings import Experiment
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
+from jaxddpg.training.population import Population
 
 
-def summary(experiment: Experiment, rows: list[reporting.Row], count: int, population: Population) -> dict[str, Any]:
-    """Of so many members, from all their rows."""
-    members = []
+def summarize(plan: RunPlan, rows: list[Row], population: Population) -> dict[str, Any]:
+    """The summary of a run, from all its rows."""
+    experiment, count, members = plan.experiment, len(plan.members), []
     for index, last in enumerate(rows[-count:]):
         own = rows[index::count]
         peak = own[best([row["eval/return_mean"] for row in own])]
         members.append(
             {
-                **reporting.identity(last),
+                **identity(last),
                 **{name: last[name] for name in ("parent",) if name in last},
                 "final_return": last["eval/return_mean"],
                 "best_return": peak["eval/return_mean"],
                 "best_epoch": peak["epoch"],
                 # Rows of older runs do not have all of them.
-                **{name: last[name] for name in reporting.FAULTS if name in last},
+                **{name: last[name] for name in NOT_FINITE if name in last},
             }
         )
     ends, device = rows[-count:], jax.local_devices()[0]
@@ -50,7 +50,7 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
     analysis = compiled.memory_analysis() if compiled else None
     return {
         "environment": experiment.environment.name,
-        **_outcome(experiment, members),
+        **_returns(plan, members),
         "epochs": ends[0]["epoch"],
         "env_steps_per_member": max(row["env_steps"] for row in ends),
         "env_steps_total": sum(row["env_steps"] for row in ends),
@@ -68,16 +68,14 @@ def summary(experiment: Experiment, rows: list[reporting.Row], count: int, popul
     }
 
 
-def _outcome(experiment: Experiment, members: Sequence[reporting.Row]) -> dict[str, Any]:
-    """What came of members together, from their final returns."""
+def _returns(plan: RunPlan, members: Sequence[Row]) -> dict[str, Any]:
+    """The final returns of members, one by one and together."""
     final = np.array([member["final_return"] for member in members])
     low, high = confidence_interval(final)
-    selecting = experiment.population.selection.method != "none"
-    whole = len(members) == experiment.population.num_members
     return {
         "members": [*members],
-        "variants": _variants(experiment, final) if experiment.population.sweep and whole and not selecting else [],
-        "chosen": reporting.leader(members, "final_return") if selecting else None,
+        "variants": _variants(plan, final) if plan.experiment.population.sweep and not plan.selects else [],
+        "chosen": best_row(members, "final_return") if plan.selects else None,
         "final_return_iqm": float(interquartile_mean(final)),
         "final_return_interval_95": [float(low), float(high)],
     }
@@ -91,15 +89,14 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _variants(experiment: Experiment, final: np.ndarray) -> list[dict[str, Any]]:
-    """What is swept and what came of it, variant by variant, from the final returns [M]."""
-    values = config.swept(experiment)
+def _variants(plan: RunPlan, final: np.ndarray) -> list[dict[str, Any]]:
+    """What is swept and how it ended, variant by variant, from the final returns [M]."""
     found = []
-    for variant, returns in zip(values, final.reshape(len(values), -1), strict=True):
+    for variant, returns in zip(plan.variants, final.reshape(len(plan.variants), -1), strict=True):
         low, high = confidence_interval(returns)
         found.append(
-            variant
-            | {
+            {
+                **variant.swept,
                 "final_return_iqm": float(interquartile_mean(returns)),
                 "final_return_interval_95": [float(low), float(high)],
             }

@@ -133,12 +133,12 @@ class Population(NamedTuple):
     init: Callable[[], State]
     epoch: Callable[..., tuple[State, Callable[[], HostMetrics]]]
     """`epoch(clock, state, members) -> state, metrics`: returns at once; call `metrics()` to wait for the numbers. The
-    state is donated. `members` are those of `enrol`, by default as they were first given"""
+    state is donated. `members` are those of `with_settings`, by default as they were first given"""
     evaluate: Callable[..., Callable[[], HostMetrics]]
     """`evaluate(clock, agents, members) -> metrics`, likewise, of agent states"""
-    enrol: Callable[..., Members]
-    """`enrol(settings, running) -> members`: M members, each with its first seed, but with numbers of these settings.
-    Of those that are not `running` [M], by default none, agent and health stay as they are, and all else means
+    with_settings: Callable[..., Members]
+    """`with_settings(settings, running) -> members`: M members, each with its first seed, but with these settings. Of
+    those that are not `running` [M], by default none, agent and health stay as they are, and all else means
     nothing"""
     copy: Callable[[State, Mapping[int, int], Mapping[int, int]], State]
     """`copy(state, learners, replays) -> state`: of each mapping the members that are keys get what those that are
@@ -364,11 +364,11 @@ def make_population(
             del _PROGRAMS[next(iter(_PROGRAMS))]
     keys = _seeding(NamedSharding(mesh, by_member))(scatter(np.asarray(seeds, np.uint32)))
 
-    def enrol(members: Sequence[Any], running: Sequence[bool] | np.ndarray = (True,) * count) -> Members:
+    def with_settings(members: Sequence[Any], running: Sequence[bool] | np.ndarray = (True,) * count) -> Members:
         numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
         return Members(numbers, keys, scatter(np.append(running, np.zeros(size - count, bool))))
 
-    first = enrol(members)
+    first = with_settings(members)
     found = programs["init"].shapes(*first[:2])
     like = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found, shardings(of_state, found)
@@ -401,7 +401,7 @@ def make_population(
         init=init,
         epoch=epoch,
         evaluate=evaluate,
-        enrol=enrol,
+        with_settings=with_settings,
         copy=copy,
         choose=choose,
         gather=gather,

@@ -6,14 +6,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxddpg.settings import AXIS_FORM, MAX_VARIANTS
+
 POINTS = ("linspace", "geomspace")
 RANGES = ("uniform", "loguniform")
-MOST = 10_000
-"""Points of an axis and variants of a sweep: more would be a slip of the pen."""
-FORM = (
-    "a list of values, {linspace: [first, last, number]} or {geomspace: [first, last, number]}, or to be drawn from "
-    "{uniform: [low, high]} or {loguniform: [low, high]}"
-)
 
 
 def is_range(axis: Any) -> bool:
@@ -30,8 +26,8 @@ def points(axis: Any) -> list[Any]:
     if isinstance(axis, list | tuple) and axis:
         return list(axis)
     kind, (first, last, count) = _numbers(axis, POINTS, 3)
-    if not 2 <= count == int(count) <= MOST:
-        raise ValueError(f"{FORM}; the number of its points must be whole, at least 2 and at most {MOST}")
+    if not 2 <= count == int(count) <= MAX_VARIANTS:
+        raise ValueError(f"{AXIS_FORM}; the number of its points must be whole, at least 2 and at most {MAX_VARIANTS}")
     return [_between(kind == "geomspace", first, last, index / (count - 1)) for index in range(int(count))]
 
 
@@ -89,13 +85,13 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
         ((kind, given),) = axis.items()
         numbers = [float(number) for number in given]
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(FORM) from None
+        raise ValueError(AXIS_FORM) from None
     if kind not in kinds or len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(FORM)
+        raise ValueError(AXIS_FORM)
     if numbers[0] >= numbers[1]:
-        raise ValueError(f"{FORM}; the first number must be below the second")
+        raise ValueError(f"{AXIS_FORM}; the first number must be below the second")
     if kind in ("geomspace", "loguniform") and numbers[0] <= 0:
-        raise ValueError(f"{FORM}; a logarithmic one must lie above 0")
+        raise ValueError(f"{AXIS_FORM}; a logarithmic one must lie above 0")
     return kind, numbers
 
 

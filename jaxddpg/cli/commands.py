@@ -1,0 +1,286 @@
+"""The commands: each takes its options and settings, and returns an exit code. JAX is imported once they need it."""
+
+import argparse
+import csv
+import os
+import secrets
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from jaxddpg import config
+from jaxddpg.cli.signals import Signals
+from jaxddpg.config import ConfigError, Plan
+from jaxddpg.runs import distributed
+
+
+def train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
+    short = {"num-seeds": ("population.num_seeds", options.num_seeds), "seed": ("population.seed", options.seed)}
+    given = {flag: (path, value) for flag, (path, value) in short.items() if value is not None}
+    if twice := [
+        f"--{flag} is {value}, but --{path} is {overrides[path]}; use one of the two"
+        for flag, (path, value) in given.items()
+        if path in overrides
+    ]:
+        raise ConfigError(twice)
+    overrides |= dict(given.values())
+    plan = config.read(options.config, overrides)
+    if options.print_config:
+        print(config.dump(plan.experiment), end="")
+        return 0
+    swept = plan.experiment.population.sweep
+    if swept and not options.sweep:
+        raise ConfigError(["population.sweep names settings to sweep; `jaxddpg sweep` does that"])
+    if options.sweep and not swept:
+        raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
+    if options.run_dir == "":
+        raise ConfigError(["--run-dir is empty; name a directory, or leave --run-dir out"])
+    directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
+    if options.distributed and not options.run_dir:
+        raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
+
+    def start(**how: Any) -> list[Any]:
+        from jaxddpg.runs.start import run, sweep
+
+        return sweep(plan, directory, **how) if options.sweep else [run(plan, directory, **how)]
+
+    return _run(options, plan, directory, start)
+
+
+def resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
+    """`jaxddpg resume`."""
+    plan, _ = config.read_changed(options.run, changes)
+
+    def start(**how: Any) -> list[Any]:
+        from jaxddpg.runs.start import resume, resume_sweep
+
+        if (options.run / config.SWEEP).exists():
+            return resume_sweep(options.run, changes, **how)
+        return [resume(options.run, changes, **how)]
+
+    return _run(options, plan, options.run, start)
+
+
+def _run(options: argparse.Namespace, plan: Plan, directory: Path, start: Callable[..., list[Any]]) -> int:
+    """Starts or resumes runs, and prints their results; of several processes in a child, which this one supervises."""
+    rendezvous = _rendezvous(options)
+    if rendezvous and not options.child:
+        remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
+        return distributed.supervise(options.arguments, rendezvous.seconds, remedy)
+    if options.child:
+        sys.stdout, sys.stderr = (
+            os.fdopen(int(descriptor), "w", 1, errors="backslashreplace") for descriptor in options.child.split(",")
+        )
+    if not options.quiet:
+        # Before the seconds that importing JAX and the environments takes.
+        print(f"{plan.experiment.environment.name}: starting", file=sys.stderr, flush=True)
+    _import_jax()
+    with Signals(from_parent=bool(options.child)) as signals:
+        if not rendezvous:
+            return _run_here(options, plan, directory, start, signals)
+        code = 1
+        try:
+            distributed.join(rendezvous, config.dump(plan.experiment))
+            signals.training = True
+            code = _run_here(options, plan, directory, start, signals)
+        except ConfigError as error:
+            code = print_errors(error)
+        except Exception:
+            traceback.print_exc()
+        distributed.leave(code)
+
+
+def _run_here(
+    options: argparse.Namespace, plan: Plan, directory: Path, start: Callable[..., list[Any]], signals: Signals
+) -> int:
+    """As `_run`, in the process that trains."""
+    from jaxddpg.cli.results import print_results
+    from jaxddpg.runs.run import RunError
+
+    try:
+        with _debugging() if options.debug else nullcontext():
+            results = start(quiet=options.quiet, should_stop=lambda: bool(signals.received))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except FloatingPointError as error:
+        remedy = "without --debug the run reports the member, the env step and what was not finite"
+        print(f"error: {config.first_line(error)}; {remedy}", file=sys.stderr)
+        return 1
+    received = distributed.largest(signals.received)
+    return print_results(plan, directory, [result.summary for result in results], options.quiet, received)
+
+
+def print_errors(error: ConfigError) -> int:
+    """Prints what is wrong with the input, and returns the exit code."""
+    for sentence in error.errors:
+        print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _rendezvous(options: argparse.Namespace) -> distributed.Rendezvous | None:
+    """Where the processes of this run meet; None where it has one."""
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed:
+        if any(value is not None for value in (*given, options.meet_seconds)):
+            raise ConfigError(["--coordinator, --num-processes, --process-id and --meet-seconds need --distributed"])
+        return None
+    seconds = 300 if options.meet_seconds is None else options.meet_seconds
+    if seconds < 1:
+        raise ConfigError([f"--meet-seconds is {seconds}, but must be at least 1"])
+    if len({value is None for value in given}) > 1:
+        raise ConfigError(["--coordinator, --num-processes and --process-id are given only together"])
+    if options.coordinator is not None:
+        host, _, port = options.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError([f"--coordinator is {options.coordinator}, but must be HOST:PORT, such as node1:29500"])
+        if options.num_processes < 1:
+            raise ConfigError([f"--num-processes is {options.num_processes}, but must be at least 1"])
+        if not 0 <= options.process_id < options.num_processes:
+            raise ConfigError(
+                [f"--process-id is {options.process_id}, but must be at least 0 and below {options.num_processes}"]
+            )
+    return distributed.Rendezvous(*given, seconds)
+
+
+@contextmanager
+def _debugging() -> Iterator[None]:
+    """Has JAX stop at the first NaN, and at a key that is used twice."""
+    import jax
+
+    with jax.debug_nans(True), jax.debug_key_reuse(True):
+        yield
+
+
+def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """`jaxddpg evaluate`."""
+    config.read_run(options.run)  # an error in the input does not wait for JAX
+    path = options.output or options.run / "evaluation.csv"
+    config.check_output(path)
+    _import_jax()
+    import numpy as np
+
+    from jaxddpg.cli.results import exit_code
+    from jaxddpg.report.console import print_table
+    from jaxddpg.report.rows import mean_return, number, swept, unmeasured
+    from jaxddpg.runs import load
+
+    rows = load.evaluate(options.run, options.num_episodes, options.seed, options.epoch)
+    with path.open("w", newline="") as file:  # before anything is printed, whose reader may have gone
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    returns = np.array([row["return_mean"] for row in rows if row.get("status") != "stopped"])
+    worst = float(np.nan_to_num(returns, nan=-np.inf).min())
+    first, last = min(row["epoch"] for row in rows), max(row["epoch"] for row in rows)
+    epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+    best = [row["return_mean"] for row in rows if row.get("status") == "best"]
+    found_best = f"; of the member that training found best {number(best[0])}" if best else ""
+    print_table(
+        f"{options.run}, {epochs}: {options.num_episodes} episodes per seed",
+        [
+            {path: config.text(value) for path, value in swept(row).items()}
+            | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
+            | {"std": row["return_std"]}
+            | ({"": row["status"]} if "status" in row else {})
+            for row in rows
+        ],
+        f"IQM {mean_return(returns)}, worst {number(worst)}{found_best}",
+    )
+    sentences = [sentence for row in rows if (sentence := unmeasured(row))]
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return exit_code(returns.tolist(), sentences)
+
+
+def plot(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """`jaxddpg plot`."""
+    for run in options.run:
+        config.read_run_or_sweep(run)
+    if options.output is None and len(options.run) > 1:
+        raise ConfigError(["several runs make a new figure; name it with --output FILE.png"])
+    _import_jax()
+    from jaxddpg.runs import show
+
+    path = options.output or options.run[0] / "learning_curve.png"
+    show.plot(options.run, path)
+    print(path)
+    return 0
+
+
+def report(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """`jaxddpg report`."""
+    for run in options.run:
+        config.read_run_or_sweep(run)
+    _import_jax()
+    from jaxddpg.report.page import PAGE
+    from jaxddpg.runs.show import write_report
+
+    command = shlex.join(["jaxddpg", "report", *map(str, options.run), "--output", str(options.output)])
+    write_report(options.run, options.output, command)
+    print(options.output / PAGE)
+    return 0
+
+
+def check(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """`jaxddpg check`."""
+    _import_jax()
+    import jax
+
+    from jaxddpg.check import self_test
+    from jaxddpg.report.console import print_table
+    from jaxddpg.runs import backend
+
+    backend.check_devices()
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    print(f"{device}: less than a minute on a CPU ...", file=sys.stderr, flush=True)
+    checks = list(self_test())
+    failed = [f"{each.name} ({each.dtype})" for each in checks if not each.holds]
+    print_table(
+        device,
+        [
+            {
+                "check": each.name,
+                "type": each.dtype,
+                "computed": f"{each.computed:.4g}",
+                "exact": f"{each.exact:.4g}",
+                "error": f"{each.error:.1e}",
+                "bound": f"{each.bound:.1e}",
+                "holds": "yes" if each.holds else "NO",
+            }
+            for each in checks
+        ],
+        f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}" if failed else f"all {len(checks)} hold",
+    )
+    return 1 if failed else 0
+
+
+def render(options: argparse.Namespace, _: dict[str, str]) -> int:
+    """`jaxddpg render`."""
+    config.read_run(options.run)  # an error in the input does not wait for JAX
+    _import_jax()
+    from jaxddpg.runs import load
+
+    path = options.output or options.run / "rollout.gif"
+    load.render(options.run, path, options.member, options.seed, options.epoch)
+    print(path)
+    return 0
+
+
+def _import_jax() -> None:
+    """Imports JAX, which reads its variables then; ConfigError where one is not what it may be."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError([f"JAX cannot start: {config.first_line(error)}; correct or unset that variable"]) from error
+
+
+def _new_directory(name: str) -> Path:
+    """A name below runs/ that no run beside this one will choose."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

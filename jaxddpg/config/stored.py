@@ -1,0 +1,88 @@
+"""Experiments in the directories of runs and sweeps, and which of their settings may change there. Needs no JAX."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxddpg.config.load import read
+from jaxddpg.config.reader import ConfigError, flat, text
+from jaxddpg.config.sweep import Plan, RunPlan
+from jaxddpg.settings import Experiment, NoSelection
+
+SWEEP = "sweep.yaml"
+"""In the directory of a sweep of several runs, each of which has a directory below it."""
+MUTABLE_ON_RESUME = (
+    *("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting."),
+)
+"""Settings that do not alter what is learned up to an epoch, or placement by no more than rounding."""
+
+
+def read_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> RunPlan:
+    """The run of a directory."""
+    if (directory / SWEEP).is_file():
+        raise ConfigError([f"{directory} holds a sweep of several runs; name one of the directories in it"])
+    if not (directory / "config.yaml").is_file():
+        why = "there is no config.yaml in it" if directory.exists() else "there is no such directory"
+        raise ConfigError([f"{directory} holds no run: {why}"])
+    return read(directory / "config.yaml", overrides).run()
+
+
+def read_run_or_sweep(directory: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """The experiment of the directory of a run, or of a sweep of several, with its runs."""
+    if (directory / SWEEP).is_file():
+        return read(directory / SWEEP, overrides)
+    run = read_run(directory, overrides)
+    return Plan(run.experiment, [run])
+
+
+def read_changed(directory: Path, overrides: Mapping[str, Any]) -> tuple[Plan, dict[str, list[Any]]]:
+    """The experiment of a run or a sweep with changes, and the settings that differ with both values, as in YAML.
+
+    Raises:
+        ConfigError: a change is invalid, or would alter what has been learned.
+    """
+    before, after = read_run_or_sweep(directory).experiment, read_run_or_sweep(directory, overrides)
+    check_unaltered(fixed_settings(before), after.experiment)
+    old = dict(flat(before))
+    changed = {path: [old.get(path), value] for path, value in flat(after.experiment) if old.get(path) != value}
+    return after, changed
+
+
+def mutable_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that do not alter what is learned, by dotted path, as YAML writes them."""
+    return {path: value for path, value in flat(experiment) if path.startswith(_mutable(experiment))}
+
+
+def fixed_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that alter what is learned, likewise."""
+    return {path: value for path, value in flat(experiment) if not path.startswith(_mutable(experiment))}
+
+
+def _mutable(experiment: Experiment) -> tuple[str, ...]:
+    """Where members are selected, rounding may decide which."""
+    selecting = not isinstance(experiment.population.selection, NoSelection)
+    return tuple(path for path in MUTABLE_ON_RESUME if not (selecting and path == "population.placement"))
+
+
+def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
+    """ConfigError where the fixed settings of an experiment are not those `before`."""
+    after = fixed_settings(experiment)
+    errors = [
+        f"{path} is {text(after.get(path))}, but {text(old)} in this run, which cannot change; train a new one"
+        for path, old in before.items()
+        if after.get(path) != old
+    ]
+    if errors:
+        raise ConfigError(errors)
+
+
+def check_output(path: Path) -> None:
+    """ConfigError where a file cannot be written, before what takes long begins; leaves nothing behind."""
+    file = path.resolve()  # what a link leads to, which stays
+    existed = file.exists()
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror}; name another"]) from error
+    if not existed:
+        file.unlink()

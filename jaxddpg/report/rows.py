@@ -1,0 +1,109 @@
+"""The rows of `metrics.jsonl`: one member after one epoch, a flat dict.
+
+A name with "/" is that of a metric, one with "." that of a swept setting.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxddpg.statistics import best, confidence_interval, interquartile_mean
+
+METRICS = "metrics.jsonl"
+
+
+NOT_FINITE = ("diverged_by", "diverged_in", "diverged_at", "unmeasured_by")
+"""What rows say about numbers that are not finite: by what a member diverged, in which function of the environment and
+at which env step, and what was not finite in its evaluation."""
+
+
+Row = dict[str, Any]
+
+
+def swept(row: Row) -> Row:
+    """The swept settings of a row, by dotted path."""
+    return {name: value for name, value in row.items() if "." in name}
+
+
+def identity(row: Row) -> Row:
+    """What distinguishes the member of a row: its number, its seed, its swept settings."""
+    return {"member": row["member"], "seed": row["seed"]} | swept(row)
+
+
+def plain_json(value: Any) -> Any:
+    """A value that JSON can hold: a number that is not finite is null."""
+    if isinstance(value, dict):
+        return {key: plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: float) -> str:
+    """A number with five digits, whatever its size."""
+    return f"{value + 0.0:.5g}" if math.isfinite(value) else "not finite"
+
+
+def mean_return(returns: np.ndarray) -> str:
+    """The interquartile mean of members [M], with its interval where there is one, as part of a sentence."""
+    low, high = map(float, confidence_interval(returns))
+    known = len(returns) > 1 and math.isfinite(low)
+    interval = f" (95 % interval {number(low)} to {number(high)})" if known else ""
+    return f"{number(float(interquartile_mean(returns)))}{interval}"
+
+
+def active(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Without the rows of members that were stopped."""
+    return [dict(row) for row in rows if not _is_stopped(row)]
+
+
+def best_row(rows: Sequence[Row], measure: str) -> int:
+    """The index of the row whose measure is the highest, of members that were not stopped."""
+    return best([math.nan if _is_stopped(row) else row[measure] for row in rows])
+
+
+def _is_stopped(row: Mapping[str, Any]) -> bool:
+    return row.get("parent", row["member"]) is None
+
+
+def status(row: Row) -> str:
+    """Whether a member of a run that selects them still trains."""
+    return "stopped" if _is_stopped(row) else "active"
+
+
+def describe(row: Row) -> str:
+    """What distinguishes the member of a row, as part of a sentence."""
+    return f"seed {row['seed']}" + "".join(f", {name} {value}" for name, value in swept(row).items())
+
+
+def divergence(row: Row) -> str:
+    """When and by what a member diverged, as part of a sentence."""
+    source = f", from the environment's {function}" if (function := row.get("diverged_in")) else ""
+    what = _not_finite(row["diverged_by"])
+    return f"the member of {describe(row)} diverged at env step {row['diverged_at']:,}: {what}{source}"
+
+
+def unmeasured(row: Row) -> str:
+    """What was not finite in the evaluation of a member that did not diverge, as a sentence; empty if nothing was."""
+    cause = row.get("unmeasured_by")
+    return f"{_not_finite(cause)} in the evaluation of the member of {describe(row)}" if cause else ""
+
+
+def _not_finite(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what} was not finite"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl` up to the first invalid line; none where there is no file."""
+    rows: list[Row] = []
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        for line in path.read_bytes().splitlines():
+            row = json.loads(line)
+            int(row["epoch"] + row["member"] + row["env_steps"])
+            rows.append({name: math.nan if "/" in name and value is None else value for name, value in row.items()})
+    return rows

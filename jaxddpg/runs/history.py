@@ -1,0 +1,106 @@
+"""What there is of a run: its rows and states up to the checkpoint from which it continues."""
+
+import itertools
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxddpg import config
+from jaxddpg.config import ConfigError, RunPlan
+from jaxddpg.report.rows import METRICS, Row, read_rows
+from jaxddpg.runs import checkpoint, origin
+from jaxddpg.runs.members import Best
+from jaxddpg.statistics import worst_if_not_finite
+from jaxddpg.training.loop import TrainingState
+from jaxddpg.training.population import Population
+from jaxddpg.types import State
+
+
+class History(NamedTuple):
+    """The rows of a run up to the checkpoint from which it continues."""
+
+    rows: Sequence[Row] = ()
+    notes: Sequence[str] = ()
+    """What was found while it was read."""
+
+    @property
+    def epoch(self) -> int:
+        """-1 where nothing has been done."""
+        return self.rows[-1]["epoch"] if self.rows else -1
+
+
+def read_history(directory: Path, plan: RunPlan, environment: str | None = None) -> History:
+    """The rows up to the newest valid checkpoint; none where the run was interrupted before its first.
+
+    Args:
+        environment: the digest of the environment, where it is known.
+
+    Raises:
+        ConfigError: there were checkpoints, but none can be used, and to start again would lose what is valid.
+    """
+    count = len(plan.members)
+    rows, found = read_rows(directory / METRICS), checkpoint.epochs(directory)
+    expected = ((epoch, member) for epoch in itertools.count() for member in range(count))
+    pairs = zip(((row["epoch"], row["member"]) for row in rows), expected, strict=False)
+    complete, notes = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), list[str]()
+    for epoch in found:
+        try:
+            before = checkpoint.origin(directory, epoch)
+        except checkpoint.DamagedError as error:
+            notes.append(f"{error}; an older one is looked for")
+            continue
+        origin.check_jax(before)
+        origin.check(before, plan, environment)  # its file may have been edited by hand
+        if complete < (epoch + 1) * count:
+            notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
+            continue
+        return History(rows[: (epoch + 1) * count], [*notes, f"continuing after epoch {epoch}"])
+    if found:
+        remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start over"
+        raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
+    return History((), ["there is no checkpoint to continue from; starting from the beginning"])
+
+
+def read_states(directory: Path, population: Population, history: History) -> tuple[State, Best]:
+    """The states of all members and their best policies at the end of a history, from its checkpoint."""
+    count = len(history.rows) // (history.epoch + 1)
+    like = _on_disk(population, count)
+    if checkpoint.holds(directory, history.epoch, "best"):
+        like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
+    state = _restored(directory, history.epoch, like)
+    # Earlier versions kept none.
+    best = state.pop("best", {"agent": state["agent"], "epoch": np.full(count, history.epoch, np.int32)})
+    returns = [
+        history.rows[epoch * count + member]["eval/return_mean"] for member, epoch in enumerate(best["epoch"].tolist())
+    ]
+    best = Best(population.scatter_agents(best["agent"]), best["epoch"], worst_if_not_finite(returns))
+    return population.scatter(TrainingState(**state)), best
+
+
+def read_agents(directory: Path, population: Population, history: History) -> State:
+    """The agents at the end of a history, on the host, each leaf [M, ...]."""
+    count = len(history.rows) // (history.epoch + 1)
+    like = {"agent": _on_disk(population, count)["agent"]}
+    agents = _restored(directory, history.epoch, like, partial=True)["agent"]
+    return population.gather(population.scatter_agents(agents))
+
+
+def _on_disk(population: Population, count: int) -> dict[str, Any]:
+    """The shapes and types of what a checkpoint holds of the states of so many members, by name; of several processes
+    each restores its own part."""
+    like = population.like
+    if jax.distributed.is_initialized():
+        return {**vars(like)}
+    return vars(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), like))
+
+
+def _restored(directory: Path, epoch: int, like: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds by name, or some of it; ConfigError where it does not fit."""
+    try:
+        return checkpoint.restore(directory, epoch, like, partial)
+    except ValueError as error:
+        raise ConfigError([f"the checkpoints of {directory} cannot be read: {config.first_line(error)}"]) from error

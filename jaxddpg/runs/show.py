@@ -1,0 +1,164 @@
+"""Figures of runs and reports on them, from what stands in their directories."""
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from jaxddpg import config, settings
+from jaxddpg.config import ConfigError, MemberPlan, Plan, RunPlan
+from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.report import figures, page
+from jaxddpg.report.rows import METRICS, Row, read_rows
+
+
+def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> None:
+    """Draws the learning curves of one or several runs into one figure.
+
+    Raises:
+        ConfigError: a directory holds no run with a complete epoch, or the figure cannot be written.
+    """
+    path, places = Path(path), _places(directories)
+    if path.is_dir() or not path.suffix:
+        raise ConfigError([f"--output {path} does not name an image file; use a name such as curves.png"])
+    config.check_output(path)
+    runs = _all_curves(places, named=len(places) > 1)
+    try:
+        figures.plot(runs, path)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
+
+
+def write_report(directories: str | Path | Sequence[str | Path], path: str | Path, command: str = "") -> None:
+    """Writes a report on runs and sweeps into a directory: `report.md`, figures and `returns.csv` with every seed.
+
+    Args:
+        command: what made the report, to be stated in it.
+
+    Raises:
+        ConfigError: a directory holds no run with a complete epoch, or the report cannot be written.
+    """
+    path, places = Path(path), _places(directories)
+    if path.exists() and not path.is_dir():
+        raise ConfigError([f"--output {path} is a file; name a directory"])
+    runs, sources, unfinished = _all_curves(places, named=True), [], []
+    for place in places:
+        plan = config.read_run_or_sweep(place)
+        how = "sweep" if plan.experiment.population.sweep else "train"
+        file = place / (config.SWEEP if (place / config.SWEEP).exists() else "config.yaml")
+        for run in plan.runs:
+            rows = complete_rows(place / run.name, run)
+            epoch, last = rows[-1]["epoch"] if rows else None, run.experiment.training.num_epochs
+            if epoch != last:
+                where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
+                unfinished.append(f"{place / run.name} ({where})")
+            summary = place / run.name / "summary.json"
+            found = json.loads(summary.read_text()) if summary.exists() else {}
+            sources.append(page.Source(f"{place / run.name}", f"jaxddpg {how} {file}", found))
+    try:
+        page.write(runs, sources, command, path, unfinished)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
+
+
+def _places(directories: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Directories of runs, each once."""
+    several = [directories] if isinstance(directories, str | Path) else directories
+    places = [Path(directory) for directory in several]
+    counted = Counter(map(os.path.realpath, places))
+    if twice := [place for place in places if counted[os.path.realpath(place)] > 1]:
+        raise ConfigError([f"{twice[-1]} is given twice; name each run once"])
+    return places
+
+
+def _all_curves(directories: Sequence[Path], named: bool) -> list[figures.Curves]:
+    """The curves of runs and sweeps, each with what it has of all that is swept in any of them; `named` says whether
+    they bear the names of their directories."""
+    plans = [config.read_run_or_sweep(directory) for directory in directories]
+    paths = dict.fromkeys(path for plan in plans for path in plan.experiment.population.sweep)
+    runs = [
+        curves
+        for directory, plan in zip(directories, plans, strict=True)
+        for curves in _curves(directory, plan, [*paths])
+    ]
+    sources = dict[str, set[str]]()
+    for run in runs:
+        sources.setdefault(run.environment, set()).add(run.source)
+    found = []
+    for run in runs:
+        source = _ending(run.source, sources[run.environment]) if named else ""
+        label = ": ".join(filter(None, (source, run.label))) or run.environment
+        found.append(run._replace(source=source, label=label))
+    return found
+
+
+def _ending(path: str, paths: Iterable[str]) -> str:
+    """The shortest end of a path that none of the others has."""
+    parts = Path(path).parts
+    for count in range(1, len(parts)):
+        if sum(Path(other).parts[-count:] == parts[-count:] for other in paths) == 1:
+            return str(Path(*parts[-count:]))
+    return path
+
+
+def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[figures.Curves]:
+    """The curves of a run or a sweep, of each variant by itself, with its values of settings; the label says what is
+    swept, the source is the path of the directory."""
+    found = list[figures.Curves]()
+    names = config.short_names(plan.experiment.population.sweep)
+    for run in plan.runs:
+        rows = complete_rows(directory / run.name, run)
+        try:
+            env_steps, metrics = figures.by_epoch(rows)
+        except (ValueError, KeyError, TypeError) as error:
+            if len(plan.runs) > 1:
+                continue  # its first epoch has not ended
+            raise ConfigError([f"the metrics of {directory / run.name} cannot be drawn: {error}"]) from error
+        # Of members that may replace one another, none is a variant by itself.
+        variants = [MemberPlan(run.experiment, 0, {})] if run.selects else run.variants
+        seeds = len(run.members) // len(variants)
+        for number, variant in enumerate(variants):
+            own = slice(number * seeds, (number + 1) * seeds)
+            environment = variant.settings.environment
+            known = CONTINUOUS.get(environment.name)
+            found.append(
+                figures.Curves(
+                    label=", ".join(f"{names[path]} {config.text(value)}" for path, value in variant.swept.items()),
+                    env_steps=env_steps,
+                    metrics={name: curves[:, own] for name, curves in metrics.items()},
+                    references=known.references() if known and not environment.parameters else {},
+                    values={} if run.selects else config.values_at(variant.settings, paths),
+                    environment=_named(environment, names),
+                    source=os.path.abspath(directory),
+                    seeds=[member.seed for member in run.members[own]],
+                    lineage=figures.lineage(rows, [*names]) if run.selects else None,
+                    unmeasured=figures.unmeasured(rows)[:, own],
+                )
+            )
+    if not found:
+        raise ConfigError([f"the metrics of {directory} cannot be drawn: there is no complete epoch yet"])
+    return found
+
+
+def complete_rows(directory: Path, run: RunPlan) -> list[Row]:
+    """The rows of the epochs of a run that have ended."""
+    found = read_rows(directory / METRICS)
+    return found[: len(found) // len(run.members) * len(run.members)]
+
+
+def _named(environment: settings.Environment, swept: Iterable[str]) -> str:
+    """The name of an environment with the parameters that are given to it."""
+    parameters = {name: config.text(value) for name, value in environment.parameters.items()}
+    parameters |= {name: "swept" for name in parameters if f"environment.parameters.{name}" in swept}
+    listed = ", ".join(f"{name} {parameters[name]}" for name in sorted(parameters))
+    return f"{environment.name} ({listed})" if listed else environment.name
+
+
+def draw_curves(directory: Path) -> None:
+    """Draws the learning curves of a run or a sweep into its directory; warns where that is impossible."""
+    try:
+        plot([directory], directory / "learning_curve.png")
+    except ConfigError as error:
+        warnings.warn(f"{error}; `jaxddpg plot {directory}` draws it", stacklevel=2)
