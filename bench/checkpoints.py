@@ -20,7 +20,8 @@ from jaxddpg.config import build
 from jaxddpg.runs import checkpoint
 from jaxddpg.settings import Checkpoint
 from jaxddpg.training.loop import clock_at
-from jaxddpg.training.population import make_population, use_all_cores
+from jaxddpg.training.placement import use_all_cores
+from jaxddpg.training.population import Population
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     # An epoch that outlasts a checkpoint, so that all of its cost falls into one.
     overrides = {"training.steps_per_epoch": 2_000, "training.num_epochs": 2 * options.pairs + 1}
     settings = config.read("configs/pendulum.yaml", overrides | {"replay.capacity": options.capacity}).experiment
-    population = make_population(build.build, [settings.member()] * 10, range(10))
+    population = Population(build.build, [settings.member()] * 10, range(10))
     state = population.init()
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder), 2) as writer:

@@ -78,7 +78,7 @@ def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, A
 
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
-    from jaxddpg.training.population import use_all_cores
+    from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
     experiment = config.parse(shape(**kind)).experiment

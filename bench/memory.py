@@ -27,7 +27,8 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
 
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
-    from jaxddpg.training.population import make_population, use_all_cores
+    from jaxddpg.training.placement import use_all_cores
+    from jaxddpg.training.population import Population
 
     settings = config.parse(
         {
@@ -37,7 +38,7 @@ def one(capacity: int, members: int, rounds: int) -> dict[str, float]:
         }
     ).experiment
     use_all_cores()
-    population = make_population(build.build, [settings.member()] * members, range(members))
+    population = Population(build.build, [settings.member()] * members, range(members))
     state, seconds = population.init(), []
     replay_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     for epoch in range(1, rounds + 2):

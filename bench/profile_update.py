@@ -89,7 +89,7 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def dispatch(smoke: bool) -> dict[str, float]:
     """Of an epoch of configs/pendulum.yaml, a member on each core: milliseconds, and those until the call returns."""
-    from jaxddpg.training.population import use_all_cores
+    from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
     import jax

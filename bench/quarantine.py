@@ -15,7 +15,8 @@ from jaxddpg import config
 from jaxddpg.config import build
 from jaxddpg.training import loop as training
 from jaxddpg.training.loop import clock_at
-from jaxddpg.training.population import Population, make_population, use_all_cores
+from jaxddpg.training.placement import use_all_cores
+from jaxddpg.training.population import Population
 
 EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
     "DDPG, Pendulum": ("configs/pendulum.yaml", {"training.steps_per_epoch": 500}),
@@ -25,7 +26,7 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, object]]] = {
 
 def warmed_up(settings: config.Experiment) -> tuple[Population, list]:
     """Two members after the first epoch, which compiles."""
-    population = make_population(build.build, [settings.member()] * 2, range(2))
+    population = Population(build.build, [settings.member()] * 2, range(2))
     state, metrics = population.epoch(clock_at(settings.training, 1), population.init())
     metrics()
     return population, state

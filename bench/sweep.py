@@ -45,7 +45,7 @@ def pair(overrides: dict[str, str], rounds: int) -> dict[str, list[float]]:
     """Updates per second of the sweep's members and of as many seeds, in each of several rounds."""
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
-    from jaxddpg.training.population import use_all_cores
+    from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
     swept = config.read(CONFIG, overrides).experiment

@@ -15,7 +15,7 @@ from .runs.show import plot, write_report
 from .runs.start import load, resume, resume_sweep, run, sweep
 from .settings import Experiment, Member
 from .training.loop import TrainingState, clock_at, make_trainer
-from .training.population import Population, make_population
+from .training.population import Population
 from .types import (
     Agent,
     Clock,
@@ -70,7 +70,6 @@ __all__ = [
     "make_agent",
     "make_environment",
     "make_features",
-    "make_population",
     "make_trainer",
     "noise",
     "plot",

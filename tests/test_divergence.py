@@ -16,7 +16,7 @@ from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.show import write_report
 from jaxddpg.runs.start import resume, run
 from jaxddpg.training.loop import Health, clock_at
-from jaxddpg.training.population import make_population
+from jaxddpg.training.population import Population
 
 WARMUP, CHUNK, EPOCHS, MEMBERS, SPOILED = 10, 50, 4, 8, 3
 
@@ -43,7 +43,7 @@ def trained(parameters, placement, changes=None, epochs=EPOCHS):
         small(environment={"parameters": clean | (parameters if member == SPOILED else {})}, **changes or {}).member()
         for member in range(MEMBERS)
     ]
-    population = make_population(build.build, members, range(MEMBERS), placement, version=__name__)
+    population = Population(build.build, members, range(MEMBERS), placement, version=__name__)
     state = population.init()
     states = [population.gather(state)]
     for epoch in range(1, epochs + 1):

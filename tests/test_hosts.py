@@ -192,7 +192,7 @@ def killing(function):
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     return third
-def population(*args, make=build.make_population):
+def population(*args, make=build.Population):
     made = make(*args)
     made.evaluate = killing(made.evaluate)
     return made
@@ -200,7 +200,7 @@ def population(*args, make=build.make_population):
 """Kills its own process when the third call of a function has returned, whose work continues in other threads."""
 KILLED_IN = {
     "training": "",
-    "evaluation": KILLED + "build.make_population = population",
+    "evaluation": KILLED + "build.Population = population",
     "a checkpoint": KILLED + "checkpoint.begin = killing(checkpoint.begin)",
 }
 

@@ -11,7 +11,7 @@ import pytest
 from jaxddpg import config, settings
 from jaxddpg.config import build
 from jaxddpg.training.loop import clock_at
-from jaxddpg.training.population import make_population
+from jaxddpg.training.population import Population
 
 CAPACITY = 77_776  # a number that no other dimension of the program has
 BASE = config.parse(
@@ -69,7 +69,7 @@ def test_every_number_can_be_swept_in_one_compilation(base):
         built.append(member)
         return build.build(member)
 
-    population = make_population(build, members, [0] * len(members), placement=2)
+    population = Population(build, members, [0] * len(members), at_once=2)
     population.compile(clock_at(base.training, 0), False)
     state = population.init()
     for epoch in (1, 2):
@@ -130,7 +130,7 @@ def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement
     overrides = {"training.num_envs": num_envs, "training.updates_per_step": ratio}
     member = config.parse(config.as_mapping(base), overrides).experiment.member()
     count = placement * jax.local_device_count()  # fewer would be spread over the devices in smaller blocks
-    population = make_population(build.build, [member] * count, range(count), placement)
+    population = Population(build.build, [member] * count, range(count), placement)
     population.epoch(clock_at(member.training, 1), population.init())
     compiled = population.programs["epoch"].compiled
     memory = compiled.memory_analysis()

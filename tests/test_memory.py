@@ -8,7 +8,7 @@ from jaxddpg.config import ConfigError, build
 from jaxddpg.runs import memory
 from jaxddpg.runs.start import run
 from jaxddpg.training.loop import clock_at
-from jaxddpg.training.population import make_population
+from jaxddpg.training.population import Population
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def needed(experiment, members, copies=1, best=False):
 def test_what_is_counted_is_what_is_allocated(ran):
     experiment = tiny()
     count = experiment.population.num_seeds
-    population = make_population(build.build, [experiment.member()] * count, range(count))
+    population = Population(build.build, [experiment.member()] * count, range(count))
     state = population.gather(population.init())
     counted = memory.parts(state, count)
     assert sum(counted.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -14,7 +14,7 @@ from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.parts import noise, replay
 from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
 from jaxddpg.training.loop import clock_at, make_trainer
-from jaxddpg.training.population import make_population
+from jaxddpg.training.population import Population
 
 CONFIG = Training(num_envs=2, updates_per_step=Fraction(2), warmup_steps=8, steps_per_epoch=10, num_epochs=2)
 AGENT = DDPG(batch_size=8, actor=Actor((8,)), critic=Critic((8,)))
@@ -29,7 +29,7 @@ def build(scale):
 
 def populate(scales, seeds, placement=1):
     """A population whose programs are kept for all tests here."""
-    return make_population(build, scales, seeds, placement, version=__name__)
+    return Population(build, scales, seeds, placement, version=__name__)
 
 
 @cache
@@ -126,7 +126,7 @@ def test_no_more_places_than_the_devices_need(members, placement, places, block)
     """On two devices, each with the same number of blocks."""
     population = populate([0.3] * members, range(members), placement)
     assert population.like.observation.shape[0] == places
-    assert population.block == block
+    assert population.placement.block == block
     np.testing.assert_array_equal(population.gather(population.scatter(np.arange(members))), np.arange(members))
 
 
@@ -159,7 +159,7 @@ def test_beside_the_state_a_copy_takes_two_members():
         parts = (ddpg(environment, AGENT), noise.gaussian(scale), replay.uniform(6_400))
         return make_trainer(environment, *parts, CONFIG, Evaluation(2))
 
-    population = make_population(build_large, [0.3] * 12, range(12), 1)
+    population = Population(build_large, [0.3] * 12, range(12), 1)
     state = population.init()
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(population.gather(state))) // 12
     population.copy(state, {0: 7}, {0: 7})

@@ -39,6 +39,7 @@ from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.run import RunError
 from jaxddpg.runs.start import resume, run
 from jaxddpg.training import population
+from jaxddpg.training.population import Population
 
 EPOCHS = 6
 NUMBERS = {**config.as_mapping(tiny())["agent"], "tau": 0.5, "actor_learning_rate": 0.1}
@@ -414,17 +415,13 @@ def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
 
 
 def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_path, monkeypatch):
-    def fails_in_the_third_epoch(experiment):
-        population = build.populate(config.resolve(experiment).run())
+    def fails_in_the_third_epoch(self, clock, *state):
+        if clock.epoch == 3:
+            raise FloatingPointError("invalid value (nan)")
+        return epoch(self, clock, *state)
 
-        def epoch(clock, *state):
-            if clock.epoch == 3:
-                raise FloatingPointError("invalid value (nan)")
-            return population.epoch(clock, *state)
-
-        return population._replace(epoch=epoch)
-
-    monkeypatch.setattr("jaxddpg.runs.run.populate", fails_in_the_third_epoch)
+    epoch = Population.epoch
+    monkeypatch.setattr(Population, "epoch", fails_in_the_third_epoch)
     with pytest.raises(FloatingPointError):
         run(small(), tmp_path / "run")
     assert lines(tmp_path / "run")[-1]["epoch"] == 2

@@ -35,7 +35,7 @@ from jaxddpg.runs import start as start_module
 from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.start import resume, resume_sweep, run, sweep
 from jaxddpg.training.loop import clock_at
-from jaxddpg.training.population import make_population
+from jaxddpg.training.population import Population
 
 VARIANTS = [{"agent.actor_learning_rate": rate, "noise.scale": scale} for rate in RATES for scale in SCALES]
 
@@ -106,7 +106,7 @@ def test_a_sweep_of_numbers_is_one_compilation():
 
     experiment = swept()
     members = [variant.member() for variant in variants(experiment) for _ in range(SEEDS)]
-    population = make_population(counted, members, [*range(SEEDS)] * 6)
+    population = Population(counted, members, [*range(SEEDS)] * 6)
     clock = clock_at(experiment.training, 1)
     population.compile(clock, False)
     population.epoch(clock, population.init())[1]()

@@ -20,7 +20,7 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
-    from jaxddpg.training.population import use_all_cores
+    from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
     names = ("hidden", "batch_size", "capacity", "members")
@@ -44,7 +44,7 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
-    from jaxddpg.training.population import use_all_cores
+    from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
     experiment = config.parse(spec["experiment"]).experiment

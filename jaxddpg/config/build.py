@@ -15,7 +15,7 @@ from jaxddpg.config.sweep import RunPlan
 from jaxddpg.parts import features, noise, replay, sharding
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import make_trainer
-from jaxddpg.training.population import Population, make_population
+from jaxddpg.training.population import Population
 from jaxddpg.types import Agent, Environment, Features, Replay, State, Trainer, seed_key
 
 REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
@@ -107,7 +107,7 @@ def populate(run: RunPlan) -> Population:
     """The population of a run."""
     section = run.experiment.population
     members = [member.settings.member() for member in run.members]
-    return make_population(
+    return Population(
         build_shard,
         members,
         [member.seed for member in run.members],

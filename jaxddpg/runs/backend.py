@@ -6,7 +6,7 @@ import re
 import jax
 
 from jaxddpg.config import ConfigError, first_line
-from jaxddpg.training.population import use_all_cores
+from jaxddpg.training.placement import use_all_cores
 
 _UNSUITABLE = {
     "jax_disable_jit": "a run is compiled ahead of time",

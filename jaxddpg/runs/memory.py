@@ -43,7 +43,7 @@ def held(population: Population) -> tuple[State, int, int]:
         shape = (devices * each, *leaf.shape[1:]) if jax.default_backend() == "cpu" else (each, *rest)
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    return jax.tree.map(share, population.like), devices * population.block, devices
+    return jax.tree.map(share, population.like), devices * population.placement.block, devices
 
 
 def parts(like: State, members: int) -> dict[str, int]:

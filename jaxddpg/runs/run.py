@@ -197,16 +197,16 @@ class Run:
 
     def _title(self) -> str:
         """What is trained, how the members are placed on the devices, and where the results go."""
-        population, count = self._population, self._count
-        row, platform = population.mesh.shape.get(sharding.AXIS, 1), population.mesh.devices.flat[0].platform
-        each, processes = population.like.observation.shape[0] // population.mesh.shape["member"], jax.process_count()
+        placement, count, processes = self._population.placement, self._count, jax.process_count()
+        row, platform = placement.mesh.shape.get(sharding.AXIS, 1), placement.mesh.devices.flat[0].platform
+        each = placement.each
         devices = -(-count // each) * row
         parts = [
             f"{count} member{'s'[: count > 1]} on {devices} {platform} device{'s'[: devices > 1]}"
             + f" of {processes} processes" * (processes > 1)
         ]
         parts += [f"each in {row} shards"] if row > 1 else []
-        parts += [f"{each} on each, {population.block} at once"] if each > population.block else []
+        parts += [f"{each} on each, {placement.block} at once"] if each > placement.block else []
         parts += [f"{idle} idle"] if (idle := jax.device_count() - devices) else []
         where = f" -> {self._directory}" if self._directory else ""
         return f"{self._plan.experiment.environment.name}, {', '.join(parts)}{where}"

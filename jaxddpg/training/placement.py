@@ -43,16 +43,16 @@ class Placement(NamedTuple):
 
     mesh: Mesh
     """the devices, by member and, where a member is spread over devices, by shard"""
-    count: int
-    """members"""
+    num_members: int
+    """M"""
     each: int
     """places on a device, or on a row of devices over which a member is spread"""
     block: int
     """members that a device computes at once"""
 
     @property
-    def size(self) -> int:
-        """The number of places, P."""
+    def num_places(self) -> int:
+        """P"""
         return self.mesh.shape["member"] * self.each
 
     @property
@@ -80,25 +80,25 @@ class Placement(NamedTuple):
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         host = np.asarray(leaf)
-        places = np.minimum(np.arange(self.size), len(host) - 1)  # what is left over are copies of the last
+        places = np.minimum(np.arange(self.num_places), len(host) - 1)  # what is left over are copies of the last
 
         def part(index: Any) -> np.ndarray:
             return host[(places[index[0]], *index[1:])]
 
-        return jax.make_array_from_callback((self.size, *host.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((self.num_places, *host.shape[1:]), sharding, part)
 
     def _whole(self, leaf: jax.Array) -> np.ndarray:
         if not leaf.is_fully_addressable:
-            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))[: self.count]
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))[: self.num_members]
         host = np.empty(leaf.shape, leaf.dtype)
         # Shard by shard: of a whole array JAX would make, and keep, another copy.
         for shard in leaf.addressable_shards:
             host[shard.index] = np.asarray(shard.data)
-        return host[: self.count]
+        return host[: self.num_members]
 
 
-def place(count: int, num_shards: int, at_once: int) -> Placement:
-    """Places M = `count` members on all devices.
+def place(num_members: int, num_shards: int, at_once: int) -> Placement:
+    """Places M = `num_members` members on all devices.
 
     Args:
         num_shards: of each member.
@@ -106,16 +106,16 @@ def place(count: int, num_shards: int, at_once: int) -> Placement:
     """
     row = sharding.devices_each(num_shards, jax.device_count())
     rows = np.asarray(jax.devices()[: jax.device_count() // row * row]).reshape(-1, row)
-    each = -(-count // len(rows))
+    each = -(-num_members // len(rows))
     block = min(at_once or (1 if jax.default_backend() == "cpu" else each), each)
     turns = -(-each // block)
     # The fewest in a block for that many turns, then the fewest devices; of several processes all take part.
     block = -(-each // turns)
     each = turns * block
-    used = -(-count // each) if jax.process_count() == 1 else len(rows)
+    used = -(-num_members // each) if jax.process_count() == 1 else len(rows)
     axes = {"member": used} | ({sharding.AXIS: num_shards} if row > 1 else {})
     mesh = Mesh(rows[:used].reshape(*axes.values()), (*axes,), axis_types=(AxisType.Auto,) * len(axes))
-    return Placement(mesh, count, each, block)
+    return Placement(mesh, num_members, each, block)
 
 
 @cache

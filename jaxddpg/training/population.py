@@ -1,50 +1,30 @@
-"""The members of a population over the devices; below the edge, no other room knows the member axis.
+"""The members of a population, trained together; nothing below knows the axis of members.
 
-A state is one pytree of arrays [P, ...]. Place p holds member p; the last places may be left over, because each device
-has the same number of them. Each function is one compiled program, spread by `shard_map` over the devices of all
-processes. A device computes its members in blocks, one block after the other. A block of one runs as if alone, which on
-a CPU, with one virtual device per core, is faster than a vmap; on an accelerator one block holds all.
+A state is one pytree of arrays [P, ...]: place p holds member p, see `placement`. Each function is one compiled
+program, spread by `shard_map` over the devices of all processes. A device computes its members in blocks, one block
+after the other. A block of one runs as if alone, which on a CPU, with one virtual device per core, is faster than a
+vmap; on an accelerator one block holds all.
 
-A member that falls into shards takes a row of devices, one for each of them, and the mesh has a second dimension; where
-there are fewer devices than shards, a device holds all shards of a member.
+A member in shards takes a row of devices, one for each of them, and the mesh has a second dimension; where there are
+fewer devices than shards, a device holds all shards of a member.
 """
 
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from jaxddpg.parts import sharding as shards
-from jaxddpg.types import Clock, Key, Metrics, State, Trainer, seed_key
+from jaxddpg.parts import sharding
+from jaxddpg.training.placement import BY_MEMBER, EVERYWHERE, Placement, choosing, place, seeding
+from jaxddpg.types import Clock, Key, Metrics, State, Trainer
 
 HostMetrics = dict[str, np.ndarray]
-
-
-def use_all_cores() -> None:
-    """One virtual CPU device per core, unless the user has set their number; a warning where JAX has started before."""
-    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
-        return
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:  # the backend runs already
-        if jax.default_backend() == "cpu" and jax.local_device_count() < cores:
-            warnings.warn(
-                f"the CPU backend was already initialized with {jax.local_device_count()} device(s), so that members "
-                f"train on so many of {cores} cores; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
-                f'jax.config.update("jax_num_cpu_devices", {cores}) before any other JAX operation',
-                stacklevel=2,
-            )
+Build = Callable[[Any], Trainer]
 
 
 class Program:
@@ -75,10 +55,15 @@ def _debugging() -> bool:
     return jax.config.jax_debug_nans or jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
 
 
+def _unused(leaf: Any) -> Any:
+    """A key as if it was never used."""
+    return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
 _PROGRAMS: dict[Any, dict[str, Program]] = {}
 """The programs of populations made in this process, in the order of their last use: runs that differ in traced numbers
 and seeds alone compile once."""
-_MOST_PROGRAMS = 16
+_MAX_PROGRAMS = 16
 
 
 def numerics() -> dict[str, Any]:
@@ -93,325 +78,272 @@ def _configuration() -> tuple:
     return (*numerics().values(), *(getattr(jax.config, f"jax_{name}") for name in names))
 
 
-def _unused(leaf: Any) -> Any:
-    """A key as if it was never used."""
-    return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-@cache
-def _seeding(sharding: NamedSharding) -> Callable[[jax.Array], Key]:
-    """Makes keys of seeds [P]."""
-    return jax.jit(jax.vmap(seed_key), out_shardings=sharding)
-
-
-@cache
-def _choosing(sharding: NamedSharding) -> Callable[[jax.Array, State, State], State]:
-    """Of each member takes the one where the mask [P] is true, else the other."""
-
-    def chosen(mask: jax.Array, one: State, other: State) -> State:
-        return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)
-
-    return jax.jit(chosen, out_shardings=sharding, donate_argnums=2)
-
-
 class Members(NamedTuple):
     """What differs between members, each leaf [P, ...]."""
 
     numbers: Any
     """of their settings"""
     keys: Key
-    running: jax.Array
+    active: jax.Array
     """bool: whether they train"""
 
 
-class Population(NamedTuple):
-    """Many members as one. Metrics are arrays [M] on the host, the same in every process."""
+class Population:
+    """M members that train together. Metrics are arrays [M] on the host, the same in every process."""
 
-    compile: Callable[[Clock, bool], None]
-    """`compile(clock, resumed)`: compiles side by side what a run needs, `init` only where it is not resumed; without
-    it each program compiles at its first call"""
-    init: Callable[[], State]
-    epoch: Callable[..., tuple[State, Callable[[], HostMetrics]]]
-    """`epoch(clock, state, members) -> state, metrics`: returns at once; call `metrics()` to wait for the numbers. The
-    state is donated. `members` are those of `with_settings`, by default as they were first given"""
-    evaluate: Callable[..., Callable[[], HostMetrics]]
-    """`evaluate(clock, agents, members) -> metrics`, likewise, of agent states"""
-    with_settings: Callable[..., Members]
-    """`with_settings(settings, running) -> members`: M members, each with its first seed, but with these settings. Of
-    those that are not `running` [M], by default none, agent and health stay as they are, and all else means
-    nothing"""
-    copy: Callable[[State, Mapping[int, int], Mapping[int, int]], State]
-    """`copy(state, learners, replays) -> state`: of each mapping the members that are keys get what those that are
-    values have: of the second the replay, of the first all else. The state is donated; beside it each device holds two
-    members more. In a mapping no source may be copied to"""
-    choose: Callable[[Sequence[bool] | np.ndarray, State, State], State]
-    """`choose(mask, one, other) -> agents`: of each member the agent state in `one` where the mask [M] is true, else
-    that in the other, which is donated"""
-    gather: Callable[[State], State]
-    """`gather(state)`: on the host of every process, each leaf [M, ...]"""
-    snapshot: Callable[[State], State]
-    """`snapshot(state)`: what a checkpoint can be written from while the next epoch changes the state; in one process
-    as `gather`"""
-    scatter: Callable[[State], State]
-    """The inverse of `gather`; what is on the devices already stays there"""
-    scatter_agents: Callable[[State], State]
-    """The same for agent states"""
-    like: State
-    """The shapes, types and shardings of the state"""
-    block: int
-    """members that a device computes at once"""
-    members: Members
-    """all, as they were first given"""
-    mesh: Mesh
-    """of the devices, by member and where a member is spread also by shard"""
-    programs: dict[str, Program]
-    version: str | None
-    """as it was given"""
+    def __init__(
+        self,
+        build: Build,
+        settings: Sequence[Any],
+        seeds: Sequence[int],
+        at_once: int = 0,
+        num_shards: int = 1,
+        version: str | None = None,
+    ) -> None:
+        """Places members on the devices; nothing is computed yet but their keys.
 
+        Args:
+            build: settings -> Trainer, of a shard where there are several; called while tracing, with the settings'
+                numbers traced.
+            settings: M pytrees of one structure, whose leaves are the numbers that may differ.
+            seeds: M seeds, each the only source of its member's randomness.
+            at_once: the most members in a block; 0 chooses: 1 on a CPU, all of a device on an accelerator.
+            num_shards: of each member.
+            version: of all that `build` reads beside the settings. Programs are kept in the process for populations of
+                the same structure and version; None keeps none.
+        """
+        self.placement, self.version = place(len(seeds), num_shards, at_once), version
+        self._specs = _specs(build, settings[0], self.placement)
+        structure = jax.tree.structure(settings[0])
+        kind = (version, build, structure, self.placement._replace(num_members=0), num_shards, _configuration())
+        kept = _PROGRAMS.pop(kind) if kind in _PROGRAMS else None
+        self.programs = kept or _programs(build, self.placement, self._specs, num_shards)
+        """the compiled programs by name"""
+        if version is not None:
+            _PROGRAMS[kind] = self.programs  # as the one used last
+            while len(_PROGRAMS) > _MAX_PROGRAMS:
+                del _PROGRAMS[next(iter(_PROGRAMS))]
+        by_member = self.placement.sharding(BY_MEMBER)
+        self._keys = seeding(by_member)(self.placement.scatter(np.asarray(seeds, np.uint32)))
+        self.members = self.with_settings(settings)
+        """all members, as they were first given"""
+        found = self.programs["init"].shapes(*self.members[:2])
+        self.like: State = jax.tree.map(
+            lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            found,
+            self.placement.shardings(self._specs, found),
+        )
+        """the shapes, types and shardings of the state"""
 
-def make_population(
-    build: Callable[[Any], Trainer],
-    members: Sequence[Any],
-    seeds: Sequence[int],
-    placement: int = 0,
-    num_shards: int = 1,
-    version: str | None = None,
-) -> Population:
-    """A population of members given by their settings and seeds.
+    def compile(self, clock: Clock, resumed: bool) -> None:
+        """Compiles side by side what a run needs, `init` only where it is not resumed. Without it each program compiles
+        at its first call."""
+        if _debugging():
+            return  # it traces again at every call
+        arguments = {
+            "init": self.members[:2],
+            "epoch": (*self.members, clock, self.like),
+            "evaluate": (*self.members, clock, self.like.agent),
+        }
+        missing = [name for name in arguments if not (self.programs[name].compiled or (resumed and name == "init"))]
+        with ThreadPoolExecutor() as threads:
+            # Tracing holds Python's lock, compiling does not.
+            running = {name: threads.submit(self.programs[name].lower(*arguments[name]).compile) for name in missing}
+            for name, compiling in running.items():
+                self.programs[name].compiled = compiling.result()
 
-    Args:
-        build: settings -> Trainer, of a shard where there are several; called while tracing, with the settings' numbers
-            traced.
-        members: M pytrees of one structure, whose leaves are the numbers that may differ.
-        seeds: M seeds, each the only source of its member's randomness.
-        placement: at most so many members in a block; 0 chooses: 1 on a CPU, all of a device on an accelerator.
-        num_shards: into which a member falls.
-        version: of all that `build` reads beside the settings. Programs are kept in the process for populations of the
-            same structure and version; None keeps none.
-    """
-    count = len(seeds)
-    row = shards.devices_each(num_shards, jax.device_count())
-    spread = row > 1
-    rows = np.asarray(jax.devices()[: jax.device_count() // row * row]).reshape(-1, row)
-    each = -(-count // len(rows))
-    block = min(placement or (1 if jax.default_backend() == "cpu" else each), each)
-    turns = -(-each // block)
-    # As few in a block as those turns allow, then as few devices as that leaves busy; of several processes all devices,
-    # as each process takes part.
-    block = -(-each // turns)
-    each = turns * block
-    num_devices = -(-count // each) if jax.process_count() == 1 else len(rows)
-    size = num_devices * each
-    axes = {"member": num_devices} | ({shards.AXIS: num_shards} if spread else {})
-    mesh = Mesh(
-        rows[:num_devices].reshape(*axes.values()),
-        (*axes,),
-        axis_types=(AxisType.Auto,) * len(axes),
-    )
-    by_member, by_shard, everywhere = PartitionSpec("member"), PartitionSpec(*axes), PartitionSpec()
-    of_state = by_member
-    if spread:
-        of_state = jax.tree.map(lambda split: by_shard if split else by_member, build(members[0]).split)
+    def init(self) -> State:
+        """The first state of all members."""
+        return self.programs["init"](*self.members[:2])
 
-    def one(member: Any) -> Trainer:
-        """What a device runs of a member."""
-        return build(member) if spread or num_shards == 1 else shards.together(build(member), num_shards)
+    def epoch(
+        self, clock: Clock, state: State, members: Members | None = None
+    ) -> tuple[State, Callable[[], HostMetrics]]:
+        """Trains an epoch and returns at once, with a function that waits for the metrics. The state is donated.
 
-    def shardings(specs: Any, tree: Any) -> Any:
-        """The sharding of each leaf, from a prefix of specs."""
-        return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part), specs, tree)
+        Args:
+            members: from `with_settings`; by default as they were first given.
+        """
+        state, metrics = self.programs["epoch"](*(members or self.members), clock, state)
+        return state, partial(self.gather, metrics)
 
-    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        """What every process has whole, of which each keeps its own part."""
-        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-            return leaf
-        host = np.asarray(leaf)
-        places = np.minimum(np.arange(size), len(host) - 1)  # what is left over are copies of the last
+    def evaluate(self, clock: Clock, agents: State, members: Members | None = None) -> Callable[[], HostMetrics]:
+        """Evaluates agent states, likewise."""
+        return partial(self.gather, self.programs["evaluate"](*(members or self.members), clock, agents))
 
-        def part(index: Any) -> np.ndarray:
-            return host[(places[index[0]], *index[1:])]
+    def with_settings(self, settings: Sequence[Any], active: Sequence[bool] | np.ndarray | None = None) -> Members:
+        """M members, each with its first seed, but with these settings. Of those that are not `active` [M], by default
+        none, agent and health stay as they are, and all else is undefined."""
+        placement = self.placement
+        numbers = placement.scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *settings))
+        mask = np.zeros(placement.num_places, bool)
+        mask[: placement.num_members] = True if active is None else active
+        return Members(numbers, self._keys, placement.scatter(mask))
 
-        return jax.make_array_from_callback((size, *host.shape[1:]), sharding, part)
+    def copy(self, state: State, learners: Mapping[int, int], replays: Mapping[int, int]) -> State:
+        """Copies between members: the keys of each mapping get what its values have, of the second the replay, of the
+        first all else. The state is donated; beside it each device holds two members more. In a mapping no source may
+        be copied to."""
+        pairs = np.zeros((2, 2, self.placement.num_places), np.int32)
+        for which, sources in enumerate((learners, replays)):
+            pairs[:, which, : len(sources)] = [*sources], [*sources.values()]
+        return self.programs["copy"](state, *pairs, np.array([len(learners), len(replays)], np.int32))
 
-    def scatter(state: State, specs: Any = by_member) -> State:
-        return jax.tree.map(put, state, shardings(specs, state))
+    def choose(self, mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
+        """Of each member the agent state in `one` where the mask [M] is true, else that in the other, which is
+        donated."""
+        return choosing(self.placement.sharding(BY_MEMBER))(self.placement.scatter(np.asarray(mask)), one, other)
 
-    def gather(state: State) -> State:
-        def whole(leaf: jax.Array) -> np.ndarray:
-            if not leaf.is_fully_addressable:
-                return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))[:count]
-            host = np.empty(leaf.shape, leaf.dtype)
-            # Shard by shard: of a whole array JAX would make, and keep, another copy.
-            for shard in leaf.addressable_shards:
-                host[shard.index] = np.asarray(shard.data)
-            return host[:count]
+    def gather(self, tree: Any) -> Any:
+        """A state, or a part of it, on the host of every process, each leaf [M, ...]."""
+        return self.placement.gather(tree)
 
-        return jax.tree.map(whole, state)
+    def scatter(self, state: State) -> State:
+        """The inverse of `gather`. What is on the devices already stays there."""
+        return self.placement.scatter(state, self._specs)
 
-    def snapshot(state: State) -> State:
+    def scatter_agents(self, agents: State) -> State:
+        """The same for agent states."""
+        return self.placement.scatter(agents)
+
+    def snapshot(self, state: State) -> State:
+        """What a checkpoint can be written from while the next epoch changes the state; in one process as `gather`."""
         if not jax.distributed.is_initialized():
-            return gather(state)
+            return self.gather(state)
         # From other devices Orbax copies to the host before it returns.
         return jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
 
-    def program(function: Callable, specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
+
+def _specs(build: Build, settings: Any, placement: Placement) -> Any:
+    """How each part of a state is spread over the mesh."""
+    if len(placement.mesh.axis_names) == 1:
+        return BY_MEMBER
+    by_shard = PartitionSpec(*placement.mesh.axis_names)
+    return jax.tree.map(lambda sharded: by_shard if sharded else BY_MEMBER, build(settings).split)
+
+
+def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -> dict[str, Program]:
+    """The programs of a population, whose state has these specs."""
+
+    def build_whole(settings: Any) -> Trainer:
+        """What a device runs of a member."""
+        is_spread = len(placement.mesh.axis_names) > 1
+        return build(settings) if is_spread or num_shards == 1 else sharding.together(build(settings), num_shards)
+
+    def program(function: Callable, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
         # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
         # an average for a sum.
-        mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+        mapped = jax.shard_map(
+            partial(function, build_whole, placement),
+            mesh=placement.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
         return Program(mapped, donate_argnums)
 
-    def copy_all(state: State, places: jax.Array, sources: jax.Array, numbers: jax.Array) -> State:
-        """`places` and `sources` are [2, P], of learners and of replays, each of which begins with as many pairs as
-        `numbers` [2] says."""
-        first = each * jax.lax.axis_index("member")
-
-        def copied(leaf: jax.Array, place: jax.Array, source: jax.Array) -> jax.Array:
-            own, there = source - first, place - first
-            row = leaf[jnp.clip(own, 0, each - 1)]
-            bits = row.view(f"uint{8 * row.dtype.itemsize}")  # which a sum with 0 leaves as they are
-            bits = jax.lax.psum(jnp.where((own >= 0) & (own < each), bits, 0), "member")
-            there = jnp.where(there < 0, each, there)  # not from the end
-            return leaf.at[there].set(bits.view(row.dtype), mode="drop")
-
-        def all_copied(part: State, places: jax.Array, sources: jax.Array, number: jax.Array) -> State:
-            def one_copied(index: jax.Array, part: State) -> State:
-                return jax.tree.map(lambda leaf: copied(leaf, places[index], sources[index]), part)
-
-            return jax.lax.fori_loop(0, number, one_copied, part)
-
-        learner, replay = map(all_copied, (state.replace(replay=None), state.replay), places, sources, numbers)
-        return learner.replace(replay=replay)
-
-    def copy(state: State, learners: Mapping[int, int], replays: Mapping[int, int]) -> State:
-        pairs = np.zeros((2, 2, size), np.int32)
-        for which, sources in enumerate((learners, replays)):
-            pairs[:, which, : len(sources)] = [*sources], [*sources.values()]
-        return programs["copy"](state, *pairs, np.array([len(learners), len(replays)], np.int32))
-
-    def choose(mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
-        return _choosing(NamedSharding(mesh, by_member))(scatter(np.asarray(mask)), one, other)
-
-    def in_turns(function: Callable, state: State, *own: Any) -> tuple[State, Any]:
-        """`function(state, *own) -> state, output` of one member for all of a device, each leaf [each, ...], block by
-        block; the state is changed in place."""
-
-        def of_block(*args: Any) -> Any:
-            if block > 1:
-                return jax.vmap(function)(*args)
-            alone = function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), args))
-            return jax.tree.map(lambda x: jnp.expand_dims(x, 0), alone)
-
-        def turn(state: State, inputs: tuple) -> tuple[State, Any]:
-            place, own = inputs
-            before = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, block), state)
-            after, output = of_block(before, *own)
-            put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=0)
-            return jax.tree.map(put, state, after), output
-
-        if turns == 1:
-            return of_block(state, *own)
-        blocks = jax.tree.map(lambda x: x.reshape(turns, block, *x.shape[1:]), own)
-        state, output = jax.lax.scan(turn, state, (block * jnp.arange(turns), blocks))
-        return state, jax.tree.map(lambda x: x.reshape(each, *x.shape[2:]), output)
-
-    def init_all(member: Any, key: Key) -> State:
-        return in_turns(lambda _, member, key: (None, one(member).init(key)), None, member, key)[1]
-
-    def epoch_all(member: Any, key: Key, running: jax.Array, clock: Clock, state: State) -> tuple[State, Metrics]:
-        def of_one(state: State, member: Any, key: Key, running: jax.Array) -> tuple[State, Metrics]:
-            return where_running(running, partial(one(member).epoch, key, clock), state, ("agent", "health"))
-
-        return in_turns(of_one, state, member, key, running)
-
-    def evaluate_all(member: Any, key: Key, running: jax.Array, clock: Clock, agent: State) -> Metrics:
-        def of_one(_: None, member: Any, key: Key, running: jax.Array, agent: State) -> tuple[None, Metrics]:
-            evaluate = partial(one(member).evaluate, key, clock)
-            return None, where_running(running, lambda agent: (agent, evaluate(agent)), agent)[1]
-
-        return in_turns(of_one, None, member, key, running, agent)[1]
-
-    def where_running(
-        running: jax.Array, function: Callable, state: State, kept: Sequence[str] = ()
-    ) -> tuple[State, Metrics]:
-        """`function(state) -> state, metrics` of a member that trains, else what it has, and zeros; in a block of
-        several only of the entries to be `kept`."""
-
-        function = jax.jit(function)  # traced once for both uses
-
-        def leave(state: State) -> tuple[State, Metrics]:
-            return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, state)[1])
-
-        if block == 1:
-            return jax.lax.cond(running, function, leave, state)
-        after, metrics = function(state)
-        # In a vmap both are computed, and a choice between whole states would copy them.
-        keep = partial(jax.tree.map, partial(jnp.where, running))
-        changes = {name: keep(getattr(after, name), getattr(state, name)) for name in kept}
-        return after.replace(**changes) if kept else after, metrics
-
-    kind = (version, build, jax.tree.structure(members[0]), mesh, each, block, num_shards, _configuration())
-    programs = _PROGRAMS.pop(kind, None) or {
-        "init": program(init_all, (by_member, by_member), of_state),
-        "epoch": program(
-            epoch_all, (*3 * [by_member], everywhere, of_state), (of_state, by_member), donate_argnums=(4,)
-        ),
-        "copy": program(copy_all, (of_state, *3 * [everywhere]), of_state, donate_argnums=(0,)),
-        "evaluate": program(evaluate_all, (*3 * [by_member], everywhere, by_member), by_member),
+    members = 3 * [BY_MEMBER]
+    return {
+        "init": program(_init, (BY_MEMBER, BY_MEMBER), specs),
+        "epoch": program(_epoch, (*members, EVERYWHERE, specs), (specs, BY_MEMBER), donate_argnums=(4,)),
+        "copy": program(_copy, (specs, *3 * [EVERYWHERE]), specs, donate_argnums=(0,)),
+        "evaluate": program(_evaluate, (*members, EVERYWHERE, BY_MEMBER), BY_MEMBER),
     }
-    if version is not None:
-        _PROGRAMS[kind] = programs  # as the one used last
-        while len(_PROGRAMS) > _MOST_PROGRAMS:
-            del _PROGRAMS[next(iter(_PROGRAMS))]
-    keys = _seeding(NamedSharding(mesh, by_member))(scatter(np.asarray(seeds, np.uint32)))
 
-    def with_settings(members: Sequence[Any], running: Sequence[bool] | np.ndarray = (True,) * count) -> Members:
-        numbers = scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *members))
-        return Members(numbers, keys, scatter(np.append(running, np.zeros(size - count, bool))))
 
-    first = with_settings(members)
-    found = programs["init"].shapes(*first[:2])
-    like = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found, shardings(of_state, found)
-    )
+def _init(build: Build, placement: Placement, numbers: Any, key: Key) -> State:
+    def of_one(_: None, numbers: Any, key: Key) -> tuple[None, State]:
+        return None, build(numbers).init(key)
 
-    def compile(clock: Clock, resumed: bool) -> None:
-        if _debugging():
-            return  # it traces again at every call
-        arguments = {"init": first[:2], "epoch": (*first, clock, like), "evaluate": (*first, clock, like.agent)}
-        missing = [name for name in arguments if not (programs[name].compiled or (resumed and name == "init"))]
-        with ThreadPoolExecutor() as threads:
-            # Tracing holds Python's lock, compiling does not.
-            running = {name: threads.submit(programs[name].lower(*arguments[name]).compile) for name in missing}
-            for name, compiling in running.items():
-                programs[name].compiled = compiling.result()
+    return _in_turns(placement, of_one, None, numbers, key)[1]
 
-    def init() -> State:
-        return programs["init"](*first[:2])
 
-    def epoch(clock: Clock, state: State, members: Members = first) -> tuple[State, Callable[[], HostMetrics]]:
-        state, metrics = programs["epoch"](*members, clock, state)
-        return state, lambda: gather(metrics)
+def _epoch(
+    build: Build, placement: Placement, numbers: Any, key: Key, active: jax.Array, clock: Clock, state: State
+) -> tuple[State, Metrics]:
+    def of_one(state: State, numbers: Any, key: Key, active: jax.Array) -> tuple[State, Metrics]:
+        function = partial(build(numbers).epoch, key, clock)
+        return _where_active(placement, active, function, state, ("agent", "health"))
 
-    def evaluate(clock: Clock, agents: State, members: Members = first) -> Callable[[], HostMetrics]:
-        metrics = programs["evaluate"](*members, clock, agents)
-        return lambda: gather(metrics)
+    return _in_turns(placement, of_one, state, numbers, key, active)
 
-    return Population(
-        compile=compile,
-        init=init,
-        epoch=epoch,
-        evaluate=evaluate,
-        with_settings=with_settings,
-        copy=copy,
-        choose=choose,
-        gather=gather,
-        snapshot=snapshot,
-        scatter=partial(scatter, specs=of_state),
-        scatter_agents=scatter,
-        like=like,
-        block=block,
-        members=first,
-        mesh=mesh,
-        programs=programs,
-        version=version,
-    )
+
+def _evaluate(
+    build: Build, placement: Placement, numbers: Any, key: Key, active: jax.Array, clock: Clock, agent: State
+) -> Metrics:
+    def of_one(_: None, numbers: Any, key: Key, active: jax.Array, agent: State) -> tuple[None, Metrics]:
+        evaluate = partial(build(numbers).evaluate, key, clock)
+        return None, _where_active(placement, active, lambda agent: (agent, evaluate(agent)), agent)[1]
+
+    return _in_turns(placement, of_one, None, numbers, key, active, agent)[1]
+
+
+def _copy(
+    build: Build, placement: Placement, state: State, places: jax.Array, sources: jax.Array, counts: jax.Array
+) -> State:
+    """`places` and `sources` are [2, P], of learners and of replays, each of which begins with as many pairs as
+    `counts` [2] says."""
+    del build
+    each = placement.each
+    first = each * jax.lax.axis_index("member")
+
+    def copied(leaf: jax.Array, place: jax.Array, source: jax.Array) -> jax.Array:
+        own, there = source - first, place - first
+        row = leaf[jnp.clip(own, 0, each - 1)]
+        bits = row.view(f"uint{8 * row.dtype.itemsize}")  # which a sum with 0 leaves as they are
+        bits = jax.lax.psum(jnp.where((own >= 0) & (own < each), bits, 0), "member")
+        there = jnp.where(there < 0, each, there)  # not from the end
+        return leaf.at[there].set(bits.view(row.dtype), mode="drop")
+
+    def all_copied(part: State, places: jax.Array, sources: jax.Array, count: jax.Array) -> State:
+        def one_copied(index: jax.Array, part: State) -> State:
+            return jax.tree.map(lambda leaf: copied(leaf, places[index], sources[index]), part)
+
+        return jax.lax.fori_loop(0, count, one_copied, part)
+
+    learner, replay = map(all_copied, (state.replace(replay=None), state.replay), places, sources, counts)
+    return learner.replace(replay=replay)
+
+
+def _in_turns(placement: Placement, function: Callable, state: State, *own: Any) -> tuple[State, Any]:
+    """`function(state, *own) -> state, output` of one member for all of a device, each leaf [each, ...], block by
+    block; the state is changed in place."""
+    turns, block = placement.turns, placement.block
+
+    def of_block(*args: Any) -> Any:
+        if block > 1:
+            return jax.vmap(function)(*args)
+        alone = function(*jax.tree.map(lambda x: jnp.squeeze(x, 0), args))
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), alone)
+
+    def turn(state: State, inputs: tuple) -> tuple[State, Any]:
+        place, own = inputs
+        before = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place, block), state)
+        after, output = of_block(before, *own)
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=0)
+        return jax.tree.map(put, state, after), output
+
+    if turns == 1:
+        return of_block(state, *own)
+    blocks = jax.tree.map(lambda x: x.reshape(turns, block, *x.shape[1:]), own)
+    state, output = jax.lax.scan(turn, state, (block * jnp.arange(turns), blocks))
+    return state, jax.tree.map(lambda x: x.reshape(turns * block, *x.shape[2:]), output)
+
+
+def _where_active(
+    placement: Placement, active: jax.Array, function: Callable, state: State, kept: Sequence[str] = ()
+) -> tuple[State, Metrics]:
+    """`function(state) -> state, metrics` of a member that trains, else what it has, and zeros; in a block of several
+    only of the entries to be `kept`."""
+    function = jax.jit(function)  # traced once for both uses
+
+    def leave(state: State) -> tuple[State, Metrics]:
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, state)[1])
+
+    if placement.block == 1:
+        return jax.lax.cond(active, function, leave, state)
+    after, metrics = function(state)
+    # In a vmap both are computed, and a choice between whole states would copy them.
+    keep = partial(jax.tree.map, partial(jnp.where, active))
+    changes = {name: keep(getattr(after, name), getattr(state, name)) for name in kept}
+    return after.replace(**changes) if kept else after, metrics
