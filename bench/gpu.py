@@ -99,7 +99,8 @@ def compiled_for_h100() -> dict[str, Any]:
 
     from jaxddpg import config
     from jaxddpg.config import build as composition
-    from jaxddpg.training.loop import _transition, clock_at
+    from jaxddpg.parts import equations
+    from jaxddpg.training.loop import clock_at
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])
@@ -123,7 +124,7 @@ def compiled_for_h100() -> dict[str, Any]:
         state = jax.eval_shape(trainer.init, key)
         state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
         replay = composition.REPLAYS["uniform"](experiment.replay.capacity)
-        batch = _transition(replay.sample(key, clock, state.replay, 256), 0.99)
+        batch = equations.transition(replay.sample(key, clock, state.replay, 256), 0.99)
         data = jax.random.key_data(key)
 
         def update(learner: Any, batch: Any, data: Any) -> Any:

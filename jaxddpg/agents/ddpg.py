@@ -11,8 +11,7 @@ from flax import linen as nn
 from flax.struct import PyTreeNode
 
 from jaxddpg import settings
-from jaxddpg.parts import equations
-from jaxddpg.parts import sharding as shards
+from jaxddpg.parts import equations, sharding
 from jaxddpg.parts.networks import Actor, Critic
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Scalar, Transition
 
@@ -60,7 +59,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         config.critic.final_bound,
         axis_name,
     )
-    average = shards.averaging(axis_name)
+    average = partial(sharding.mean_over_shards, axis_name=axis_name)
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
     follow = partial(equations.soft_update, tau=config.tau)
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
@@ -153,7 +152,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
     def decay(gradient: jax.Array, parameter: jax.Array) -> jax.Array:
         return gradient + config.critic.weight_decay * parameter if parameter.ndim > 1 else gradient
 
-    def gauges(state: DDPGState, batch: Transition) -> Metrics:
+    def diagnostics(state: DDPGState, batch: Transition) -> Metrics:
         action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
         _, critic_units = critic.apply(state.critic, batch.observation, batch.action, mutable=["intermediates"])
         return {
@@ -167,7 +166,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         silent = average([jnp.mean(units == 0, axis=0) for units in jax.tree.leaves(hidden)])
         return jnp.mean(jnp.concatenate(silent) == 1)
 
-    return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
+    return Agent(init, act, value, update, diagnostics, config.gamma, config.batch_size)
 
 
 def _default_microbatch_size(batch_size: int) -> int:

@@ -26,11 +26,12 @@ from jaxddpg.runs.load import plot
 from jaxddpg.runs.cohort import Best, Cohort
 from jaxddpg.config.build import callback_error, check_member, make_environment, populate
 from jaxddpg.config import ConfigError
+from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.evaluation import causes
 from jaxddpg.training.population import Population
 from jaxddpg.settings import Experiment
 from jaxddpg.statistics import worst_if_not_finite
-from jaxddpg.training.loop import Health, TrainingState, clock_at
+from jaxddpg.training.loop import TrainingState, clock_at
 from jaxddpg.types import State
 
 _SMALLER = (
@@ -519,7 +520,7 @@ def _rows(
     experiment: Experiment,
     members: Sequence[Mapping[str, Any]],
     epoch: int,
-    health: Health,
+    health: Divergence,
     metrics: dict[str, np.ndarray],
     unmeasured_by: Sequence[str],
     seconds: float,
@@ -538,13 +539,13 @@ def _rows(
     }
     running = len(reporting.running(members))
     made = {"env_steps": running * env_steps, "updates": running * updates} if epoch else {}
-    reasons = [Health.REASONS[reason] for reason in health.reason]
+    reasons = [Divergence.REASONS[reason] for reason in health.reason]
     return [
         {"epoch": epoch, **member}
         | counts
         | {
             "diverged_by": "observation" if reasons[index] == "start" else reasons[index],
-            "diverged_in": Health.FUNCTIONS.get(reasons[index], ""),
+            "diverged_in": Divergence.FUNCTIONS.get(reasons[index], ""),
             "diverged_at": (int(health.step[index]) + 1) * training.num_envs if health.diverged[index] else None,
             "unmeasured_by": "" if health.diverged[index] else unmeasured_by[index],
         }

@@ -211,11 +211,11 @@ def make_population(
     by_member, by_shard, everywhere = PartitionSpec("member"), PartitionSpec(*axes), PartitionSpec()
     of_state = by_member
     if spread:
-        of_state = jax.tree.map(lambda split: by_shard if split else by_member, build(members[0]).split)
+        of_state = jax.tree.map(lambda split: by_shard if split else by_member, build(members[0]).sharded_axes)
 
     def one(member: Any) -> Trainer:
         """What a device runs of a member."""
-        return build(member) if spread or num_shards == 1 else shards.together(build(member), num_shards)
+        return build(member) if spread or num_shards == 1 else shards.vmap_shards(build(member), num_shards)
 
     def shardings(specs: Any, tree: Any) -> Any:
         """The sharding of each leaf, from a prefix of specs."""
