@@ -30,7 +30,7 @@ from flax.struct import PyTreeNode
 from jaxddpg import settings
 from jaxddpg.parts import equations, sharding
 from jaxddpg.training.divergence import Divergence
-from jaxddpg.training.evaluation import Total, evaluate
+from jaxddpg.training.evaluation import CompensatedSum, evaluate
 from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, Noise, Replay, State, Trainer
 
 UPDATES_PER_CHUNK = 50
@@ -47,7 +47,7 @@ class TrainingState(PyTreeNode):
     """[N, O] to act on next."""
     noise: State
     replay: State
-    episode_return: Total
+    episode_return: CompensatedSum
     """[N] of the running training episodes."""
     health: Divergence
 
@@ -156,7 +156,7 @@ def init(parts: Parts, key: Key) -> TrainingState:
         observation=observation,
         noise=parts.noise.init(noise_key, (parts.num_envs, parts.environment.action_size)),
         replay=parts.replay.init(_example(parts.environment)),
-        episode_return=Total.zeros(parts.num_envs),
+        episode_return=CompensatedSum.zeros(parts.num_envs),
         health=Divergence.none().update(clock, start=observation),
     )
 
@@ -287,7 +287,7 @@ def interact(
         next_observation=time_step.final_observation,
         ending=jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8),
     )
-    episode_return = state.episode_return.plus(time_step.reward)
+    episode_return = state.episode_return.add(time_step.reward)
     health = state.health.update(
         clock,
         observation=time_step.final_observation,
