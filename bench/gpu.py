@@ -101,7 +101,8 @@ def compiled_for_h100() -> dict[str, Any]:
     from jax.sharding import SingleDeviceSharding
 
     from jaxddpg import config
-    from jaxddpg.training.loop import _transition, clock_at
+    from jaxddpg.parts import equations
+    from jaxddpg.training.loop import clock_at
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])
@@ -125,7 +126,7 @@ def compiled_for_h100() -> dict[str, Any]:
         state = jax.eval_shape(trainer.init, key)
         state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
         replay = build.REPLAYS["uniform"](experiment.replay.capacity)
-        batch = _transition(replay.sample(key, clock, state.replay, 256), 0.99)
+        batch = equations.transition(replay.sample(key, clock, state.replay, 256), 0.99)
         data = jax.random.key_data(key)
 
         def update(learner: Any, batch: Any, data: Any) -> Any:

@@ -48,9 +48,7 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
     state = jax.jit(trainer.init)(key)
     replay = build.REPLAYS["uniform"](experiment.replay.capacity)
     rows = replay.sample(key, clock, state.replay, batch_size)
-    from jaxddpg.training.loop import _transition
-
-    batch = _transition(rows, experiment.agent.gamma)
+    batch = equations.transition(rows, experiment.agent.gamma)
 
     def microseconds(body: Callable, start: Any, count: int) -> float:
         """Of one call of `body(index, carry) -> carry`."""

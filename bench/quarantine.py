@@ -2,7 +2,7 @@
 
     python bench/quarantine.py
 
-Without it, `Health.watched` looks at nothing and an epoch is one chunk. Writes bench/results/quarantine.json.
+Without it, `Divergence.update` checks nothing and an epoch is one chunk. Writes bench/results/quarantine.json.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import common
 
 from jaxddpg import config
 from jaxddpg.config import build
-from jaxddpg.training import loop as training
+from jaxddpg.training import loop
+from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.placement import use_all_cores
 from jaxddpg.training.population import Population
@@ -36,11 +37,11 @@ def compare(name: str, pairs: int) -> dict[str, object]:
     path, overrides = EXPERIMENTS[name]
     settings = config.read(path, {**overrides, "training.num_epochs": pairs + 1}).experiment
     populations = {"with": warmed_up(settings)}
-    watched, chunk = training.Health.watched, training.UPDATES_PER_CHUNK
-    training.Health.watched = lambda health, *_, **__: health  # type: ignore[method-assign]
-    training.UPDATES_PER_CHUNK = 10**9
+    update, chunk = Divergence.update, loop.UPDATES_PER_CHUNK
+    Divergence.update = lambda divergence, *_, **__: divergence  # type: ignore[method-assign]
+    loop.UPDATES_PER_CHUNK = 10**9
     populations["without"] = warmed_up(settings)
-    training.Health.watched, training.UPDATES_PER_CHUNK = watched, chunk  # type: ignore[method-assign]
+    Divergence.update, loop.UPDATES_PER_CHUNK = update, chunk  # type: ignore[method-assign]
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for pair in range(pairs):
         for which in ("with", "without") if pair % 2 else ("without", "with"):

@@ -35,7 +35,7 @@ def one(cell: dict[str, int], seconds: float, epochs: int) -> dict[str, float]:
     update = 20 * cell["batch_size"] * cell["hidden"] ** 2 / 2e11 + 1e-4
     cores = min(cell["members"], len(os.sched_getaffinity(0)))
     step = (cell["updates_per_step"] * update + cell["num_envs"] * 1e-6) * cell["members"] / cores
-    # Fewer steps would measure what an epoch does once, such as the gauges.
+    # Fewer steps would measure what an epoch does once, such as the diagnostics.
     measured, _, _ = common.measure(cell | {"steps_per_epoch": max(5, round(seconds / step))}, epochs)
     return measured | {
         "env_steps_per_second": measured["updates_per_second"] * cell["num_envs"] / cell["updates_per_step"],

@@ -125,7 +125,7 @@ def offset_observations() -> Iterator[Case]:
     @jax.jit
     def learn(rows: jax.Array) -> Any:
         variables = actor.init(jax.random.key(0), rows)
-        return actor.apply(variables, rows, learning=True, mutable=["batch_stats"])[1]
+        return actor.apply(variables, rows, train=True, mutable=["batch_stats"])[1]
 
     moved = learn(rows)["batch_stats"]["BatchNorm_0"]  # by 0.01 from a mean of 0 and a variance of 1
     yield Case("batch norm: mean", moved["mean"], 100.0, 1e4 * _epsilon())

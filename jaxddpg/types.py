@@ -177,8 +177,8 @@ class Agent(NamedTuple):
     """`value(state, observation [..., O]) -> [...]`, the predicted discounted return of `act`, in units of reward"""
     update: Callable[[Key, Clock, State, Transition], tuple[State, Metrics]]
     """`update(key, clock, state, batch) -> state, metrics`"""
-    gauges: Callable[[State, Transition], Metrics]
-    """`gauges(state, batch) -> metrics` that are looked at once per epoch"""
+    diagnostics: Callable[[State, Transition], Metrics]
+    """`diagnostics(state, batch) -> metrics`, which are computed once per epoch."""
     gamma: Scalar
     batch_size: int
 
@@ -190,9 +190,9 @@ class Trainer(NamedTuple):
     """`init(key) -> state`, warm-up done"""
     epoch: Callable[[Key, Clock, State], tuple[State, Metrics]]
     """`epoch(key, clock, state) -> state, metrics`; the clock is that of the epoch's first vector step. The metrics are
-    the agent's, averaged over the updates, its gauges at the end, and `return_sum` and `episodes_ended` of the training
-    episodes that ended"""
+    the agent's, averaged over the updates, its diagnostics at the end, and `return_sum` and `episodes_ended` of the
+    training episodes that ended."""
     evaluate: Callable[[Key, Clock, State], Metrics]
     """`evaluate(key, clock, agent_state) -> metrics` of the noiseless policy"""
-    split: State
-    """A prefix of the state: whether the first axis of what is there falls into shards"""
+    sharded_axes: State
+    """A prefix of the state, of bools: whether the first axis of the leaves is split into shards."""

@@ -8,7 +8,6 @@ from helpers import call, slow
 from jaxddpg import check
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.parts import equations, networks, noise
-from jaxddpg.training import loop as training
 from jaxddpg.types import Transition
 
 RUNGS = [*check.ESTIMATED, *check.EXACT]
@@ -70,11 +69,11 @@ BROKEN = {
         (check.offset_observations, {"batch norm: variance"}),
     ),
     "a time limit cuts the bootstrap": (
-        (training, "_transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),
+        (equations, "transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),
         (check.endings, {"time limit: value"}),
     ),
     "a termination does not": (
-        (training, "_transition", lambda rows, gamma: with_discount(rows, gamma + 0.0 * rows.reward)),
+        (equations, "transition", lambda rows, gamma: with_discount(rows, gamma + 0.0 * rows.reward)),
         (check.endings, {"termination: value"}),
     ),
     "the critic is not compatible": (

@@ -15,7 +15,8 @@ from jaxddpg.config import environment as environment_module
 from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.show import write_report
 from jaxddpg.runs.start import resume, run
-from jaxddpg.training.loop import Health, clock_at
+from jaxddpg.training.divergence import Divergence
+from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import Population
 
 WARMUP, CHUNK, EPOCHS, MEMBERS, SPOILED = 10, 50, 4, 8, 3
@@ -83,7 +84,7 @@ def test_a_member_that_diverges_is_as_before_the_chunk_and_the_others_never_know
     for state, expected in zip(spoiled, whole, strict=True):
         jax.tree.map(np.testing.assert_array_equal, of(state, OTHERS), of(expected, OTHERS))
     assert not whole[-1].health.diverged.any()
-    assert Health.REASONS[spoiled[-1].health.reason[SPOILED]] == reason
+    assert Divergence.REASONS[spoiled[-1].health.reason[SPOILED]] == reason
     assert spoiled[-1].health.step[SPOILED] == at
     # The third chunk is spoiled, so the member stays as the second has left it.
     for epoch, expected in enumerate((0, 1, 2, 2, 2)):
@@ -97,18 +98,18 @@ def test_a_parameter_or_a_loss_that_is_not_finite_is_seen():
     changes = {"agent": {"critic_learning_rate": 1e38, "reward_scale": 1e30}}
     one_update = {"training": {"steps_per_epoch": 1, "warmup_steps": 20}}
     states, _ = trained({}, 1, changes | one_update, epochs=1)
-    assert {Health.REASONS[reason] for reason in states[-1].health.reason} <= {"loss", "parameter"}
+    assert {Divergence.REASONS[reason] for reason in states[-1].health.reason} <= {"loss", "parameter"}
     jax.tree.map(np.testing.assert_array_equal, states[1].agent, states[0].agent)
 
 
 def test_nan_weights_alone_are_a_reason():
-    healthy = Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32))
+    healthy = Divergence(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32))
     clock = clock_at(small().training, 2)
-    seen = healthy.watched(clock, parameter={"w": jnp.array([1.0, jnp.nan])})
-    assert (int(seen.reason), int(seen.step)) == (Health.REASONS.index("parameter"), WARMUP + CHUNK)
-    later = seen.watched(clock.after(5), reward=jnp.inf)
+    seen = healthy.update(clock, parameter={"w": jnp.array([1.0, jnp.nan])})
+    assert (int(seen.reason), int(seen.step)) == (Divergence.REASONS.index("parameter"), WARMUP + CHUNK)
+    later = seen.update(clock.after(5), reward=jnp.inf)
     assert (int(later.reason), int(later.step)) == (int(seen.reason), int(seen.step))
-    assert not healthy.watched(clock, reward={"w": jnp.ones(3), "n": jnp.arange(3)}).diverged
+    assert not healthy.update(clock, reward={"w": jnp.ones(3), "n": jnp.arange(3)}).diverged
 
 
 def spoiled_run(**population):
@@ -200,20 +201,20 @@ def test_one_member_without_a_finite_evaluation_is_a_warning(tmp_path):
     assert err.count("warning: in the end, a reward") == 1
 
 
-def test_gauges_say_what_is_saturated_and_dead():
+def test_diagnostics_say_what_is_saturated_and_dead():
     """A policy whose only hidden layer is zero everywhere, and whose output is at the end of its range."""
     member = tiny().member()
     environment = environment_module.make_environment(member.environment)
     agent = build.make_agent(environment, member.agent)
     state, key = agent.init(jax.random.key(0)), jax.random.key(1)
     batch = probes.batch(key, environment, 32)
-    assert agent.gauges(state, batch)["actor_saturation"] == 0
+    assert agent.diagnostics(state, batch)["actor_saturation"] == 0
     dead = jax.tree.map(jnp.copy, state.actor)
     dead["params"]["Dense_0"]["bias"] -= 1e6
     dead["params"]["Dense_1"]["bias"] += 1e6
-    gauges = agent.gauges(state.replace(actor=dead), batch)
-    assert (gauges["actor_dead_units"], gauges["actor_saturation"]) == (1, 1)
-    assert gauges["critic_dead_units"] < 0.5
+    diagnostics = agent.diagnostics(state.replace(actor=dead), batch)
+    assert (diagnostics["actor_dead_units"], diagnostics["actor_saturation"]) == (1, 1)
+    assert diagnostics["critic_dead_units"] < 0.5
     half = jax.tree.map(jnp.copy, state.critic)
     half["params"]["Dense_0"]["bias"] = half["params"]["Dense_0"]["bias"].at[:4].add(-1e6).at[4:].add(1e6)
-    assert agent.gauges(state.replace(critic=half), batch)["critic_dead_units"] == 0.5
+    assert agent.diagnostics(state.replace(critic=half), batch)["critic_dead_units"] == 0.5

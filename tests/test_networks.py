@@ -12,9 +12,7 @@ OBSERVATION = (RNG.normal(size=(32, 5)) * 3 + 2).astype("f4")
 ACTION = np.tanh(RNG.normal(size=(32, 2))).astype("f4")
 init = jax.jit(lambda network, *inputs: network.init(jax.random.key(0), *inputs), static_argnums=0)
 apply = jax.jit(lambda network, *inputs: network.apply(*inputs), static_argnums=0)
-learn = jax.jit(
-    lambda network, *inputs: network.apply(*inputs, learning=True, mutable=["batch_stats"]), static_argnums=0
-)
+learn = jax.jit(lambda network, *inputs: network.apply(*inputs, train=True, mutable=["batch_stats"]), static_argnums=0)
 
 
 @cache
@@ -170,7 +168,7 @@ def test_batch_normalisation_standardizes_whatever_the_offset(offset, deviation,
         network = Actor(2, (4,), "batch", 3e-3, axis_name="shards")
         variables = jax.jit(network.init)(jax.random.key(0), rows)
         parts = rows.reshape(shards, -1, rows.shape[1])
-        learn = partial(normalizers, network, variables, "BatchNorm", learning=True)
+        learn = partial(normalizers, network, variables, "BatchNorm", train=True)
         found, stored = jax.jit(jax.vmap(learn, axis_name="shards"))(parts)
         normalized = np.asarray(found["BatchNorm_0"]).reshape(rows.shape)
         # The mean itself is rounded.

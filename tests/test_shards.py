@@ -163,7 +163,7 @@ def test_shards_explore_and_sample_by_themselves():
     agent, memory = make(axis_name=axis), replay.uniform(200)
     config = settings.Training(num_envs=8, num_shards=4, warmup_steps=16, steps_per_epoch=19, num_epochs=1)
     parts = (agent._replace(update=update), noise.gaussian(0.1), memory._replace(sample=sample))
-    trainer = shards.together(make_trainer(environment, *parts, config), 4)
+    trainer = shards.vmap_shards(make_trainer(environment, *parts, config), 4)
     key = jax.random.key(0)
     state, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), jax.jit(trainer.init)(key))
     assert len(np.unique(np.asarray(state.noise), axis=0)) == 8

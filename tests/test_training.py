@@ -45,7 +45,7 @@ def witness(rate=0.1):
         act=lambda state, observation: jnp.broadcast_to(state["action"], (*observation.shape[:-1], 1)),
         value=lambda state, observation: jnp.zeros(observation.shape[:-1]),
         update=update,
-        gauges=lambda state, batch: {},
+        diagnostics=lambda state, batch: {},
         gamma=0.9,
         batch_size=32,
     )

@@ -10,6 +10,7 @@ moved with it would have Q(s, mu(s)) = V(s) whatever the policy, and no gradient
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,8 +20,7 @@ from flax.struct import PyTreeNode
 from jax.scipy.sparse.linalg import cg
 
 from jaxddpg import settings
-from jaxddpg.parts import equations
-from jaxddpg.parts import sharding as shards
+from jaxddpg.parts import equations, sharding
 from jaxddpg.parts.networks import FeatureNetwork
 from jaxddpg.types import Agent, Clock, Environment, Features, Key, Metrics, Params, Scalar, Transition
 
@@ -55,7 +55,7 @@ def copdac(
     policy = FeatureNetwork(features, config.actor.hidden_sizes, environment.action_size)
     baseline = FeatureNetwork(features, config.baseline.hidden_sizes, 1)
     bound = optax.clip_by_global_norm(config.max_grad_norm)
-    average = shards.averaging(axis_name)
+    average = partial(sharding.mean_over_shards, axis_name=axis_name)
 
     def mu(theta: Params, observation: jax.Array) -> jax.Array:
         output: Any = policy.apply(theta, observation)
@@ -126,14 +126,14 @@ def copdac(
         }
         return COPDACState(theta, w, v, u), average(metrics)
 
-    def gauges(state: COPDACState, batch: Transition) -> Metrics:
+    def diagnostics(state: COPDACState, batch: Transition) -> Metrics:
         return {"actor_saturation": average(jnp.mean(jnp.abs(mu(state.theta, batch.observation)) > 0.99))}
 
     def ascend(weights: Params, rate: Scalar, step: Params) -> Params:
         bounded, _ = bound.update(step, bound.init(step))
         return jax.tree.map(lambda weight, s: weight + rate * s, weights, bounded)
 
-    return Agent(init, act, value, update, gauges, config.gamma, config.batch_size)
+    return Agent(init, act, value, update, diagnostics, config.gamma, config.batch_size)
 
 
 def linearized(

@@ -86,7 +86,7 @@ def make_features(
 def build(member: Member) -> Trainer:
     """The trainer of one member, which an `Experiment` also is; built inside `jit`, its numbers may be traced."""
     trainer, num_shards = build_shard(member), member.training.num_shards
-    return trainer if num_shards == 1 else sharding.together(trainer, num_shards)
+    return trainer if num_shards == 1 else sharding.vmap_shards(trainer, num_shards)
 
 
 def build_shard(member: Member) -> Trainer:

@@ -3,5 +3,5 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submodules=["equations", "features", "networks", "noise", "replay", "sharding"]
+    __name__, submodules=["descent", "equations", "features", "networks", "noise", "replay", "sharding"]
 )

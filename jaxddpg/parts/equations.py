@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxddpg.types import Params, Scalar
+from jaxddpg.types import Experience, Params, Scalar, Transition
+
+
+def transition(rows: Experience, gamma: Scalar) -> Transition:
+    """The transitions [B] of experience [B], with the discount gamma * (1 - terminated): a time limit does not cut the
+    bootstrap."""
+    discount = gamma * (1.0 - rows.terminated)
+    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
 
 
 def td_target(reward: jax.Array, discount: jax.Array, next_q: jax.Array) -> jax.Array:

@@ -30,9 +30,9 @@ def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Arr
 _TWO_PASSES: dict[str, Any] = {"use_fast_variance": False, "param_dtype": float, "force_float32_reductions": False}
 
 
-def _batch_norm(inputs: jax.Array, learning: bool, axis_name: str | None) -> jax.Array:
-    axis_name = axis_name if learning else None
-    return nn.BatchNorm(use_running_average=not learning, axis_name=axis_name, **_TWO_PASSES)(inputs)
+def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Array:
+    axis_name = axis_name if train else None
+    return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, **_TWO_PASSES)(inputs)
 
 
 def _layer_norm(inputs: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ class Actor(nn.Module):
     """mu: observation [..., O] -> action [..., A] in [-1, 1], by ReLU layers and a tanh.
 
     `normalization`: "none"; "layer", each hidden layer before its ReLU; "batch", the observation and each hidden layer
-    before its ReLU. With `learning` a batch is normalised by its own statistics, which move the running averages
+    before its ReLU. With `train` a batch is normalised by its own statistics, which move the running averages
     ("batch_stats"); without it by those averages, each row by itself. `axis_name` is the mapped axis of the shards into
     which a batch falls, if it does.
     """
@@ -55,12 +55,12 @@ class Actor(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, observation: jax.Array, learning: bool = False) -> jax.Array:
-        x = _batch_norm(observation, learning, self.axis_name) if self.normalization == "batch" else observation
+    def __call__(self, observation: jax.Array, train: bool = False) -> jax.Array:
+        x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for size in self.hidden_sizes:
             x = _dense(size, x)
             if self.normalization == "batch":
-                x = _batch_norm(x, learning, self.axis_name)
+                x = _batch_norm(x, train, self.axis_name)
             elif self.normalization == "layer":
                 x = _layer_norm(x)
             x = nn.relu(x)
@@ -82,14 +82,14 @@ class Critic(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, observation: jax.Array, action: jax.Array, learning: bool = False) -> jax.Array:
-        x = _batch_norm(observation, learning, self.axis_name) if self.normalization == "batch" else observation
+    def __call__(self, observation: jax.Array, action: jax.Array, train: bool = False) -> jax.Array:
+        x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
                 x = jnp.concatenate([x, action], axis=-1)
             x = _dense(size, x)
             if self.normalization == "batch" and layer < self.action_layer:
-                x = _batch_norm(x, learning, self.axis_name)
+                x = _batch_norm(x, train, self.axis_name)
             elif self.normalization == "layer":
                 x = _layer_norm(x)
             x = nn.relu(x)

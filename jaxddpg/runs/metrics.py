@@ -9,8 +9,8 @@ import numpy as np
 from jaxddpg import settings
 from jaxddpg.report.rows import Row, active
 from jaxddpg.settings import Experiment
+from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.evaluation import causes
-from jaxddpg.training.loop import Health
 
 
 def rows_of_epoch(
@@ -18,7 +18,7 @@ def rows_of_epoch(
     epoch: int,
     members: Sequence[Mapping[str, Any]],
     before: Sequence[Row],
-    health: Health,
+    health: Divergence,
     trained: dict[str, np.ndarray],
     evaluated: dict[str, np.ndarray],
     seconds: float,
@@ -47,13 +47,13 @@ def rows_of_epoch(
     }
     running = len(active(members))
     rates = {"env_steps": running * env_steps, "updates": running * updates} if epoch else {}
-    reasons = [Health.REASONS[reason] for reason in health.reason]
+    reasons = [Divergence.REASONS[reason] for reason in health.reason]
     rows = [
         {"epoch": epoch, **member}
         | counts
         | {
             "diverged_by": "observation" if reasons[index] == "start" else reasons[index],
-            "diverged_in": Health.FUNCTIONS.get(reasons[index], ""),
+            "diverged_in": Divergence.FUNCTIONS.get(reasons[index], ""),
             "diverged_at": (int(health.step[index]) + 1) * training.num_envs if health.diverged[index] else None,
             "unmeasured_by": "" if health.diverged[index] else unmeasured_by[index],
         }

@@ -25,7 +25,8 @@ from jaxddpg.runs.loggers import Callback
 from jaxddpg.runs.members import Best, Members
 from jaxddpg.runs.metrics import is_over, rows_of_epoch
 from jaxddpg.runs.show import draw_curves
-from jaxddpg.training.loop import Health, clock_at
+from jaxddpg.training.divergence import Divergence
+from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import HostMetrics, Population
 from jaxddpg.types import State
 
@@ -170,7 +171,7 @@ class Run:
         begun: float,
         identities: Sequence[Row],
         before: Sequence[Row],
-        health: Health,
+        health: Divergence,
         trained: Callable[[], HostMetrics],
         evaluated: Callable[[], HostMetrics],
     ) -> list[Row]:

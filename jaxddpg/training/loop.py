@@ -1,18 +1,26 @@
-"""The loop of one member, written once: it knows no agent and no environment library.
+"""The training loop of one member, independent of the agent and of the environment library.
 
-    warm-up:  vector steps of random actions, no learning
-    epoch:    chunks of cycles of updates from the replay, then vector steps with exploration
+    init             reset the environments; warmup_steps times: act_randomly
+    epoch            for each chunk of cycles:
+                         for each cycle: learn, then `period` times explore
+                         restore the learner from the start of the chunk if any value was not finite
+    learn            `updates` times: sample a batch from the replay, agent.update
+    explore          action = clip(agent.act + noise, -1, 1), interact
+    interact         environment.step, replay.add, noise.reset where an episode ended
+    evaluate_policy  play whole episodes by agent.act without noise
 
-Phases are structure, never a condition. After each chunk a learner whose numbers are not finite is put back to where
-the chunk began, and stays there. The key of a vector step is folded from the member's key and the step's number
-alone, so the length of an epoch, evaluations and interruptions never change what is learned.
+`training.updates_per_step` is the fraction updates / period. Phases are nested scans, without a condition. The key of a
+vector step is folded from the member's key and the step's number alone, so that the length of an epoch, evaluations and
+interruptions never change what is learned.
+
+N is the number of environments, B the batch size, both of one shard where a member is sharded.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial, reduce
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,60 +28,13 @@ import numpy as np
 from flax.struct import PyTreeNode
 
 from jaxddpg import settings
-from jaxddpg.parts import sharding as shards
-from jaxddpg.training.evaluation import Total, evaluate
-from jaxddpg.types import (
-    Agent,
-    Clock,
-    Environment,
-    Experience,
-    Key,
-    Metrics,
-    Noise,
-    Replay,
-    Scalar,
-    State,
-    TimeStep,
-    Trainer,
-    Transition,
-)
+from jaxddpg.parts import equations, sharding
+from jaxddpg.training.divergence import Divergence
+from jaxddpg.training.evaluation import CompensatedSum, evaluate
+from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, Noise, Replay, State, Trainer
 
 UPDATES_PER_CHUNK = 50
-"""About so many updates from one look at all parameters to the next, which then costs nothing to speak of."""
-
-
-class Health(PyTreeNode):
-    """Whether all numbers of a member are finite; what was not first stays."""
-
-    reason: jax.Array
-    """uint8: index into `REASONS`"""
-    step: jax.Array
-    """uint32: the vector step at which it was seen"""
-
-    REASONS: ClassVar = ("", "observation", "reward", "loss", "parameter", "start")
-    """A start is the first observation of an episode. A loss stands for everything that an update measures: values and
-    gradients, too."""
-    FUNCTIONS: ClassVar = {"start": "reset", "observation": "step", "reward": "step"}
-    """Of the environment, which give what is watched."""
-
-    def watched(self, clock: Clock, **values: Any) -> "Health":
-        """With a look at pytrees of arrays by reason."""
-        reason = self.reason
-        for name, tree in values.items():
-            finite = reduce(jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)))
-            reason = jnp.where((reason > 0) | finite, reason, jnp.uint8(self.REASONS.index(name)))
-        return Health(reason, jnp.where(self.diverged | (reason == 0), self.step, clock.step))
-
-    def shared(self) -> "Health":
-        """What was first not finite in any shard."""
-        first = jax.lax.pmin(jnp.where(self.diverged, self.step, jnp.uint32(2**32 - 1)), shards.AXIS)
-        reason = jax.lax.pmax(jnp.where(self.diverged & (self.step == first), self.reason, jnp.uint8(0)), shards.AXIS)
-        return Health(reason, jnp.where(reason > 0, first, jnp.uint32(0)))
-
-    @property
-    def diverged(self) -> jax.Array:
-        """bool"""
-        return self.reason > 0
+"""About as many updates lie between two checks of all parameters, whose cost is then negligible."""
 
 
 class TrainingState(PyTreeNode):
@@ -81,28 +42,65 @@ class TrainingState(PyTreeNode):
 
     agent: State
     environment: State
-    """of each of the N environments"""
+    """Of each of the N environments."""
     observation: jax.Array
-    """[N, O]"""
+    """[N, O] to act on next."""
     noise: State
     replay: State
-    episode_return: Total
-    """[N] of the running training episodes"""
-    health: Health
+    episode_return: CompensatedSum
+    """[N] of the running training episodes."""
+    health: Divergence
+
+
+class Parts(NamedTuple):
+    """What the loop is made of."""
+
+    environment: Environment
+    agent: Agent
+    noise: Noise
+    replay: Replay
+    """Of one shard, where the member is sharded."""
+    training: settings.Training
+    evaluation: settings.Evaluation
+
+    @property
+    def num_envs(self) -> int:
+        """N, the environments of one shard."""
+        return self.training.num_envs // self.training.num_shards
+
+    @property
+    def batch_size(self) -> int:
+        """B, the transitions of one shard in the batch of one update."""
+        return self.agent.batch_size // self.training.num_shards
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the functions run under the axis `sharding.AXIS`."""
+        return self.training.num_shards > 1
+
+    @property
+    def updates(self) -> int:
+        """Updates per cycle."""
+        return self.training.updates_per_step.numerator
+
+    @property
+    def period(self) -> int:
+        """Vector steps per cycle."""
+        return self.training.updates_per_step.denominator
 
 
 class Streams(NamedTuple):
-    """The independent purposes of a member's key."""
+    """The independent keys of a member, one per purpose."""
 
     init: Key
     interaction: Key
     learning: Key
     evaluation: Key
-    gauging: Key
+    diagnostics: Key
 
 
 def streams(key: Key) -> Streams:
-    """Splits a member's key by purpose."""
+    """Splits a member's key by purpose; the key is consumed."""
     return Streams(*jax.random.split(key, len(Streams._fields)))
 
 
@@ -120,160 +118,226 @@ def make_trainer(
     config: settings.Training = settings.Training(),
     evaluation: settings.Evaluation = settings.Evaluation(),
 ) -> Trainer:
-    """The trainer of one member from its parts; where `config.num_shards` is above 1, of one of its shards, under the
-    axis `shards.AXIS`, with a replay of its part of the rows."""
-    num_envs, batch_size = config.num_envs // config.num_shards, agent.batch_size // config.num_shards
-    sharded = config.num_shards > 1
-    updates, period = config.updates_per_step.as_integer_ratio()
-    cycles = config.steps_per_epoch // period
-    chunk_cycles = _nearest_divisor(cycles, UPDATES_PER_CHUNK / updates)
+    """Makes the trainer of one member.
 
-    def apart(key: Key) -> Key:
-        """A key of this shard's own."""
-        return jax.random.fold_in(key, jax.lax.axis_index(shards.AXIS)) if sharded else key
-
-    def init(key: Key) -> TrainingState:
-        init_key, interaction_key, *_ = streams(key)
-        agent_key, environment_key, noise_key = jax.random.split(init_key, 3)
-        interaction_key, environment_key, noise_key = map(apart, (interaction_key, environment_key, noise_key))
-        environment_state, observation = jax.vmap(environment.reset)(jax.random.split(environment_key, num_envs))
-        health = Health(jnp.zeros((), jnp.uint8), jnp.zeros((), jnp.uint32))
-        state = TrainingState(
-            agent=agent.init(agent_key),
-            environment=environment_state,
-            observation=observation,
-            noise=noise.init(noise_key, (num_envs, environment.action_size)),
-            replay=replay.init(_example(environment)),
-            episode_return=Total.zeros(num_envs),
-            health=health.watched(clock_at(config, 0), start=observation),
-        )
-
-        def random_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
-            action_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
-            action = jax.random.uniform(action_key, (num_envs, environment.action_size), minval=-1.0, maxval=1.0)
-            return interact(key, clock, state, action)[0], None
-
-        state, _ = jax.lax.scan(random_step, state, _clocks(clock_at(config, 0), config.warmup_steps))
-        return state.replace(health=state.health.shared() if sharded else state.health)
-
-    def epoch(key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
-        _, interaction_key, learning_key, _, gauging_key = map(apart, streams(key))
-
-        def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
-            noise_key, key = jax.random.split(jax.random.fold_in(interaction_key, clock.step))
-            noise_state, disturbance = noise.sample(noise_key, clock, state.noise)
-            action = jnp.clip(agent.act(state.agent, state.observation) + disturbance, -1.0, 1.0)
-            return interact(key, clock, state.replace(noise=noise_state), action)
-
-        def cycle(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
-            # Learning comes first: what is then written depends on what was read, so XLA can neither merge the two nor
-            # doubt their order, and never copies the memory.
-            key = jax.random.fold_in(learning_key, clock.step)
-            agent_state, learning = learn(key, clock, state.agent, state.replay)
-            state = state.replace(agent=agent_state, health=state.health.watched(clock, loss=learning))
-            state, episodes = _scan(exploring_step, state, _clocks(clock, period))
-            return state, (episodes, learning)
-
-        def chunk(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
-            before = state.agent
-            state, metrics = jax.lax.scan(cycle, state, _clocks(clock, chunk_cycles, period))
-            health = state.health.watched(clock.after(chunk_cycles * period - 1), parameter=state.agent)
-            health = health.shared() if sharded else health
-            # The replay stays: a choice between two of them would copy both.
-            kept = jax.tree.map(partial(jnp.where, health.diverged), before, state.agent)
-            return state.replace(agent=kept, health=health), metrics
-
-        chunks = _clocks(clock, cycles // chunk_cycles, chunk_cycles * period)
-        state, (episodes, learning) = jax.lax.scan(chunk, state, chunks)
-        end = clock.after(config.steps_per_epoch)
-        rows = replay.sample(jax.random.fold_in(gauging_key, clock.epoch), end, state.replay, batch_size)
-        gauges = agent.gauges(state.agent, _transition(rows, agent.gamma))
-        totals = jax.tree.map(jnp.sum, episodes)
-        totals = jax.lax.psum(totals, shards.AXIS) if sharded else totals
-        return state, totals | jax.tree.map(jnp.mean, learning) | gauges
-
-    def interact(key: Key, clock: Clock, state: TrainingState, action: jax.Array) -> tuple[TrainingState, Metrics]:
-        """One vector step with the actions [N, A], remembered; the sum of the returns of the episodes that it
-        ended, and their number."""
-        environment_key, noise_key = jax.random.split(key)
-        environment_state, time_step = jax.vmap(environment.step)(
-            jax.random.split(environment_key, num_envs), state.environment, action
-        )
-        rows = _experience(state.observation, action, time_step)
-        episode_return = state.episode_return.plus(time_step.reward)
-        health = state.health.watched(
-            clock,
-            observation=time_step.final_observation,
-            reward=time_step.reward,
-            start=time_step.observation,  # another one than the final one only where an episode begins
-        )
-        state = TrainingState(
-            agent=state.agent,
-            environment=environment_state,
-            observation=time_step.observation,
-            noise=noise.reset(noise_key, state.noise, rows.last),
-            replay=replay.add(clock, state.replay, rows),
-            episode_return=jax.tree.map(lambda x: jnp.where(rows.last, 0.0, x), episode_return),
-            health=health,
-        )
-        return_sum = jnp.sum(jnp.where(rows.last, episode_return.value, 0.0))
-        return state, {"return_sum": return_sum, "episodes_ended": jnp.sum(rows.last)}
-
-    def learn(key: Key, clock: Clock, agent_state: State, memory: State) -> tuple[State, Metrics]:
-        """The updates of one vector step, each on a batch of its own."""
-        sample_key, update_key = jax.random.split(key)
-        rows = replay.sample(sample_key, clock, memory, updates * batch_size)
-        batches = jax.tree.map(lambda x: x.reshape(updates, batch_size, *x.shape[1:]), rows)
-
-        def update(agent_state: State, inputs: tuple[Key, Experience]) -> tuple[State, Metrics]:
-            key, rows = inputs
-            return agent.update(key, clock, agent_state, _transition(rows, agent.gamma))
-
-        return _scan(update, agent_state, (jax.random.split(update_key, updates), batches))
-
-    def evaluate_policy(key: Key, clock: Clock, agent_state: State) -> Metrics:
-        return evaluate(
-            jax.random.fold_in(streams(key).evaluation, clock.epoch),
-            environment,
-            lambda observation: agent.act(agent_state, observation),
-            lambda observation: agent.value(agent_state, observation),
-            agent.gamma,
-            evaluation.num_episodes,
-        )
-
-    common = ("agent", "health")
-    names: dict[str, Any] = {field.name: field.name not in common for field in dataclasses.fields(TrainingState)}
-    return Trainer(init, epoch, evaluate_policy, split=TrainingState(**names))
+    With `config.num_shards` above 1 it is the trainer of one of the member's shards: its functions run under the axis
+    `sharding.AXIS`, the agent averages over that axis, and the replay holds the shard's part of the capacity.
+    """
+    parts = Parts(environment, agent, noise, replay, config, evaluation)
+    names = [field.name for field in dataclasses.fields(TrainingState)]
+    sharded: dict[str, Any] = {name: name not in ("agent", "health") for name in names}
+    return Trainer(
+        init=partial(init, parts),
+        epoch=partial(epoch, parts),
+        evaluate=partial(evaluate_policy, parts),
+        sharded_axes=TrainingState(**sharded),
+    )
 
 
-def _transition(rows: Experience, gamma: Scalar) -> Transition:
-    discount = gamma * (1.0 - rows.terminated)
-    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
+def init(parts: Parts, key: Key) -> TrainingState:
+    """Initialises the networks, resets the environments and fills the replay by random actions.
 
+    Args:
+        key: the member's key, the same in `epoch` and `evaluate_policy`, which use other streams of it.
 
-def _experience(observation: jax.Array, action: jax.Array, time_step: TimeStep) -> Experience:
-    return Experience(
+    Returns:
+        The state after `training.warmup_steps` vector steps.
+    """
+    init_key, interaction_key, *_ = streams(key)
+    agent_key, environment_key, noise_key = jax.random.split(init_key, 3)
+    interaction_key, environment_key, noise_key = (
+        shard_key(parts, key) for key in (interaction_key, environment_key, noise_key)
+    )
+    environment, observation = jax.vmap(parts.environment.reset)(jax.random.split(environment_key, parts.num_envs))
+    clock = clock_at(parts.training, 0)
+    state = TrainingState(
+        agent=parts.agent.init(agent_key),
+        environment=environment,
         observation=observation,
+        noise=parts.noise.init(noise_key, (parts.num_envs, parts.environment.action_size)),
+        replay=parts.replay.init(_example(parts.environment)),
+        episode_return=CompensatedSum.zeros(parts.num_envs),
+        health=Divergence.none().update(clock, start=observation),
+    )
+
+    def warmup_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
+        return act_randomly(parts, jax.random.fold_in(interaction_key, clock.step), clock, state), None
+
+    state, _ = jax.lax.scan(warmup_step, state, _clocks(clock, parts.training.warmup_steps))
+    return state.replace(health=state.health.sync() if parts.sharded else state.health)
+
+
+def epoch(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
+    """Runs `training.steps_per_epoch` vector steps, with their updates, and measures the agent at the end.
+
+    Args:
+        key: the member's key, the same in every epoch.
+        clock: the clock at the first vector step of the epoch.
+
+    Returns:
+        The state, and the metrics []: those of `agent.update` averaged over the updates, `agent.diagnostics` on a batch
+        at the end, and the sums of `return_sum` and `episodes_ended` over the training episodes that ended.
+    """
+    keys = Streams(*(shard_key(parts, stream) for stream in streams(key)))
+    num_cycles = parts.training.steps_per_epoch // parts.period
+    chunk_cycles = _nearest_divisor(num_cycles, UPDATES_PER_CHUNK / parts.updates)
+
+    def one_chunk(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+        return chunk(parts, keys, clock, state, chunk_cycles)
+
+    clocks = _clocks(clock, num_cycles // chunk_cycles, chunk_cycles * parts.period)
+    state, (episodes, learning) = jax.lax.scan(one_chunk, state, clocks)
+
+    end = clock.after(parts.training.steps_per_epoch)
+    sample_key = jax.random.fold_in(keys.diagnostics, clock.epoch)
+    rows = parts.replay.sample(sample_key, end, state.replay, parts.batch_size)
+    diagnostics = parts.agent.diagnostics(state.agent, equations.transition(rows, parts.agent.gamma))
+    totals = jax.tree.map(jnp.sum, episodes)
+    totals = jax.lax.psum(totals, sharding.AXIS) if parts.sharded else totals
+    return state, totals | jax.tree.map(jnp.mean, learning) | diagnostics
+
+
+def chunk(
+    parts: Parts, keys: Streams, clock: Clock, state: TrainingState, num_cycles: int
+) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+    """Runs cycles and restores the agent that began them if any value was not finite. The metrics are those of `cycle`,
+    with a leading axis [num_cycles]."""
+    before = state.agent
+
+    def one_cycle(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+        return cycle(parts, keys, clock, state)
+
+    state, metrics = jax.lax.scan(one_cycle, state, _clocks(clock, num_cycles, parts.period))
+    health = state.health.update(clock.after(num_cycles * parts.period - 1), parameter=state.agent)
+    health = health.sync() if parts.sharded else health
+    # The replay is not restored: a choice between two of them would copy both.
+    agent = jax.tree.map(partial(jnp.where, health.diverged), before, state.agent)
+    return state.replace(agent=agent, health=health), metrics
+
+
+def cycle(
+    parts: Parts, keys: Streams, clock: Clock, state: TrainingState
+) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
+    """Runs the updates of one cycle, then its vector steps. The metrics are those of `explore` [period] and of `learn`
+    [updates]."""
+    # Learning comes first: what is then written depends on what was read, so XLA can neither merge the two nor
+    # doubt their order, and never copies the replay.
+    learning_key = jax.random.fold_in(keys.learning, clock.step)
+    agent, learning = learn(parts, learning_key, clock, state.agent, state.replay)
+    state = state.replace(agent=agent, health=state.health.update(clock, loss=learning))
+
+    def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
+        return explore(parts, jax.random.fold_in(keys.interaction, clock.step), clock, state)
+
+    state, episodes = _scan(exploring_step, state, _clocks(clock, parts.period))
+    return state, (episodes, learning)
+
+
+def learn(parts: Parts, key: Key, clock: Clock, agent: State, replay: State) -> tuple[State, Metrics]:
+    """Runs the updates of one cycle, each on its own batch [B]; the key is consumed. The metrics are those of
+    `agent.update` [updates]."""
+    sample_key, update_key = jax.random.split(key)
+    rows = parts.replay.sample(sample_key, clock, replay, parts.updates * parts.batch_size)
+    batches = jax.tree.map(lambda x: x.reshape(parts.updates, parts.batch_size, *x.shape[1:]), rows)
+
+    def update(agent: State, inputs: tuple[Key, Experience]) -> tuple[State, Metrics]:
+        key, rows = inputs
+        return parts.agent.update(key, clock, agent, equations.transition(rows, parts.agent.gamma))
+
+    return _scan(update, agent, (jax.random.split(update_key, parts.updates), batches))
+
+
+def explore(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
+    """Takes one vector step by the policy with noise, clipped to [-1, 1]; the key is consumed."""
+    noise_key, interact_key = jax.random.split(key)
+    noise, disturbance = parts.noise.sample(noise_key, clock, state.noise)
+    action = jnp.clip(parts.agent.act(state.agent, state.observation) + disturbance, -1.0, 1.0)
+    return interact(parts, interact_key, clock, state.replace(noise=noise), action)
+
+
+def act_randomly(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> TrainingState:
+    """Takes one vector step by actions drawn uniformly from [-1, 1]; the key is consumed."""
+    action_key, interact_key = jax.random.split(key)
+    shape = (parts.num_envs, parts.environment.action_size)
+    action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
+    return interact(parts, interact_key, clock, state, action)[0]
+
+
+def interact(
+    parts: Parts, key: Key, clock: Clock, state: TrainingState, action: jax.Array
+) -> tuple[TrainingState, Metrics]:
+    """Steps the N environments and adds what happened to the replay.
+
+    Args:
+        key: consumed.
+        clock: the clock of this vector step, which fixes where the replay is written.
+        action: [N, A] in [-1, 1].
+
+    Returns:
+        The state, and `return_sum` [] and `episodes_ended` []: the sum of the undiscounted returns of the episodes that
+        ended with this step, and their number.
+    """
+    environment_key, noise_key = jax.random.split(key)
+    environment_keys = jax.random.split(environment_key, parts.num_envs)
+    environment, time_step = jax.vmap(parts.environment.step)(environment_keys, state.environment, action)
+    rows = Experience(
+        observation=state.observation,
         action=action,
         reward=time_step.reward,
         next_observation=time_step.final_observation,
         ending=jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8),
     )
+    episode_return = state.episode_return.add(time_step.reward)
+    health = state.health.update(
+        clock,
+        observation=time_step.final_observation,
+        reward=time_step.reward,
+        start=time_step.observation,  # differs from the final one only where an episode begins
+    )
+    state = TrainingState(
+        agent=state.agent,
+        environment=environment,
+        observation=time_step.observation,
+        noise=parts.noise.reset(noise_key, state.noise, rows.last),
+        replay=parts.replay.add(clock, state.replay, rows),
+        episode_return=jax.tree.map(lambda x: jnp.where(rows.last, 0.0, x), episode_return),
+        health=health,
+    )
+    return_sum = jnp.sum(jnp.where(rows.last, episode_return.value, 0.0))
+    return state, {"return_sum": return_sum, "episodes_ended": jnp.sum(rows.last)}
+
+
+def evaluate_policy(parts: Parts, key: Key, clock: Clock, agent: State) -> Metrics:
+    """Evaluates the deterministic policy on episodes that differ from one epoch of the clock to the next; the key is
+    the member's. For the metrics see `jaxddpg.training.evaluation.evaluate`."""
+    return evaluate(
+        jax.random.fold_in(streams(key).evaluation, clock.epoch),
+        parts.environment,
+        partial(parts.agent.act, agent),
+        partial(parts.agent.value, agent),
+        parts.agent.gamma,
+        parts.evaluation.num_episodes,
+    )
+
+
+def shard_key(parts: Parts, key: Key) -> Key:
+    """The key of this shard, folded from that of the member; the same key where the member is not sharded."""
+    return jax.random.fold_in(key, jax.lax.axis_index(sharding.AXIS)) if parts.sharded else key
 
 
 def _example(environment: Environment) -> Experience:
-    """One empty row of the replay."""
+    """One row of the replay, all zeros."""
     observation, action = jnp.zeros(environment.observation_size), jnp.zeros(environment.action_size)
     return Experience(observation, action, jnp.zeros(()), observation, jnp.zeros((), jnp.uint8))
 
 
 def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:
-    """The clocks of `num` moments, `stride` vector steps apart, stacked to be scanned over."""
+    """The clocks [num] that start at `clock`, `stride` vector steps apart, to be scanned over."""
     return jax.vmap(clock.after)(jnp.arange(num, dtype=jnp.uint32) * stride)
 
 
 def _nearest_divisor(number: int, wanted: float) -> int:
-    """The divisor of a positive number that is nearest to another, by ratio."""
+    """The divisor of a positive number that is nearest to `wanted`, by ratio."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return min([*small, *(number // d for d in small)], key=lambda d: abs(math.log(d / wanted)))
 

@@ -219,7 +219,7 @@ def _specs(build: Build, settings: Any, placement: Placement) -> Any:
     if len(placement.mesh.axis_names) == 1:
         return BY_MEMBER
     by_shard = PartitionSpec(*placement.mesh.axis_names)
-    return jax.tree.map(lambda sharded: by_shard if sharded else BY_MEMBER, build(settings).split)
+    return jax.tree.map(lambda sharded: by_shard if sharded else BY_MEMBER, build(settings).sharded_axes)
 
 
 def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -> dict[str, Program]:
@@ -228,7 +228,7 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
     def build_whole(settings: Any) -> Trainer:
         """What a device runs of a member."""
         is_spread = len(placement.mesh.axis_names) > 1
-        return build(settings) if is_spread or num_shards == 1 else sharding.together(build(settings), num_shards)
+        return build(settings) if is_spread or num_shards == 1 else sharding.vmap_shards(build(settings), num_shards)
 
     def program(function: Callable, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
         # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of

@@ -1,0 +1,93 @@
+"""One step of gradient descent on a batch, whose gradient may be computed by microbatches and averaged over shards."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxddpg.parts import sharding
+from jaxddpg.types import Params, Scalar, Transition
+
+Loss = Callable[[Params, Transition], tuple[jax.Array, tuple[Any, Params]]]
+"""`loss(variables, batch) -> loss [], (aux, collections)`: whatever it returns is a mean over the batch. `aux` is any
+pytree; `collections` are the flax variables beside "params" that the step replaces, such as "batch_stats"."""
+
+
+class Step(NamedTuple):
+    """The result of one step of an optimizer."""
+
+    variables: Params
+    optimizer_state: optax.OptState
+    loss: jax.Array
+    aux: Any
+    gradient_norm: jax.Array
+    """[] of the gradient before the optimizer transforms it, weight decay included."""
+
+
+def descend(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Scalar,
+    variables: Params,
+    optimizer_state: optax.OptState,
+    batch: Transition,
+    *,
+    microbatch_size: int = 0,
+    weight_decay: Scalar | None = None,
+    axis_name: str | None = None,
+) -> Step:
+    """Takes one step down a loss.
+
+    Args:
+        loss: see `Loss`; it is differentiated with respect to `variables["params"]`.
+        optimizer: transforms the gradient to the direction that is subtracted, times the learning rate.
+        learning_rate: traced or not.
+        variables: flax variables.
+        batch: [B, ...]
+        microbatch_size: of the microbatches that are differentiated one after the other, a divisor of B; 0 is B.
+        weight_decay: times a parameter of rank 2 or more is added to its gradient, before the optimizer.
+        axis_name: the mapped axis of the shards of a batch, over which the loss, its aux and its gradient are averaged;
+            None where the batch is whole.
+    """
+    params = variables["params"]
+
+    def loss_of_params(params: Params, batch: Transition) -> tuple[jax.Array, tuple[Any, Params]]:
+        return loss({**variables, "params": params}, batch)
+
+    mean = mean_gradient(loss_of_params, params, batch, microbatch_size or len(batch.reward))
+    (value, (aux, collections)), gradient = sharding.mean_over_shards(mean, axis_name)
+    if weight_decay is not None:
+        gradient = jax.tree.map(partial(_decay, weight_decay), gradient, params)
+    direction, optimizer_state = optimizer.update(gradient, optimizer_state)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
+    variables = {**variables, **collections, "params": params}
+    return Step(variables, optimizer_state, value, aux, optax.tree.norm(gradient))
+
+
+def _decay(rate: Scalar, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+    return gradient + rate * parameter if parameter.ndim > 1 else gradient
+
+
+def mean_gradient(loss: Loss, params: Params, batch: Transition, microbatch_size: int) -> Any:
+    """`jax.value_and_grad(loss, has_aux=True)(params, batch)`, averaged over microbatches that are scanned."""
+    differentiate = partial(jax.value_and_grad(loss, has_aux=True), params)
+    if microbatch_size == len(batch.reward):
+        return differentiate(batch)
+    microbatches = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), batch)
+
+    def add(total: Any, microbatch: Transition) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, differentiate(microbatch)), None
+
+    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], microbatches))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), microbatches)
+    return jax.tree.map(lambda x: x / len(microbatches.reward), total)
+
+
+def default_microbatch_size(batch_size: int) -> int:
+    """On a CPU the largest divisor of the batch size from 256 to 512, whose activations stay in the cache of a core;
+    the whole batch where there is none, and on accelerators."""
+    on_cpu = jax.default_backend() == "cpu"
+    return max((rows for rows in range(256, 513) if on_cpu and batch_size % rows == 0), default=batch_size)
