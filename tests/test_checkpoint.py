@@ -103,7 +103,7 @@ def test_damage_is_seen(harm, tmp_path):
     checkpoint.save(tmp_path, 1, saved)
     harm(folder(tmp_path) / "1")
     with pytest.raises(DamagedError, match="the checkpoint of epoch 1 is damaged"):
-        checkpoint.restore(tmp_path, 1, shapes(saved))
+        checkpoint.origin(tmp_path, 1)
 
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
@@ -123,7 +123,7 @@ def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
     assert checkpoint.epochs(tmp_path) == [2, 1]
     assert checkpoint.holds(tmp_path, 2, "leaf") is None
     with pytest.raises(DamagedError, match="epoch 2 is damaged"):
-        checkpoint.restore(tmp_path, 2, {"leaf": np.ones(1)})
+        checkpoint.origin(tmp_path, 2)
     with checkpoint.Writer(tmp_path, keep=1):
         assert (folder(tmp_path) / "2").is_dir()
 
@@ -131,6 +131,7 @@ def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
 def test_a_file_that_others_left_is_no_damage(tmp_path):
     checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
     (folder(tmp_path) / "1" / ".DS_Store").touch()
+    checkpoint.origin(tmp_path, 1)
     assert checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})["leaf"] == 1
 
 
@@ -212,16 +213,10 @@ def test_every_other_character_of_a_path_is_itself(tmp_path):
         shutil.rmtree(place)
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path):
     """The trainer removes an older one at any moment, here between the checksums and Orbax."""
     checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
-    checked = checkpoint.origin
-
-    def check_then_remove(run, epoch):
-        found = checked(run, epoch)
-        checkpoint.remove(run, epoch)
-        return found
-
-    monkeypatch.setattr(checkpoint, "origin", check_then_remove)
+    checkpoint.origin(tmp_path, 1)
+    checkpoint.remove(tmp_path, 1)
     with pytest.raises(DamagedError, match="was removed while it was read"):
         checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})

@@ -9,15 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import call, comparable, refused, summary_of
+from helpers import call, comparable, refused, summary_of, tiny
 
 from jaxddpg import config
+from jaxddpg.config import ConfigError
 from jaxddpg.config.build import state_like
 from jaxddpg.runs import checkpoint
 from jaxddpg.runs import distributed as hosts
+from jaxddpg.runs import run as runs
 from jaxddpg.runs.run import resume
 
 EPOCHS = 4
@@ -177,6 +180,50 @@ def customized(directory, code):
     """Variables under which Python runs this code when it starts."""
     (directory / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": f"{directory}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+def as_second(monkeypatch, *decisions):
+    """This process as the second of two, of which the first has no error and decides so."""
+    of_first = iter(decisions)
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    monkeypatch.setattr(hosts, "_gathered", lambda value: [next(of_first) if value is None else value, value])
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The directory of a small run of one process, and its result."""
+    directory = tmp_path_factory.mktemp("short") / "run"
+    return directory, runs.run(tiny(checkpoint={"interval_seconds": 0}), directory)
+
+
+def test_the_first_process_decides_from_where_all_continue(short, tmp_path, monkeypatch):
+    """The second sees the newest checkpoint, but it is not the one with which the first continues."""
+    directory = shutil.copytree(short[0], tmp_path / "run")
+    as_second(monkeypatch, [1, []], True)
+    result = resume(directory)
+    assert [row["epoch"] for row in result.rows] == [row["epoch"] for row in short[1].rows]
+    helpers.equal(result, short[1])
+    assert [found["checkpoints"]["written"] for found in (result.summary, short[1].summary)] == [1, 3]
+
+
+def test_the_first_process_decides_that_a_run_has_ended(short, monkeypatch):
+    as_second(monkeypatch, [2, []], {"epochs": 2})
+    assert resume(short[0]).summary == {"epochs": 2}
+
+
+def test_the_metrics_that_the_first_process_has_are_needed(short, tmp_path, monkeypatch):
+    directory = shutil.copytree(short[0], tmp_path / "run")
+    (directory / "metrics.jsonl").write_text("")
+    as_second(monkeypatch, [2, []])
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl is not the one that the first process reads"):
+        resume(directory)
+
+
+def test_what_the_first_process_refuses_all_refuse(monkeypatch):
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    monkeypatch.setattr(hosts, "_gathered", lambda value: [["it is damaged"], value])
+    with pytest.raises(ConfigError, match="process 0: it is damaged"):
+        hosts.of_first(lambda: pytest.fail("the first process decides"))
 
 
 KILLED = """

@@ -170,7 +170,8 @@ def origin(run: Path, epoch: int) -> Origin:
 
 
 def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
-    """The state after an epoch, with the structure, shapes and types of `like`.
+    """The state after an epoch, with the structure, shapes and types of `like`. Its files are not compared with their
+    checksums; `origin` does that, once for all processes.
 
     Args:
         like: arrays or `jax.ShapeDtypeStruct`s. A leaf with a sharding is restored to its devices, in all processes
@@ -178,11 +179,10 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         partial: `like` is a dict of some of the state's fields.
 
     Raises:
-        DamagedError: as `origin`.
+        DamagedError: it was removed while it was read.
         ValueError: the checkpoint has another structure, other shapes or types, or as `check_path`.
     """
     check_path(run)
-    origin(run, epoch)
 
     def arguments(leaf: Any) -> ocp.RestoreArgs:
         if sharding := getattr(leaf, "sharding", None):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn
 
@@ -195,6 +195,20 @@ def agreeing() -> Iterator[None]:
     others = _gathered([])
     if found := [f"process {process_id}: {fault}" for process_id, faults in enumerate(others) for fault in faults]:
         raise ConfigError(found)
+
+
+def of_first(decide: Callable[[], Any]) -> Any:
+    """What the first process decides, of what JSON can hold; all call this together. Others may see files as they were
+    a while ago.
+
+    Raises:
+        ConfigError: that of the first process.
+    """
+    decision = None
+    with agreeing():
+        if is_first():
+            decision = decide()
+    return _gathered(decision)[0]
 
 
 def _gathered(value: Any) -> list[Any]:

@@ -167,9 +167,14 @@ def resume_sweep(
                 stack.enter_context(run_directory.claimed(directory))
             experiment, _ = config.extended(directory, changes or {})
             programs = config.programs(experiment)
+
+        def look() -> list[str]:
             begun = [name for name in programs if (directory / name / "config.yaml").exists()]
             for name in begun:
-                _check_epochs(programs[name], _recall(directory / name, programs[name]).epoch)
+                _newest(directory / name, programs[name])
+            return begun
+
+        begun = hosts.of_first(look)
         return _run_programs(directory, experiment, programs, begun, quiet, stopping)
 
 
@@ -228,8 +233,7 @@ def resume(
             if hosts.is_first():
                 stack.enter_context(run_directory.claimed(directory))
             population = _populated(experiment)
-            history = _recall(directory, experiment, population.version)
-            _check_epochs(experiment, history.epoch)
+        history = _recall(directory, experiment, population.version)
         _caution(experiment)
         if finished := _finished(experiment, directory, population, history):
             return finished
@@ -245,12 +249,6 @@ def resume(
             with (directory / "resumptions.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
         return _run(experiment, population, directory, quiet, stopping, history)
-
-
-def _check_epochs(experiment: Experiment, reached: int) -> None:
-    asked = experiment.training.num_epochs
-    if asked < reached:
-        raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {reached}; use more"])
 
 
 class History(NamedTuple):
@@ -372,11 +370,11 @@ def _layout(population: Population, count: int) -> str:
 
 def _finished(experiment: Experiment, directory: Path, population: Population, history: History) -> Result | None:
     """The result of a run that has ended, as it left it; None where there is something left to be done."""
-    path = directory / "summary.json"
-    if not _over(experiment, history.rows[-experiment.population.num_members :]) or not path.exists():
+    if not _over(experiment, history.rows[-experiment.population.num_members :]):
         return None
-    summary = outcome.read(path)
-    if summary["epochs"] != history.epoch:
+    path = directory / "summary.json"
+    summary = hosts.of_first(lambda: outcome.read(path) if path.exists() else None)
+    if summary is None or summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
     lines = (directory / reporting.METRICS).read_bytes().splitlines()
     if hosts.is_first() and len(lines) > len(history.rows):
@@ -387,12 +385,24 @@ def _finished(experiment: Experiment, directory: Path, population: Population, h
     return Result([*history.rows], summary, population.gather(population.scatter_agents(agents)))
 
 
-def _recall(directory: Path, experiment: Experiment, environment: str | None = None) -> History:
-    """The rows up to the newest sound checkpoint; none where the run was interrupted before its first. `environment` is
-    the digest of the environment, where it is known.
+def _recall(directory: Path, experiment: Experiment, environment: str | None) -> History:
+    """The rows up to the checkpoint that the first process finds; ConfigError as `_newest`."""
+    epoch, notes = hosts.of_first(lambda: _newest(directory, experiment, environment))
+    count = (epoch + 1) * experiment.population.num_members
+    with hosts.agreeing():
+        rows = reporting.read_rows(directory / reporting.METRICS)[:count]
+        if len(rows) < count:
+            raise ConfigError([f"{directory / reporting.METRICS} is not the one that the first process reads"])
+    return History(rows, notes)
+
+
+def _newest(directory: Path, experiment: Experiment, environment: str | None = None) -> tuple[int, list[str]]:
+    """The epoch of the newest sound checkpoint, -1 where the run was interrupted before its first, and what was found
+    on the way to it. `environment` is the digest of the environment, where it is known.
 
     Raises:
-        ConfigError: there were checkpoints, but none can be used, and to start over would lose what is sound.
+        ConfigError: fewer epochs are asked for; or there were checkpoints, but none can be used, and to start over
+            would lose what is sound.
     """
     count = experiment.population.num_members
     rows, found = reporting.read_rows(directory / reporting.METRICS), checkpoint.epochs(directory)
@@ -410,11 +420,13 @@ def _recall(directory: Path, experiment: Experiment, environment: str | None = N
         if told < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue
-        return History(rows[: (epoch + 1) * count], [*notes, f"continuing after epoch {epoch}"])
+        if (asked := experiment.training.num_epochs) < epoch:
+            raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {epoch}; use more"])
+        return epoch, [*notes, f"continuing after epoch {epoch}"]
     if found:
         remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start over"
         raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
-    return History((), ["there is no checkpoint to continue from; starting from the beginning"])
+    return -1, ["there is no checkpoint to continue from; starting from the beginning"]
 
 
 def _begin(directory: Path | None, population: Population, history: History) -> tuple[State, Best | None]:
@@ -423,7 +435,7 @@ def _begin(directory: Path | None, population: Population, history: History) -> 
         return population.init(), None
     count = len(history.rows) // (history.epoch + 1)
     like = _on_disk(population, count)
-    if checkpoint.holds(directory, history.epoch, "best"):
+    if hosts.of_first(lambda: checkpoint.holds(directory, history.epoch, "best")):
         like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
     state = _restored(directory, history.epoch, like)
     # Earlier versions kept none.
