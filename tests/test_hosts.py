@@ -1,6 +1,7 @@
 """Several processes as one JAX program, over loopback: they give the numbers of one, and one of them may be lost."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -226,6 +227,25 @@ def test_what_the_first_process_refuses_all_refuse(monkeypatch):
         hosts.of_first(lambda: pytest.fail("the first process decides"))
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("FAILED_PRECONDITION: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:1", True),
+        ("INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network error", True),
+        ("INTERNAL: NCCL operation ncclCommInitRank() failed: unhandled system error", False),
+        ("UNKNOWN: Gloo context initialization failed: Connect timeout", False),
+    ],
+)
+def test_a_loss_is_claimed_only_where_a_peer_is_gone_and_the_text_is_shown(text, lost, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    expected = "another process of this run was lost or stopped (" if lost else ""
+    with (
+        pytest.raises(runs.RunError if lost else jax.errors.JaxRuntimeError, match=re.escape(expected + text)),
+        runs._failures_told(Path("run")),
+    ):
+        raise jax.errors.JaxRuntimeError(text)
+
+
 KILLED = """
 import os, signal
 from jaxddpg.runs import checkpoint
@@ -381,7 +401,7 @@ def test_the_gpus_of_a_task_under_slurm(tasks, visible):
     (variables,), _ = slurm(1)
     simulated = variables | {"SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
     script = (
-        "from jaxddpg import hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
+        "from jaxddpg.runs import distributed as hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
         "print(jax.config.read('jax_cuda_visible_devices'))"
     )
     done = subprocess.run(
@@ -411,7 +431,7 @@ def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     assert "error: not all processes came within 3 s" in err
 
 
-LITTLE_MEMORY = "from jaxddpg import memory\nmemory.free = lambda: 1000\n"
+LITTLE_MEMORY = "from jaxddpg.runs import memory\nmemory.free = lambda: 1000\n"
 LITTLE_DISK = """
 import shutil
 usage, calls = shutil.disk_usage, []

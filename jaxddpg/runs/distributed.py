@@ -23,6 +23,7 @@ _HEARTBEAT_SECONDS = 10
 """A process that was silent for so long is lost."""
 _JOINED, _LEAVING = "the processes have met", "this process ends with code"
 """What a child says to its parent."""
+LOST = "another process of this run was lost or stopped"
 _REASON_SECONDS = 5
 _LEAVING_SECONDS = 120
 """Within which all processes end after the first one has."""
@@ -94,10 +95,16 @@ def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
 
 def _ended(number: int, said: str) -> str:
     """Why a child was ended by a signal, as part of a sentence, from what JAX's libraries said."""
-    if number == signal.SIGABRT and re.search("distributed service|coordination|heartbeat|gloo", said, re.IGNORECASE):
-        return "another process of this run was lost or stopped"
+    if number == signal.SIGABRT and is_loss(said):
+        return LOST
     lines = [line for line in said.splitlines() if line.strip() not in ("", _JOINED)]
     return f"the trainer was ended by {signal.Signals(number).name}{f': {lines[-1][:200]}' if lines else ''}"
+
+
+def is_loss(said: str) -> bool:
+    """Whether JAX's libraries speak of a peer that is no longer there, and of no other failure."""
+    texts = "connection (closed|reset)|broken pipe|heartbeat|coordination|distributed service|remote process exited"
+    return bool(re.search(texts, said, re.IGNORECASE))
 
 
 def _not_met(said: str, seconds: int) -> str:

@@ -274,10 +274,10 @@ def _failures_told(directory: Path | None) -> Iterator[None]:
             raise ConfigError([f"there is not enough memory for this experiment; {_SMALLER}"]) from error
         if called_back := callback_error(error):
             raise RunError(f"the environment failed in a callback: {called_back}") from error
-        if not jax.distributed.is_initialized():
+        if not (jax.distributed.is_initialized() and hosts.is_loss(str(error))):
             raise
         remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
-        raise RunError(f"another process of this run was lost or stopped; {remedy}") from error
+        raise RunError(f"{hosts.LOST} ({config.first_line(error)}); {remedy}") from error
     except jax.errors.KeyReuseError as error:
         raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
     except OSError as error:
