@@ -320,6 +320,55 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit
         equal(tmp_path / "alone", whole[0], 1e-5)
 
 
+def supervised(monkeypatch, capfd, code):
+    """The exit code of a command whose child runs this code, and what is printed."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **how: popen([sys.executable, "-c", code], **how))
+    return hosts.supervise([], 5, "look into it"), *capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("code", "shown", "sentence"),
+    [
+        ("print('Unknown flag', flush=True); os._exit(1)", "Unknown flag\n", "the trainer ended with exit code 1"),
+        (
+            "print('NCCL INFO\\n' * 20_000 + 'NCCL WARN'); raise KeyError",
+            "NCCL WARN\nTraceback",
+            "ended with exit code 1",
+        ),
+        ("print('out of order', flush=True); os.abort()", "out of order\n", "the trainer was ended by SIGABRT"),
+        ("print('the heartbeat is missing', flush=True); os.abort()", "", "another process of this run was lost or"),
+    ],
+)
+def test_what_the_libraries_wrote_is_shown_where_no_sentence_explains_the_end(
+    code, shown, sentence, monkeypatch, capfd
+):
+    joined = f"import os; os.write(1, b'{hosts._JOINED}\\n'); "
+    end, out, err = supervised(monkeypatch, capfd, joined + code)
+    assert (end, out) == (1, "")
+    assert shown in err
+    assert sentence in errors(err)[0]
+    assert len(err.splitlines()) <= hosts._TAIL_LINES + 1
+    assert hosts._JOINED not in err
+    assert shown or len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("code", ["hosts.leave(1)", "os._exit(2)", "os._exit(143)"])
+def test_what_a_sentence_has_explained_needs_no_more(code, monkeypatch, capfd):
+    script = f"import os; from jaxddpg.runs import distributed as hosts; print('noise', flush=True); {code}"
+    expected = int(re.search(r"\d+", code)[0])
+    assert supervised(monkeypatch, capfd, script) == (expected, "", "")
+
+
+@pytest.mark.slow
+def test_a_flag_that_ends_a_trainer_in_xla_is_shown(experiment, tmp_path):
+    command = ("train", experiment, "--run-dir", tmp_path / "run")
+    start_one = start(*command, process_id=0, port=free_port(), num_processes=1, XLA_FLAGS="--xla_bogus_flag=1")
+    ((code, _, err),) = ended([start_one])
+    assert code == 1
+    assert "xla_bogus_flag" in err
+
+
 @pytest.mark.slow
 def test_a_parent_takes_its_child_with_it(experiment, tmp_path):
     directory = tmp_path / "run"

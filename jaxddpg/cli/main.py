@@ -187,7 +187,7 @@ def _learn(options: argparse.Namespace, experiment: Experiment, directory: Path,
     with _Signals(from_parent=bool(options.child)) as signals:
         if not rendezvous:
             return _trained(options, experiment, directory, go, signals)
-        code = 1
+        code = None
         try:
             hosts.join(rendezvous, config.dump(experiment))
             signals.training = True
@@ -195,7 +195,7 @@ def _learn(options: argparse.Namespace, experiment: Experiment, directory: Path,
         except ConfigError as error:
             code = _refused(error)
         except Exception:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)  # to what JAX's libraries wrote, whose end the parent shows
         hosts.leave(code)
 
 

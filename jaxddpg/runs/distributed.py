@@ -11,11 +11,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 from jaxddpg.config import ConfigError, first_line
 
@@ -24,6 +24,8 @@ _HEARTBEAT_SECONDS = 10
 _JOINED, _LEAVING = "the processes have met", "this process ends with code"
 """What a child says to its parent."""
 LOST = "another process of this run was lost or stopped"
+_TAIL_LINES = 40
+"""Of what JAX's libraries wrote, to be shown."""
 _REASON_SECONDS = 5
 _LEAVING_SECONDS = 120
 """Within which all processes end after the first one has."""
@@ -43,62 +45,58 @@ class Rendezvous(NamedTuple):
 def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
     """Runs a command of this program in a child that trains, and returns its exit code.
 
-    The child writes to the streams of this process, but what JAX's C++ libraries write is kept from them. SIGINT and
-    SIGTERM are passed on. The child ends with this process, whatever ends it.
+    The child writes to the streams of this process. Of what JAX's C++ libraries write the end is shown where the child
+    failed without a sentence. SIGINT and SIGTERM are passed on. The child ends with this process, whatever ends it.
 
     Args:
         seconds: for which the child waits for the others.
         remedy: what to do where the child was ended in the middle of a run.
     """
-    streams = [os.dup(descriptor) for descriptor in (1, 2)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "jaxddpg", *arguments, "--child", ",".join(map(str, streams))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=streams,
-        start_new_session=True,  # a terminal sends its signals to this process alone
-    )
-    assert child.stdin
-    assert child.stdout
-    signals = child.stdin.fileno()
-    for descriptor in streams:
-        os.close(descriptor)
-    libraries: deque[bytes] = deque(maxlen=10_000)
-    reader = threading.Thread(target=libraries.extend, args=(child.stdout,), daemon=True)
-    reader.start()
-
-    def pass_on(number: int, _: Any) -> None:
-        with suppress(OSError):  # it has ended
-            os.write(signals, bytes([number]))
-
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    reader.join(1.0)
-    said = b"".join(libraries).decode(errors="replace")
-    if code < 0 and (reported := re.search(rf"^{_LEAVING} (\d+)$", said, re.MULTILINE)):
-        code = int(reported[1])  # it was aborted while it waited for the others to end
-    if code >= 0:
-        if "Traceback" in said:
-            print(said, end="", file=sys.stderr)
+    with tempfile.TemporaryFile() as libraries:
+        code = _run_child(arguments, libraries)
+        libraries.seek(0)
+        said = libraries.read().decode(errors="replace")
+    if reported := re.search(rf"^{_LEAVING} (\d+)$", said, re.MULTILINE):
+        return int(reported[1])  # it has said why, but may have been aborted while it waited for the others to end
+    if code in (0, 2) or code > 128:
         return code
     if _JOINED not in said and (reason := _not_met(said, seconds)):
         print(f"error: {reason}", file=sys.stderr)
         return 2
-    print(f"error: {_ended(-code, said)}; {remedy}", file=sys.stderr)
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    lost = code == -signal.SIGABRT and is_loss(said)
+    tail = [] if lost else said.replace(f"{_JOINED}\n", "").splitlines()[-_TAIL_LINES:]
+    print(*tail, f"error: {LOST if lost else f'the trainer {how}'}; {remedy}", sep="\n", file=sys.stderr)
     return 1
 
 
-def _ended(number: int, said: str) -> str:
-    """Why a child was ended by a signal, as part of a sentence, from what JAX's libraries said."""
-    if number == signal.SIGABRT and is_loss(said):
-        return LOST
-    lines = [line for line in said.splitlines() if line.strip() not in ("", _JOINED)]
-    return f"the trainer was ended by {signal.Signals(number).name}{f': {lines[-1][:200]}' if lines else ''}"
+def _run_child(arguments: Sequence[str], libraries: IO[bytes]) -> int:
+    """Runs a command in a child and returns its exit code, negative where a signal ended it. What JAX's libraries write
+    goes to that file."""
+    streams = [os.dup(descriptor) for descriptor in (1, 2)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jaxddpg", *arguments, "--child", ",".join(map(str, streams))],
+        stdin=subprocess.PIPE,
+        stdout=libraries,
+        stderr=subprocess.STDOUT,
+        pass_fds=streams,
+        start_new_session=True,  # a terminal sends its signals to this process alone
+    ) as child:
+        assert child.stdin
+        signals = child.stdin.fileno()
+        for descriptor in streams:
+            os.close(descriptor)
+
+        def pass_on(number: int, _: Any) -> None:
+            with suppress(OSError):  # it has ended
+                os.write(signals, bytes([number]))
+
+        previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return child.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def is_loss(said: str) -> bool:
@@ -233,14 +231,16 @@ def _gathered(value: Any) -> list[Any]:
     return [json.loads(bytes(row)) for row in found]
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process, one of several. Where it failed it waits only so long for the others that all can say why."""
+def leave(code: int | None) -> NoReturn:
+    """Ends this process, one of several, with a code that it has explained; None where it failed otherwise. Where it
+    failed it waits only so long for the others that all can say why."""
     import jax
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.write(1, f"{_LEAVING} {code}\n".encode())
+    if code is not None:
+        os.write(1, f"{_LEAVING} {code}\n".encode())
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
-    leaving.join(_REASON_SECONDS if code in (1, 2) else None)
-    os._exit(code)
+    leaving.join(_REASON_SECONDS if code in (None, 1, 2) else None)
+    os._exit(1 if code is None else code)

@@ -18,7 +18,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxddpg.runs import backend, checkpoint, distributed as hosts, memory, origin, summary as outcome, directory as run_directory
+from jaxddpg.runs import (
+    backend,
+    checkpoint,
+    distributed as hosts,
+    memory,
+    origin,
+    summary as outcome,
+    directory as run_directory,
+)
 from jaxddpg import config, settings
 from jaxddpg.report import console as reporting
 from jaxddpg.parts import sharding as shards
