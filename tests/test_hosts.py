@@ -369,6 +369,25 @@ def test_a_flag_that_ends_a_trainer_in_xla_is_shown(experiment, tmp_path):
     assert "xla_bogus_flag" in err
 
 
+SLOW = """
+import time
+from jaxddpg.config import build
+def population(*args, make=build.make_population):
+    made = make(*args)
+    return made._replace(compile=lambda *args: time.sleep(40) or made.compile(*args))
+build.make_population = population
+"""
+
+
+@pytest.mark.slow
+def test_a_process_may_compile_for_longer_than_the_others(experiment, tmp_path):
+    """Than the 30 s that Gloo waits for a connection."""
+    port, command = free_port(), ("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "1")
+    other = start(*command, process_id=1, port=port, **customized(tmp_path, SLOW))
+    said = ended([start(*command, process_id=0, port=port), other])
+    assert [code for code, *_ in said] == [0, 0], said
+
+
 @pytest.mark.slow
 def test_a_parent_takes_its_child_with_it(experiment, tmp_path):
     directory = tmp_path / "run"

@@ -345,7 +345,9 @@ def _run(
             )
         start = time.perf_counter()
         if not _over(experiment, history.rows[-count:]):
-            population.compile(clock_at(experiment.training, 0), bool(history.rows))
+            with hosts.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
+                population.compile(clock_at(experiment.training, 0), bool(history.rows))
+            population.gather(population.members.running)
         compile_seconds = time.perf_counter() - start
         state, best = _begin(directory, population, history)
         cohort = Cohort(experiment, population, state, config.identities(experiment), history.rows[-count:], best)
