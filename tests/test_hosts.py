@@ -462,20 +462,40 @@ def test_a_process_takes_all_gpus_where_it_is_alone_or_has_its_own(variables, ex
     assert hosts.takes_all_devices(variables) == expected
 
 
+def test_what_differs_between_processes_is_named():
+    alike = {"command": "train", "--debug": False}
+    hosts.check_alike([alike, alike, alike])
+    with pytest.raises(ConfigError) as refusal:
+        hosts.check_alike([alike, alike, {"command": "resume", "agent.gamma": 0.5}])
+    assert refusal.value.faults == [
+        "command is train in process 0, but resume in process 2; start all alike",
+        "--debug is False in process 0, but None in process 2; start all alike",
+        "agent.gamma is None in process 0, but 0.5 in process 2; start all alike",
+    ]
+
+
+@pytest.mark.slow
+def test_unequal_numbers_of_devices_are_refused(experiment, tmp_path):
+    port, command = free_port(), ("train", experiment, "--run-dir", tmp_path / "run")
+    said = ended([start(*command, process_id=number, port=port, devices=1 + number) for number in range(2)])
+    assert [code for code, *_ in said] == [2, 2], said
+    for *_, err in said:
+        assert errors(err) == ["error: the number of devices is 1 in process 0, but 2 in process 1; start all alike"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "visible"), [("1", "all"), ("2", "0")])
-def test_the_gpus_of_a_task_under_slurm(tasks, visible):
-    """What JAX will look for; with simulated variables and no GPU."""
+def test_what_a_task_takes_under_slurm(tasks, visible):
+    """All cores, and the GPUs that JAX will look for; with simulated variables and no GPU."""
     (variables,), _ = slurm(1)
     simulated = variables | {"SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
     script = (
         "from jaxddpg.runs import distributed as hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
-        "print(jax.config.read('jax_cuda_visible_devices'))"
+        "print(jax.config.read('jax_cuda_visible_devices'), jax.local_device_count())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | simulated, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == visible
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | simulated
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{visible} {len(os.sched_getaffinity(0))}"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ writes them. JAX aborts a process that has lost a peer. A command with `--distri
 child trains: the parent reports in a sentence how the child ended.
 """
 
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple, NoReturn
@@ -133,6 +135,8 @@ def join(rendezvous: Rendezvous, purpose: str) -> None:
     """
     import jax
 
+    from jaxddpg.runs import backend
+
     try:
         jax.distributed.initialize(
             rendezvous.coordinator,
@@ -149,8 +153,22 @@ def join(rendezvous: Rendezvous, purpose: str) -> None:
     if takes_all_devices(os.environ):
         for platform in ("cuda", "rocm"):
             jax.config.update(f"jax_{platform}_visible_devices", "all")
+    backend.start()
+    owners = Counter(device.process_index for device in jax.devices())
+    check_alike([{"the number of devices": owners[process_id]} for process_id in range(jax.process_count())])
     if len({*_gathered(purpose)}) > 1:
         raise ConfigError(["the processes were given different settings; give each the same file and flags"])
+
+
+def check_alike(each: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError that names all in which processes differ, from what each has by name."""
+    faults = []
+    for name in dict.fromkeys(itertools.chain(*each)):
+        first, *others = (facts.get(name) for facts in each)
+        if odd := [(number, value) for number, value in enumerate(others, 1) if value != first]:
+            faults.append(f"{name} is {first} in process 0, but {odd[0][1]} in process {odd[0][0]}; start all alike")
+    if faults:
+        raise ConfigError(faults)
 
 
 def takes_all_devices(variables: Mapping[str, str]) -> bool:
