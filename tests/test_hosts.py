@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import helpers
 import jax
@@ -18,6 +19,7 @@ from helpers import call, comparable, refused, summary_of, tiny
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
+from jaxddpg.config import build as composition
 from jaxddpg.config.build import state_like
 from jaxddpg.runs import checkpoint
 from jaxddpg.runs import distributed as hosts
@@ -481,6 +483,15 @@ def test_unequal_numbers_of_devices_are_refused(experiment, tmp_path):
     assert [code for code, *_ in said] == [2, 2], said
     for *_, err in said:
         assert errors(err) == ["error: the number of devices is 1 in process 0, but 2 in process 1; start all alike"]
+
+
+def test_a_process_without_a_device_of_the_mesh_is_refused(monkeypatch):
+    for num_shards, owners in [(1, [0, 1, 2]), (3, [0, 1, 2]), (4, [0, 1, 2]), (2, [0, 0, 1, 1, 2, 2]), (2, [0, 1])]:
+        composition.check_shares(num_shards, owners)
+    composition.check_shares(3, [0, 0, 1, 1])  # one device idle, but each process has another
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=number) for number in range(3)])
+    with pytest.raises(ConfigError, match="leaves process 2 none of the 3 devices; start fewer processes, or choose a"):
+        composition.populate(tiny(training=vars(tiny().training) | {"num_shards": 2}))
 
 
 @pytest.mark.slow

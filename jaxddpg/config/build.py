@@ -4,7 +4,7 @@ import importlib
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -284,7 +284,9 @@ def build_shard(member: Member) -> Trainer:
 
 
 def populate(experiment: Experiment) -> Population:
-    """The population of an experiment: every variant of the settings with each of the seeds."""
+    """The population of an experiment: every variant of the settings with each of the seeds; ConfigError as
+    `check_shares`."""
+    check_shares(experiment.training.num_shards, [device.process_index for device in jax.devices()])
     count = experiment.population.num_seeds
     members = [variant.member() for variant in variants(experiment) for _ in range(count)]
     return make_population(
@@ -295,6 +297,15 @@ def populate(experiment: Experiment) -> Population:
         experiment.training.num_shards,
         digest(members[0].environment),
     )
+
+
+def check_shares(num_shards: int, owners: Sequence[int]) -> None:
+    """ConfigError where the rows of devices for the shards of members leave out all devices of a process; `owners` are
+    the processes of all devices."""
+    count, row = len(owners), shards.devices_each(num_shards, len(owners))
+    if without := {*owners} - {*owners[: count // row * row]}:
+        what = f"training.num_shards is {num_shards}, which leaves process {min(without)} none of the {count} devices"
+        raise ConfigError([f"{what}; start fewer processes, or choose a num_shards that divides {count}"])
 
 
 def state_like(experiment: Experiment, members: int | None = None) -> State:
