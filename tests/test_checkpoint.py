@@ -1,6 +1,7 @@
 import json
 import shutil
 import string
+from unittest import mock
 
 import jax
 import numpy as np
@@ -182,6 +183,17 @@ def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
         writer.commit()
         writer.wait()
         np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, shapes(state))["leaf"], state["leaf"] + 1)
+
+
+def test_the_parts_of_all_processes_share_the_disk(tmp_path, monkeypatch):
+    """Of which this one holds none here."""
+    leaf = mock.Mock(spec=jax.Array, nbytes=4 * 2**20, addressable_shards=[])
+    free = mock.Mock(free=3 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match="4,194,304 bytes are needed, 3,145,728 are free"):
+        checkpoint._check_room(tmp_path, {"leaf": leaf})
+    free.free = 5 * 2**20
+    checkpoint._check_room(tmp_path, {"leaf": leaf})
 
 
 def test_a_manifest_names_every_file(tmp_path):

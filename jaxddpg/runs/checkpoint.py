@@ -292,13 +292,9 @@ def remove(run: Path, epoch: int) -> None:
 
 
 def _check_room(run: Path, state: State) -> None:
-    """OSError where the disk cannot hold the state; in the middle of writing Orbax fails with pages of traces."""
-    needed = sum(
-        sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
-        if isinstance(leaf, jax.Array)
-        else np.asarray(leaf).nbytes
-        for leaf in jax.tree.leaves(state)
-    )
+    """OSError where the disk cannot hold the state, the parts of all processes together; in the middle of writing Orbax
+    fails with pages of traces."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(run).free
     full = free < needed + 2**20
     if any(hosts.any_has(full)):
