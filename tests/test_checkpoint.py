@@ -1,6 +1,7 @@
 import json
 import shutil
 import string
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -11,6 +12,7 @@ from helpers import cut_a_file, empty_it, flip_a_byte
 
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.runs import checkpoint
+from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs.checkpoint import DamagedError
 from jaxddpg.settings import DDPG, Actor, Critic
 from jaxddpg.types import Environment, State
@@ -194,6 +196,22 @@ def test_the_parts_of_all_processes_share_the_disk(tmp_path, monkeypatch):
         checkpoint._check_room(tmp_path, {"leaf": leaf})
     free.free = 5 * 2**20
     checkpoint._check_room(tmp_path, {"leaf": leaf})
+
+
+def test_only_the_first_process_deletes_and_measures_what_all_have_written(tmp_path, monkeypatch):
+    """Others may fail when the first has written the manifest, or find files that are no longer there."""
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts, "is_first", lambda: False)
+        with pytest.raises(OSError, match="cannot be written: too late"), checkpoint._writing(folder(tmp_path) / "1"):
+            raise TimeoutError("too late")
+        patch.setattr(Path, "rglob", lambda *_: pytest.fail("the first process walks through the files"))
+        checkpoint.save(tmp_path, 2, {"leaf": np.ones(1)})
+    checkpoint.origin(tmp_path, 1)
+    assert checkpoint.epochs(tmp_path) == [1]
+    with pytest.raises(OSError, match="cannot be written: failed"), checkpoint._writing(folder(tmp_path) / "2"):
+        raise OSError("failed")
+    assert not (folder(tmp_path) / "2").exists()
 
 
 def test_a_manifest_names_every_file(tmp_path):

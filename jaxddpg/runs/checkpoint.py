@@ -39,6 +39,7 @@ class Written(NamedTuple):
     """What one checkpoint took."""
 
     bytes: int
+    """0 in other processes than the first"""
     seconds: float
 
 
@@ -102,9 +103,7 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
                 checkpointer.wait_until_finished()
             else:
                 write()
-            if hosts.is_first():
-                _write_manifest(path, epoch, state, origin)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            size = _write_manifest(path, epoch, state, origin) if hosts.is_first() else 0
         return Written(size, time.perf_counter() - start)
 
     return finish
@@ -112,18 +111,21 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong into an OSError, and leaves nothing that is not whole."""
+    """Turns what goes wrong into an OSError, and leaves nothing that is not whole. Only the first process deletes: it
+    alone knows whether the manifest was written."""
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors, many lines long
-        shutil.rmtree(path, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(path, ignore_errors=True)
         full = "No space left" in str(error)
         reason = "the disk is full" if full else str(error).strip().split("\n")[0][:200]
         kind = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
         raise OSError(kind, f"the checkpoint of epoch {path.name} cannot be written: {reason}") from error
 
 
-def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> None:
+def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> int:
+    """Returns the bytes of the files that it names."""
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     content = {
         "epoch": epoch,
@@ -134,6 +136,7 @@ def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> Non
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(content) + "\n")
     partial.rename(_manifest(path))
+    return sum((path / name).stat().st_size for name in files)
 
 
 def epochs(run: Path) -> list[int]:
