@@ -1,5 +1,6 @@
 """Several processes as one JAX program, over loopback: they give the numbers of one, and one of them may be lost."""
 
+import operator
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +24,7 @@ from jaxddpg.config import ConfigError
 from jaxddpg.config import build as composition
 from jaxddpg.config.build import state_like
 from jaxddpg.runs import checkpoint
+from jaxddpg.runs import directory as run_directory
 from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs import run as runs
 from jaxddpg.runs.run import resume
@@ -188,6 +191,7 @@ def customized(directory, code):
 def as_second(monkeypatch, *decisions):
     """This process as the second of two, of which the first has no error and decides so."""
     of_first = iter(decisions)
+    monkeypatch.setattr(run_directory, "check_shared", lambda _: None)
     monkeypatch.setattr(hosts, "is_first", lambda: False)
     monkeypatch.setattr(hosts, "_gathered", lambda value: [next(of_first) if value is None else value, value])
 
@@ -220,6 +224,25 @@ def test_the_metrics_that_the_first_process_has_are_needed(short, tmp_path, monk
     as_second(monkeypatch, [2, []])
     with pytest.raises(ConfigError, match=r"metrics\.jsonl is not the one that the first process reads"):
         resume(directory)
+
+
+def test_a_directory_must_be_the_one_in_which_the_first_process_writes(tmp_path, monkeypatch):
+    run_directory.check_shared(tmp_path)
+    assert [*tmp_path.iterdir()] == []
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    monkeypatch.setattr(hosts, "_gathered", lambda value: [".shared-by-the-first" if value is None else value])
+    with pytest.raises(ConfigError, match="is not on a file system that all processes share"):
+        run_directory.check_shared(tmp_path)
+    (tmp_path / ".shared-by-the-first").touch()
+    run_directory.check_shared(tmp_path)
+
+
+@pytest.mark.parametrize("start", [runs.resume, partial(runs.run, tiny())])
+def test_a_directory_is_looked_for_in_all_processes_before_it_is_used(start, short, tmp_path, monkeypatch):
+    directory = shutil.copytree(short[0], tmp_path / "run") if start is runs.resume else tmp_path / "new"
+    monkeypatch.setattr(run_directory, "check_shared", lambda found: (_ for _ in ()).throw(ConfigError([str(found)])))
+    with pytest.raises(ConfigError, match=str(directory)):
+        start(directory)
 
 
 def test_what_the_first_process_refuses_all_refuse(monkeypatch):
@@ -501,7 +524,7 @@ def test_what_a_task_takes_under_slurm(tasks, visible):
     (variables,), _ = slurm(1)
     simulated = variables | {"SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
     script = (
-        "from jaxddpg.runs import distributed as hosts; hosts.join(hosts.Rendezvous(), ''); import jax; "
+        "from jaxddpg.runs import distributed as hosts; hosts.join(hosts.Rendezvous(), {}); import jax; "
         "print(jax.config.read('jax_cuda_visible_devices'), jax.local_device_count())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | simulated
@@ -543,20 +566,24 @@ shutil.disk_usage = few
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "code", "fragment"),
+    ("flags", "code", "fragments"),
     [
-        (["--agent.gamma", "0.5"], "", "the processes were given different settings"),
-        ([], LITTLE_MEMORY, "process 1: this experiment needs "),
+        (
+            ["--agent.gamma", "0.5", "--debug"],
+            "",
+            ["--debug is False in process 0, but True", "agent.gamma is 0.99 in"],
+        ),
+        ([], LITTLE_MEMORY, ["process 1: this experiment needs "]),
     ],
     ids=["settings", "memory"],
 )
-def test_what_one_process_meets_all_say(flags, code, fragment, experiment, tmp_path):
+def test_what_one_process_meets_all_say(flags, code, fragments, experiment, tmp_path):
     port, command = free_port(), ("train", experiment, "--run-dir", tmp_path / "run")
     other = start(*command, *flags, process_id=1, port=port, **customized(tmp_path, code))
     said = ended([start(*command, process_id=0, port=port), other])
     assert [code for code, *_ in said] == [2, 2], said
-    assert [len(errors(err)) for *_, err in said] == [1, 1], said
-    assert fragment in errors(said[0][2])[0]
+    assert [len(errors(err)) for *_, err in said] == [len(fragments)] * 2, said
+    assert all(map(operator.contains, errors(said[0][2]), fragments))
     assert not (tmp_path / "run").exists()
 
 

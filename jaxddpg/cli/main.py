@@ -189,7 +189,8 @@ def _learn(options: argparse.Namespace, experiment: Experiment, directory: Path,
             return _trained(options, experiment, directory, go, signals)
         code = None
         try:
-            hosts.join(rendezvous, config.dump(experiment))
+            given = {"the command": options.arguments[0], "the run directory": str(directory), "--debug": options.debug}
+            hosts.join(rendezvous, given | config.learning(experiment) | config.harmless(experiment))
             signals.training = True
             code = _trained(options, experiment, directory, go, signals)
         except ConfigError as error:

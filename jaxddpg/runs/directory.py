@@ -2,15 +2,18 @@
 
 import fcntl
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from jaxddpg.runs import checkpoint
 from jaxddpg import config
-from jaxddpg.report import console as reporting
 from jaxddpg.config import ConfigError
+from jaxddpg.report import console as reporting
+from jaxddpg.runs import checkpoint
+from jaxddpg.runs import distributed as hosts
 from jaxddpg.settings import Experiment
 
 IN_USE = "--run-dir {} already holds a run; name another, or leave --run-dir out; `jaxddpg resume` continues with a run"
@@ -64,6 +67,16 @@ def claimed(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def check_shared(directory: Path) -> None:
+    """ConfigError where a process does not see a file that the first one makes; all call this together."""
+    with ExitStack() as stack:
+        made = partial(tempfile.NamedTemporaryFile, prefix=".shared-", dir=directory)
+        name = hosts.of_first(lambda: Path(stack.enter_context(made()).name).name)
+        with hosts.agreeing():
+            if not (directory / name).exists():
+                raise ConfigError([f"{directory} is not on a file system that all processes share"])
 
 
 def write(path: Path, text: str) -> None:

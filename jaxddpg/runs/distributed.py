@@ -124,18 +124,16 @@ def _not_met(said: str, seconds: int) -> str:
     return ""
 
 
-def join(rendezvous: Rendezvous, purpose: str) -> None:
+def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
     """Makes this process one of a JAX program of several.
 
     Args:
-        purpose: what each process is to do, which must be the same.
+        facts: what must be the same for all processes, by name, as are the versions of libraries and JAX's settings.
 
     Raises:
-        ConfigError: the processes did not meet, or have other purposes.
+        ConfigError: the processes did not meet, or differ.
     """
     import jax
-
-    from jaxddpg.runs import backend
 
     try:
         jax.distributed.initialize(
@@ -153,11 +151,13 @@ def join(rendezvous: Rendezvous, purpose: str) -> None:
     if takes_all_devices(os.environ):
         for platform in ("cuda", "rocm"):
             jax.config.update(f"jax_{platform}_visible_devices", "all")
+    from jaxddpg.runs import backend, summary
+    from jaxddpg.training.population import numerics
+
     backend.start()
     owners = Counter(device.process_index for device in jax.devices())
     check_alike([{"the number of devices": owners[process_id]} for process_id in range(jax.process_count())])
-    if len({*_gathered(purpose)}) > 1:
-        raise ConfigError(["the processes were given different settings; give each the same file and flags"])
+    check_alike(_gathered({**facts, **numerics(), **summary.versions()}))
 
 
 def check_alike(each: Sequence[Mapping[str, Any]]) -> None:

@@ -117,9 +117,8 @@ def run(
                 if (directory / "config.yaml").exists():  # of two runs that start together, one got it
                     raise ConfigError([run_directory.IN_USE.format(directory)])
                 run_directory.write(directory / "config.yaml", config.dump(experiment))
-        with hosts.agreeing():
-            if directory and not (directory / "config.yaml").exists():
-                raise ConfigError([f"--run-dir {directory} is not on a file system that all processes share"])
+        if directory:
+            run_directory.check_shared(directory)
         return _run(experiment, population, directory, quiet, stopping)
 
 
@@ -241,6 +240,7 @@ def resume(
             if hosts.is_first():
                 stack.enter_context(run_directory.claimed(directory))
             population = _populated(experiment)
+        run_directory.check_shared(directory)
         history = _recall(directory, experiment, population.version)
         _caution(experiment)
         if finished := _finished(experiment, directory, population, history):
