@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import IO, Any, NamedTuple, NoReturn
 
 from jaxddpg.config import ConfigError, first_line
@@ -157,6 +159,7 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
     backend.start()
     owners = Counter(device.process_index for device in jax.devices())
     check_alike([{"the number of devices": owners[process_id]} for process_id in range(jax.process_count())])
+    processes_here()
     check_alike(_gathered({**facts, **numerics(), **summary.versions()}))
 
 
@@ -191,6 +194,12 @@ def is_first() -> bool:
     import jax
 
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+@cache
+def processes_here() -> int:
+    """How many processes of this run are on this machine, by its name; all call this together when they join."""
+    return _gathered(socket.gethostname()).count(socket.gethostname())
 
 
 def any_has(*flags: bool) -> list[bool]:
