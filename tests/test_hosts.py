@@ -463,6 +463,22 @@ def test_slurm_says_who_is_who(experiment, tmp_path):
     assert [code for code, *_ in said] == [0, 0], said
 
 
+@pytest.mark.parametrize(("made", "command"), [(False, "train configs/pendulum.yaml --num-seeds"), (True, "resume")])
+def test_the_job_for_slurm_gives_each_task_its_cores(made, command, tmp_path):
+    """With an `srun` that prints what it is given."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$SRUN_CPUS_PER_TASK $@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    if made:
+        (tmp_path / "runs" / "pendulum_1024").mkdir(parents=True)
+        (tmp_path / "runs" / "pendulum_1024" / "config.yaml").touch()
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "32"}
+    script = Path(__file__).parent.parent / "examples" / "slurm.sh"
+    done = subprocess.run(["bash", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"32 jaxddpg {command} ")
+
+
 def free(port):
     with socket.socket() as place:
         return place.connect_ex(("127.0.0.1", port)) != 0
@@ -478,6 +494,12 @@ def free(port):
         ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "3"}, True),
         ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": "0"}, True),
         ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NODEID": "0", "ROCR_VISIBLE_DEVICES": "0"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NODEID": "0", "HIP_VISIBLE_DEVICES": "0"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_TRES_PER_TASK": "cpu=4,gres/gpu=2"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_TRES_PER_TASK": "cpu=4"}, False),
+        ({"SLURM_GPUS_PER_TASK": "2", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
         ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0"}, False),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, False),

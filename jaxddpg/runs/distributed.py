@@ -175,18 +175,20 @@ def check_alike(each: Sequence[Mapping[str, Any]]) -> None:
 
 
 def takes_all_devices(variables: Mapping[str, str]) -> bool:
-    """Whether a process uses all GPUs that it sees, where JAX would give it that of its number on its host: it is the
-    only one there, or sees fewer than there are processes, which are then its own."""
+    """Whether a process uses all GPUs that it sees, where JAX would give it that of its number on its host: they were
+    given to it alone, or it is the only one there, or sees fewer than there are processes, which are then its own."""
     if "JAX_LOCAL_DEVICE_IDS" in variables:
         return False
+    if "SLURM_GPUS_PER_TASK" in variables or "gpu" in variables.get("SLURM_TRES_PER_TASK", ""):
+        return True
     here = int(variables.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0))
     if tasks := variables.get("SLURM_STEP_TASKS_PER_NODE", variables.get("SLURM_TASKS_PER_NODE")):
         # Such as 2(x3),1: two on each of three nodes and one on the fourth.
         counts = [(int(count), int(times or 1)) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks)]
         each = [count for count, times in counts for _ in range(times)]
         here = each[min(int(variables.get("SLURM_NODEID", 0)), len(each) - 1)]
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
-    return here == 1 or (visible is not None and here > len(visible.split(",")))
+    visible = [value for name, value in variables.items() if re.fullmatch("(CUDA|ROCR|HIP)_VISIBLE_DEVICES", name)]
+    return here == 1 or any(here > len(value.split(",")) for value in visible)
 
 
 def is_first() -> bool:
