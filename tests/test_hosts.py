@@ -2,6 +2,7 @@
 
 import operator
 import os
+import random
 import re
 import shutil
 import signal
@@ -444,7 +445,7 @@ def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
 
 def slurm(tasks):
     """The variables that srun sets for each of so many tasks, and the port, which follows from the job's number."""
-    job = next(job for job in range(1, 4096) if free(61440 + job))
+    job = next(job for job in random.sample(range(4096), 4096) if free(61440 + job))
     port = 61440 + job
     common = {
         "SLURM_JOB_ID": f"{job}",
@@ -542,16 +543,17 @@ def test_a_process_without_a_device_of_the_mesh_is_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "visible"), [("1", "all"), ("2", "0")])
 def test_what_a_task_takes_under_slurm(tasks, visible):
-    """All cores, and the GPUs that JAX will look for; with simulated variables and no GPU."""
+    """The GPUs that JAX will look for, all cores, and no cache of programs; with simulated variables and no GPU."""
     (variables,), _ = slurm(1)
     simulated = variables | {"SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
     script = (
         "from jaxddpg.runs import distributed as hosts; hosts.join(hosts.Rendezvous(), {}); import jax; "
-        "print(jax.config.read('jax_cuda_visible_devices'), jax.local_device_count())"
+        "print(jax.config.read('jax_cuda_visible_devices'), jax.local_device_count(), "
+        "jax.config.jax_enable_compilation_cache)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | simulated
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{visible} {len(os.sched_getaffinity(0))}"
+    assert done.stdout.splitlines()[-1] == f"{visible} {len(os.sched_getaffinity(0))} False"
 
 
 @pytest.mark.slow

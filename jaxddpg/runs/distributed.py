@@ -150,6 +150,8 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
         reason = _not_met(str(error), rendezvous.seconds)
         raise ConfigError([reason or f"the processes did not meet: {first_line(error)}"]) from error
     os.write(1, f"{_JOINED}\n".encode())
+    # Process 0 alone writes it, and one that finds a program there does no part of the tuning that others wait for.
+    jax.config.update("jax_enable_compilation_cache", False)
     if takes_all_devices(os.environ):
         for platform in ("cuda", "rocm"):
             jax.config.update(f"jax_{platform}_visible_devices", "all")
