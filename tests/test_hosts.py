@@ -444,11 +444,12 @@ def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
 
 
 def slurm(tasks):
-    """The variables that srun sets for each of so many tasks, and the port, which follows from the job's number."""
-    job = next(job for job in random.sample(range(4096), 4096) if free(61440 + job))
-    port = 61440 + job
+    """The variables that srun sets for each of so many tasks, and the port, which follows from the step's number."""
+    step = next(step for step in random.sample(range(4096), 4096) if free(61440 + step))
+    port = 61440 + step
     common = {
-        "SLURM_JOB_ID": f"{job}",
+        "SLURM_JOB_ID": "4096",
+        "SLURM_STEP_ID": f"{step}",
         "SLURM_STEP_NODELIST": "127.0.0.1",
         "SLURM_NTASKS": f"{tasks}",
         "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
@@ -556,15 +557,50 @@ def test_what_a_task_takes_under_slurm(tasks, visible):
     assert done.stdout.splitlines()[-1] == f"{visible} {len(os.sched_getaffinity(0))} False"
 
 
+@pytest.fixture
+def no_cluster(monkeypatch):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR_")):
+            monkeypatch.delenv(name)
+
+
+def test_a_port_that_another_coordinator_serves_is_taken(no_cluster):
+    """JAX lets coordinators share it."""
+    with socket.socket() as other:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            other.setsockopt(socket.SOL_SOCKET, option, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="the coordinator's port is taken, or not allowed, on this host"):
+            hosts.check_port(hosts.Rendezvous(address, 2, 0))
+        hosts.check_port(hosts.Rendezvous(address, 2, 1))
+        with socket.create_connection(other.getsockname()):
+            other.accept()[0].close()
+    hosts.check_port(hosts.Rendezvous(address, 2, 0))  # though a connection of the run before is still known
+
+
+def test_each_step_of_a_slurm_job_has_its_port(no_cluster, monkeypatch):
+    ports = set()
+    for job, step in [(1, 0), (1, 1), (2, 0)]:
+        for name, value in {"JOB_ID": job, "STEP_ID": step, "PROCID": 1}.items():
+            monkeypatch.setenv(f"SLURM_{name}", f"{value}")
+        hosts.check_port(hosts.Rendezvous())
+        ports.add(int(os.environ.pop("JAX_COORDINATOR_PORT")))
+    assert len(ports) == 3
+    assert all(61440 <= port < 65536 for port in ports)
+
+
 @pytest.mark.slow
 def test_a_taken_port_is_said(experiment, tmp_path):
     with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another coordinator
         place.bind(("127.0.0.1", 0))
         place.listen()
         process = start("train", experiment, "--run-dir", tmp_path / "run", process_id=0, port=place.getsockname()[1])
         ((code, out, err),) = ended([process])
     assert (code, out) == (2, "")
-    assert errors(err) == ["error: the port of --coordinator is taken, or not allowed, on this host; name another"]
+    assert errors(err) == [f"error: {hosts._PORT_TAKEN}"]
     assert not (tmp_path / "run").exists()
 
 

@@ -28,6 +28,10 @@ _HEARTBEAT_SECONDS = 10
 _JOINED, _LEAVING = "the processes have met", "this process ends with code"
 """What a child says to its parent."""
 LOST = "another process of this run was lost or stopped"
+_PORT_TAKEN = (
+    "the coordinator's port is taken, or not allowed, on this host; name another by --coordinator or "
+    "JAX_COORDINATOR_PORT"
+)
 _TAIL_LINES = 40
 """Of what JAX's libraries wrote, to be shown."""
 _REASON_SECONDS = 5
@@ -112,7 +116,7 @@ def is_loss(said: str) -> bool:
 def _not_met(said: str, seconds: int) -> str:
     """Why processes did not meet, as part of a sentence; empty where that was not the matter."""
     if any(text in said for text in ("Failed to add port", "Address already in use", "Failed to start RPC server")):
-        return "the port of --coordinator is taken, or not allowed, on this host; name another"
+        return _PORT_TAKEN
     if "should be defined" in said or "must be defined" in said:
         return (
             "--distributed finds no cluster that says where to meet, such as SLURM; name --coordinator HOST:PORT, "
@@ -137,6 +141,7 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
     """
     import jax
 
+    check_port(rendezvous)
     try:
         jax.distributed.initialize(
             rendezvous.coordinator,
@@ -163,6 +168,27 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
     check_alike([{"the number of devices": owners[process_id]} for process_id in range(jax.process_count())])
     processes_here()
     check_alike(_gathered({**facts, **numerics(), **summary.versions()}))
+
+
+def check_port(rendezvous: Rendezvous) -> None:
+    """ConfigError where the port that process 0 is to serve is taken: JAX's coordinators would share it, and a second
+    one end the run of the first. Under SLURM JAX takes the port from the job; here each step of a job has its own."""
+    variables = os.environ
+    if "SLURM_STEP_ID" in variables and "OMPI_COMM_WORLD_SIZE" not in variables:
+        number = 61 * int(variables["SLURM_JOB_ID"]) + int(variables["SLURM_STEP_ID"])
+        variables.setdefault("JAX_COORDINATOR_PORT", str(61440 + number % 4096))
+    places = (
+        variables.get("JAX_COORDINATOR_BIND_ADDRESS"),
+        rendezvous.coordinator,
+        variables.get("JAX_COORDINATOR_ADDRESS"),
+    )
+    place = next(filter(None, places), f":{variables.get('JAX_COORDINATOR_PORT', 0)}")
+    ranks = (rendezvous.process_id, variables.get("SLURM_PROCID"), variables.get("OMPI_COMM_WORLD_RANK"))
+    if int(next((rank for rank in ranks if rank is not None), 0)) == 0:
+        try:
+            socket.create_server(("", int(place.rpartition(":")[2]))).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError([_PORT_TAKEN]) from error
 
 
 def check_alike(each: Sequence[Mapping[str, Any]]) -> None:
