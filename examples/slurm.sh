@@ -13,6 +13,7 @@
 
 set -euo pipefail
 . .venv/bin/activate
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it from the job
 run=runs/pendulum_1024 # on a file system that all nodes share
 
 if [ -e "$run/config.yaml" ]; then

@@ -1,6 +1,8 @@
 import json
 import shutil
 import string
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from helpers import cut_a_file, empty_it, flip_a_byte
 
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.runs import checkpoint
+from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs.checkpoint import DamagedError
 from jaxddpg.settings import DDPG, Actor, Critic
 from jaxddpg.types import Environment, State
@@ -103,7 +106,7 @@ def test_damage_is_seen(harm, tmp_path):
     checkpoint.save(tmp_path, 1, saved)
     harm(folder(tmp_path) / "1")
     with pytest.raises(DamagedError, match="the checkpoint of epoch 1 is damaged"):
-        checkpoint.restore(tmp_path, 1, shapes(saved))
+        checkpoint.origin(tmp_path, 1)
 
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
@@ -123,7 +126,7 @@ def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
     assert checkpoint.epochs(tmp_path) == [2, 1]
     assert checkpoint.holds(tmp_path, 2, "leaf") is None
     with pytest.raises(DamagedError, match="epoch 2 is damaged"):
-        checkpoint.restore(tmp_path, 2, {"leaf": np.ones(1)})
+        checkpoint.origin(tmp_path, 2)
     with checkpoint.Writer(tmp_path, keep=1):
         assert (folder(tmp_path) / "2").is_dir()
 
@@ -131,6 +134,7 @@ def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
 def test_a_file_that_others_left_is_no_damage(tmp_path):
     checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
     (folder(tmp_path) / "1" / ".DS_Store").touch()
+    checkpoint.origin(tmp_path, 1)
     assert checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})["leaf"] == 1
 
 
@@ -183,6 +187,33 @@ def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
         np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, shapes(state))["leaf"], state["leaf"] + 1)
 
 
+def test_the_parts_of_all_processes_share_the_disk(tmp_path, monkeypatch):
+    """Of which this one holds none here."""
+    leaf = mock.Mock(spec=jax.Array, nbytes=4 * 2**20, addressable_shards=[])
+    free = mock.Mock(free=3 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match="4,194,304 bytes are needed, 3,145,728 are free"):
+        checkpoint._check_room(tmp_path, {"leaf": leaf})
+    free.free = 5 * 2**20
+    checkpoint._check_room(tmp_path, {"leaf": leaf})
+
+
+def test_only_the_first_process_deletes_and_measures_what_all_have_written(tmp_path, monkeypatch):
+    """Others may fail when the first has written the manifest, or find files that are no longer there."""
+    checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts, "is_first", lambda: False)
+        with pytest.raises(OSError, match="cannot be written: too late"), checkpoint._writing(folder(tmp_path) / "1"):
+            raise TimeoutError("too late")
+        patch.setattr(Path, "rglob", lambda *_: pytest.fail("the first process walks through the files"))
+        checkpoint.save(tmp_path, 2, {"leaf": np.ones(1)})
+    checkpoint.origin(tmp_path, 1)
+    assert checkpoint.epochs(tmp_path) == [1]
+    with pytest.raises(OSError, match="cannot be written: failed"), checkpoint._writing(folder(tmp_path) / "2"):
+        raise OSError("failed")
+    assert not (folder(tmp_path) / "2").exists()
+
+
 def test_a_manifest_names_every_file(tmp_path):
     checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
     content = json.loads((folder(tmp_path) / "1.json").read_text())
@@ -212,16 +243,10 @@ def test_every_other_character_of_a_path_is_itself(tmp_path):
         shutil.rmtree(place)
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path):
     """The trainer removes an older one at any moment, here between the checksums and Orbax."""
     checkpoint.save(tmp_path, 1, {"leaf": np.ones(1)})
-    checked = checkpoint.origin
-
-    def check_then_remove(run, epoch):
-        found = checked(run, epoch)
-        checkpoint.remove(run, epoch)
-        return found
-
-    monkeypatch.setattr(checkpoint, "origin", check_then_remove)
+    checkpoint.origin(tmp_path, 1)
+    checkpoint.remove(tmp_path, 1)
     with pytest.raises(DamagedError, match="was removed while it was read"):
         checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})

@@ -5,6 +5,7 @@ import pytest
 from helpers import TINY, call, refused, tiny
 
 from jaxddpg.config import ConfigError, build
+from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs import memory
 from jaxddpg.runs.start import run
 from jaxddpg.training.loop import clock_at
@@ -80,6 +81,37 @@ def test_free_memory_is_less_than_there_is():
         total = int(file.readline().split()[1]) * 1024
     assert 0 < memory.free() < total
     memory.check_state(tiny(), shapes(tiny(), 1), 2, None)  # where nobody knows, nothing is refused
+
+
+def test_the_limits_of_all_control_groups_above_hold(tmp_path):
+    """As SLURM nests them; the host's root has no such file."""
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    task = root / "system.slice" / "slurmstepd.scope" / "job_1" / "step_0" / "task_0"
+    task.mkdir(parents=True)
+    own.write_text("3:memory:/elsewhere\n0::/system.slice/slurmstepd.scope/job_1/step_0/task_0\n")
+    limits = {task: "max", task.parent: "max", task.parents[1]: "4000", task.parents[2]: "9000"}
+    for place, limit in limits.items():
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text("1000\n")
+        (place / "memory.stat").write_text("anon 700\ninactive_file 300\n")
+    assert [*memory._control_groups(own, root)] == [3300, 8300]
+    own.write_text("0::/\n")  # in a container, the root of which is its own
+    assert [*memory._control_groups(own, root)] == []
+    (root / "memory.max").write_text("2000\n")
+    (root / "memory.current").write_text("500\n")
+    (root / "memory.stat").write_text("anon 500\n")
+    assert [*memory._control_groups(own, root)] == [1500]
+    assert [*memory._control_groups(tmp_path / "none", root)] == [1500]
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
+    alone = memory.free()
+    monkeypatch.setattr(hosts, "_gathered", lambda name: [name, "elsewhere", name, name, name])
+    hosts.processes_here.cache_clear()
+    try:
+        assert memory.free() < alone / 3
+    finally:
+        hosts.processes_here.cache_clear()
 
 
 def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():

@@ -84,15 +84,16 @@ def _run(options: argparse.Namespace, plan: Plan, directory: Path, start: Callab
     with Signals(from_parent=bool(options.child)) as signals:
         if not rendezvous:
             return _run_here(options, plan, directory, start, signals)
-        code = 1
+        code = None
         try:
-            distributed.join(rendezvous, config.dump(plan.experiment))
+            given = {"the command": options.arguments[0], "the run directory": str(directory), "--debug": options.debug}
+            distributed.join(rendezvous, given | config.all_settings(plan.experiment))
             signals.training = True
             code = _run_here(options, plan, directory, start, signals)
         except ConfigError as error:
             code = print_errors(error)
         except Exception:
-            traceback.print_exc()
+            traceback.print_exc(file=sys.__stderr__)  # to what JAX's libraries wrote, whose end the parent shows
         distributed.leave(code)
 
 

@@ -7,6 +7,7 @@ from jaxddpg.config.load import dump, parse, read, validate
 from jaxddpg.config.reader import ConfigError, as_mapping, by_last_part, first_line, leaves, text
 from jaxddpg.config.stored import (
     SWEEP,
+    all_settings,
     check_output,
     check_unaltered,
     fixed_settings,
@@ -23,6 +24,7 @@ __all__ = [
     "MemberPlan",
     "Plan",
     "RunPlan",
+    "all_settings",
     "as_mapping",
     "by_last_part",
     "check_output",

@@ -1,6 +1,6 @@
 """From settings to records of functions: the agent, the trainer of one member, the population."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import jax
@@ -104,7 +104,8 @@ def build_shard(member: Member) -> Trainer:
 
 
 def populate(run: RunPlan) -> Population:
-    """The population of a run."""
+    """The population of a run; ConfigError as `check_processes`."""
+    check_processes(run.experiment.training.num_shards, [device.process_index for device in jax.devices()])
     section = run.experiment.population
     members = [member.settings.member() for member in run.members]
     return Population(
@@ -115,6 +116,15 @@ def populate(run: RunPlan) -> Population:
         run.experiment.training.num_shards,
         digest(members[0].environment),
     )
+
+
+def check_processes(num_shards: int, owners: Sequence[int]) -> None:
+    """ConfigError where the rows of devices for the shards of members leave a process without a device; `owners` are
+    the processes of all devices."""
+    count, row = len(owners), sharding.devices_each(num_shards, len(owners))
+    if without := {*owners} - {*owners[: count // row * row]}:
+        what = f"training.num_shards is {num_shards}, which leaves process {min(without)} none of the {count} devices"
+        raise ConfigError([f"{what}; start fewer processes, or choose a num_shards that divides {count}"])
 
 
 def state_like(run: RunPlan) -> State:

@@ -58,6 +58,11 @@ def fixed_settings(experiment: Experiment) -> dict[str, Any]:
     return {path: value for path, value in flat(experiment) if not path.startswith(_mutable(experiment))}
 
 
+def all_settings(experiment: Experiment) -> dict[str, Any]:
+    """All settings, likewise."""
+    return dict(flat(experiment))
+
+
 def _mutable(experiment: Experiment) -> tuple[str, ...]:
     """Where members are selected, rounding may decide which."""
     selecting = not isinstance(experiment.population.selection, NoSelection)

@@ -31,13 +31,13 @@ def start() -> None:
         ConfigError: as `check_devices`, or a run cannot be computed as JAX's variables say.
     """
     use_all_cores()
-    faults = [
+    errors = [
         f"{name.upper()} is {value}, but {reason}; {_undo(name)}"
         for name, reason in _UNSUITABLE.items()
         if (value := getattr(jax.config, name)) not in _SUITABLE
     ]
-    if faults:
-        raise ConfigError(faults)
+    if errors:
+        raise ConfigError(errors)
     check_devices()
 
 

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxddpg.runs import distributed as hosts
+from jaxddpg.runs import distributed
 from jaxddpg.types import State
 
 DIRECTORY = "checkpoints"
@@ -39,6 +39,7 @@ class Written(NamedTuple):
     """What one checkpoint took."""
 
     bytes: int
+    """0 in other processes than the first"""
     seconds: float
 
 
@@ -88,7 +89,7 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
     checkpointer = (ocp.AsyncCheckpointer if together else ocp.Checkpointer)(ocp.PyTreeCheckpointHandler())
     write = partial(checkpointer.save, path, args=ocp.args.PyTreeSave(state), force=True)
     with _writing(path):
-        if hosts.is_first():
+        if distributed.is_first():
             _manifest(path).unlink(missing_ok=True)
         check_path(run)
         _check_room(run, state)
@@ -102,9 +103,7 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
                 checkpointer.wait_until_finished()
             else:
                 write()
-            if hosts.is_first():
-                _write_manifest(path, epoch, state, origin)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            size = _write_manifest(path, epoch, state, origin) if distributed.is_first() else 0
         return Written(size, time.perf_counter() - start)
 
     return finish
@@ -112,18 +111,21 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong into an OSError, and leaves nothing that is not whole."""
+    """Turns what goes wrong into an OSError, and leaves nothing that is not whole. Only the first process deletes: it
+    alone knows whether the manifest was written."""
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors, many lines long
-        shutil.rmtree(path, ignore_errors=True)
+        if distributed.is_first():
+            shutil.rmtree(path, ignore_errors=True)
         full = "No space left" in str(error)
         reason = "the disk is full" if full else str(error).strip().split("\n")[0][:200]
         kind = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
         raise OSError(kind, f"the checkpoint of epoch {path.name} cannot be written: {reason}") from error
 
 
-def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> None:
+def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> int:
+    """Returns the bytes of the files that it names."""
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     content = {
         "epoch": epoch,
@@ -134,6 +136,7 @@ def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> Non
     partial = path.with_suffix(".json.partial")
     partial.write_text(json.dumps(content) + "\n")
     partial.rename(_manifest(path))
+    return sum((path / name).stat().st_size for name in files)
 
 
 def epochs(run: Path) -> list[int]:
@@ -170,7 +173,8 @@ def origin(run: Path, epoch: int) -> Origin:
 
 
 def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
-    """The state after an epoch, with the structure, shapes and types of `like`.
+    """The state after an epoch, with the structure, shapes and types of `like`. Its files are not compared with their
+    checksums; `origin` does that, once for all processes.
 
     Args:
         like: arrays or `jax.ShapeDtypeStruct`s. A leaf with a sharding is restored to its devices, in all processes
@@ -178,11 +182,10 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         partial: `like` is a dict of some of the state's fields.
 
     Raises:
-        DamagedError: as `origin`.
+        DamagedError: it was removed while it was read.
         ValueError: the checkpoint has another structure, other shapes or types, or as `check_path`.
     """
     check_path(run)
-    origin(run, epoch)
 
     def arguments(leaf: Any) -> ocp.RestoreArgs:
         if sharding := getattr(leaf, "sharding", None):
@@ -227,7 +230,7 @@ class Writer:
         self.written: list[Written] = []
 
     def __enter__(self) -> Self:
-        if not hosts.is_first():
+        if not distributed.is_first():
             return self
         paths = [_path(self._run, epoch) for epoch in epochs(self._run)]
         # What an interrupted save left.
@@ -276,7 +279,7 @@ class Writer:
 
     def _finish(self, epoch: int, finish: Callable[[], Written]) -> Written:
         written = finish()
-        if hosts.is_first():
+        if distributed.is_first():
             # What lies ahead was passed over when the run went on from an older one, and comes again.
             for passed in (other for other in epochs(self._run) if other > epoch):
                 remove(self._run, passed)
@@ -292,16 +295,12 @@ def remove(run: Path, epoch: int) -> None:
 
 
 def _check_room(run: Path, state: State) -> None:
-    """OSError where the disk cannot hold the state; in the middle of writing Orbax fails with pages of traces."""
-    needed = sum(
-        sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
-        if isinstance(leaf, jax.Array)
-        else np.asarray(leaf).nbytes
-        for leaf in jax.tree.leaves(state)
-    )
+    """OSError where the disk cannot hold the state, the parts of all processes together; in the middle of writing Orbax
+    fails with pages of traces."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(run).free
     full = free < needed + 2**20
-    if any(hosts.any_has(full)):
+    if any(distributed.any_has(full)):
         sizes = f"{needed:,} bytes are needed, {free:,} are free" if full else "of another process"
         raise OSError(errno.ENOSPC, f"No space left: {sizes}")
 

@@ -2,15 +2,17 @@
 
 import fcntl
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
 from jaxddpg.report.rows import METRICS
-from jaxddpg.runs import checkpoint
+from jaxddpg.runs import checkpoint, distributed
 
 
 def check_free(directory: Path) -> None:
@@ -64,12 +66,16 @@ def locked(directory: Path) -> Iterator[None]:
 
 def write(path: Path, text: str) -> None:
     """Writes a file in one step: whatever happens, it is the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def check_shared(directory: Path) -> None:
-    """ConfigError where this process does not see the run that the first one has begun."""
-    if not (directory / "config.yaml").exists():
-        raise ConfigError([f"--run-dir {directory} is not on a file system that all processes share"])
+    """ConfigError where a process does not see a file that the first one makes; all call this together."""
+    with ExitStack() as stack:
+        made = partial(tempfile.NamedTemporaryFile, prefix=".shared-", dir=directory)
+        name = distributed.of_first(lambda: Path(stack.enter_context(made()).name).name)
+        with distributed.agreeing():
+            if not (directory / name).exists():
+                raise ConfigError([f"{directory} is not on a file system that all processes share"])

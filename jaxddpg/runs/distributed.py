@@ -5,17 +5,21 @@ writes them. JAX aborts a process that has lost a peer. A command with `--distri
 child trains: the parent reports in a sentence how the child ended.
 """
 
+import itertools
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, NoReturn
+from functools import cache
+from typing import IO, Any, NamedTuple, NoReturn
 
 from jaxddpg.config import ConfigError, first_line
 
@@ -23,6 +27,13 @@ _HEARTBEAT_SECONDS = 10
 """A process that was silent for so long is lost."""
 _JOINED, _LEAVING = "the processes have met", "this process ends with code"
 """What a child says to its parent."""
+LOST = "another process of this run was lost or stopped"
+_PORT_TAKEN = (
+    "the coordinator's port is taken, or not allowed, on this host; name another by --coordinator or "
+    "JAX_COORDINATOR_PORT"
+)
+_TAIL_LINES = 40
+"""Of what JAX's libraries wrote, to be shown."""
 _REASON_SECONDS = 5
 _LEAVING_SECONDS = 120
 """Within which all processes end after the first one has."""
@@ -42,68 +53,70 @@ class Rendezvous(NamedTuple):
 def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
     """Runs a command of this program in a child that trains, and returns its exit code.
 
-    The child writes to the streams of this process, but what JAX's C++ libraries write is kept from them. SIGINT and
-    SIGTERM are passed on. The child ends with this process, whatever ends it.
+    The child writes to the streams of this process. Of what JAX's C++ libraries write the end is shown where the child
+    failed without a sentence. SIGINT and SIGTERM are passed on. The child ends with this process, whatever ends it.
 
     Args:
         seconds: for which the child waits for the others.
         remedy: what to do where the child was ended in the middle of a run.
     """
-    streams = [os.dup(descriptor) for descriptor in (1, 2)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "jaxddpg", *arguments, "--child", ",".join(map(str, streams))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=streams,
-        start_new_session=True,  # a terminal sends its signals to this process alone
-    )
-    assert child.stdin
-    assert child.stdout
-    signals = child.stdin.fileno()
-    for descriptor in streams:
-        os.close(descriptor)
-    libraries: deque[bytes] = deque(maxlen=10_000)
-    reader = threading.Thread(target=libraries.extend, args=(child.stdout,), daemon=True)
-    reader.start()
-
-    def pass_on(number: int, _: Any) -> None:
-        with suppress(OSError):  # it has ended
-            os.write(signals, bytes([number]))
-
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    reader.join(1.0)
-    said = b"".join(libraries).decode(errors="replace")
-    if code < 0 and (reported := re.search(rf"^{_LEAVING} (\d+)$", said, re.MULTILINE)):
-        code = int(reported[1])  # it was aborted while it waited for the others to end
-    if code >= 0:
-        if "Traceback" in said:
-            print(said, end="", file=sys.stderr)
+    with tempfile.TemporaryFile() as libraries:
+        code = _run_child(arguments, libraries)
+        libraries.seek(0)
+        said = libraries.read().decode(errors="replace")
+    if reported := re.search(rf"^{_LEAVING} (\d+)$", said, re.MULTILINE):
+        return int(reported[1])  # it has said why, but may have been aborted while it waited for the others to end
+    if code in (0, 2) or code > 128:
         return code
     if _JOINED not in said and (reason := _not_met(said, seconds)):
         print(f"error: {reason}", file=sys.stderr)
         return 2
-    print(f"error: {_ended(-code, said)}; {remedy}", file=sys.stderr)
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    lost = code == -signal.SIGABRT and is_loss(said)
+    tail = [] if lost else said.replace(f"{_JOINED}\n", "").splitlines()[-_TAIL_LINES:]
+    print(*tail, f"error: {LOST if lost else f'the trainer {how}'}; {remedy}", sep="\n", file=sys.stderr)
     return 1
 
 
-def _ended(number: int, said: str) -> str:
-    """Why a child was ended by a signal, as part of a sentence, from what JAX's libraries said."""
-    if number == signal.SIGABRT and re.search("distributed service|coordination|heartbeat|gloo", said, re.IGNORECASE):
-        return "another process of this run was lost or stopped"
-    lines = [line for line in said.splitlines() if line.strip() not in ("", _JOINED)]
-    return f"the trainer was ended by {signal.Signals(number).name}{f': {lines[-1][:200]}' if lines else ''}"
+def _run_child(arguments: Sequence[str], libraries: IO[bytes]) -> int:
+    """Runs a command in a child and returns its exit code, negative where a signal ended it. What JAX's libraries write
+    goes to that file."""
+    streams = [os.dup(descriptor) for descriptor in (1, 2)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jaxddpg", *arguments, "--child", ",".join(map(str, streams))],
+        stdin=subprocess.PIPE,
+        stdout=libraries,
+        stderr=subprocess.STDOUT,
+        pass_fds=streams,
+        start_new_session=True,  # a terminal sends its signals to this process alone
+    ) as child:
+        assert child.stdin
+        signals = child.stdin.fileno()
+        for descriptor in streams:
+            os.close(descriptor)
+
+        def pass_on(number: int, _: Any) -> None:
+            with suppress(OSError):  # it has ended
+                os.write(signals, bytes([number]))
+
+        previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return child.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def is_loss(said: str) -> bool:
+    """Whether JAX's libraries speak of a peer that is no longer there, and of no other failure."""
+    texts = "connection (closed|reset)|broken pipe|heartbeat|coordination|distributed service|remote process exited"
+    return bool(re.search(texts, said, re.IGNORECASE))
 
 
 def _not_met(said: str, seconds: int) -> str:
     """Why processes did not meet, as part of a sentence; empty where that was not the matter."""
     if any(text in said for text in ("Failed to add port", "Address already in use", "Failed to start RPC server")):
-        return "the port of --coordinator is taken, or not allowed, on this host; name another"
+        return _PORT_TAKEN
     if "should be defined" in said or "must be defined" in said:
         return (
             "--distributed finds no cluster that says where to meet, such as SLURM; name --coordinator HOST:PORT, "
@@ -117,17 +130,18 @@ def _not_met(said: str, seconds: int) -> str:
     return ""
 
 
-def join(rendezvous: Rendezvous, purpose: str) -> None:
+def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
     """Makes this process one of a JAX program of several.
 
     Args:
-        purpose: what each process is to do, which must be the same.
+        facts: what must be the same for all processes, by name, as are the versions of libraries and JAX's settings.
 
     Raises:
-        ConfigError: the processes did not meet, or have other purposes.
+        ConfigError: the processes did not meet, or differ.
     """
     import jax
 
+    check_port(rendezvous)
     try:
         jax.distributed.initialize(
             rendezvous.coordinator,
@@ -141,26 +155,68 @@ def join(rendezvous: Rendezvous, purpose: str) -> None:
         reason = _not_met(str(error), rendezvous.seconds)
         raise ConfigError([reason or f"the processes did not meet: {first_line(error)}"]) from error
     os.write(1, f"{_JOINED}\n".encode())
+    # Process 0 alone writes it, and one that finds a program there does no part of the tuning that others wait for.
+    jax.config.update("jax_enable_compilation_cache", False)
     if takes_all_devices(os.environ):
         for platform in ("cuda", "rocm"):
             jax.config.update(f"jax_{platform}_visible_devices", "all")
-    if len({*_gathered(purpose)}) > 1:
-        raise ConfigError(["the processes were given different settings; give each the same file and flags"])
+    from jaxddpg.runs import backend, summary
+    from jaxddpg.training.population import numerics
+
+    backend.start()
+    owners = Counter(device.process_index for device in jax.devices())
+    check_alike([{"the number of devices": owners[process_id]} for process_id in range(jax.process_count())])
+    processes_here()
+    check_alike(_gathered({**facts, **numerics(), **summary.versions()}))
+
+
+def check_port(rendezvous: Rendezvous) -> None:
+    """ConfigError where the port that process 0 is to serve is taken: JAX's coordinators would share it, and a second
+    one end the run of the first. Under SLURM JAX takes the port from the job; here each step of a job has its own."""
+    variables = os.environ
+    if "SLURM_STEP_ID" in variables and "OMPI_COMM_WORLD_SIZE" not in variables:
+        number = 61 * int(variables["SLURM_JOB_ID"]) + int(variables["SLURM_STEP_ID"])
+        variables.setdefault("JAX_COORDINATOR_PORT", str(61440 + number % 4096))
+    places = (
+        variables.get("JAX_COORDINATOR_BIND_ADDRESS"),
+        rendezvous.coordinator,
+        variables.get("JAX_COORDINATOR_ADDRESS"),
+    )
+    place = next(filter(None, places), f":{variables.get('JAX_COORDINATOR_PORT', 0)}")
+    ranks = (rendezvous.process_id, variables.get("SLURM_PROCID"), variables.get("OMPI_COMM_WORLD_RANK"))
+    if int(next((rank for rank in ranks if rank is not None), 0)) == 0:
+        try:
+            socket.create_server(("", int(place.rpartition(":")[2]))).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError([_PORT_TAKEN]) from error
+
+
+def check_alike(each: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError that names all in which processes differ, from what each has by name."""
+    errors = []
+    for name in dict.fromkeys(itertools.chain(*each)):
+        first, *others = (facts.get(name) for facts in each)
+        if odd := [(number, value) for number, value in enumerate(others, 1) if value != first]:
+            errors.append(f"{name} is {first} in process 0, but {odd[0][1]} in process {odd[0][0]}; start all alike")
+    if errors:
+        raise ConfigError(errors)
 
 
 def takes_all_devices(variables: Mapping[str, str]) -> bool:
-    """Whether a process uses all GPUs that it sees, where JAX would give it that of its number on its host: it is the
-    only one there, or sees fewer than there are processes, which are then its own."""
+    """Whether a process uses all GPUs that it sees, where JAX would give it that of its number on its host: they were
+    given to it alone, or it is the only one there, or sees fewer than there are processes, which are then its own."""
     if "JAX_LOCAL_DEVICE_IDS" in variables:
         return False
+    if "SLURM_GPUS_PER_TASK" in variables or "gpu" in variables.get("SLURM_TRES_PER_TASK", ""):
+        return True
     here = int(variables.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0))
     if tasks := variables.get("SLURM_STEP_TASKS_PER_NODE", variables.get("SLURM_TASKS_PER_NODE")):
         # Such as 2(x3),1: two on each of three nodes and one on the fourth.
         counts = [(int(count), int(times or 1)) for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks)]
         each = [count for count, times in counts for _ in range(times)]
         here = each[min(int(variables.get("SLURM_NODEID", 0)), len(each) - 1)]
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
-    return here == 1 or (visible is not None and here > len(visible.split(",")))
+    visible = [value for name, value in variables.items() if re.fullmatch("(CUDA|ROCR|HIP)_VISIBLE_DEVICES", name)]
+    return here == 1 or any(here > len(value.split(",")) for value in visible)
 
 
 def is_first() -> bool:
@@ -168,6 +224,12 @@ def is_first() -> bool:
     import jax
 
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+@cache
+def processes_here() -> int:
+    """How many processes of this run are on this machine, by its name; all call this together when they join."""
+    return _gathered(socket.gethostname()).count(socket.gethostname())
 
 
 def any_has(*flags: bool) -> list[bool]:
@@ -193,8 +255,22 @@ def agreeing() -> Iterator[None]:
         _gathered(error.errors)
         raise
     others = _gathered([])
-    if found := [f"process {process_id}: {fault}" for process_id, faults in enumerate(others) for fault in faults]:
+    if found := [f"process {process_id}: {error}" for process_id, errors in enumerate(others) for error in errors]:
         raise ConfigError(found)
+
+
+def of_first(decide: Callable[[], Any]) -> Any:
+    """What the first process decides, of what JSON can hold; all call this together. Others may see files as they were
+    a while ago.
+
+    Raises:
+        ConfigError: that of the first process.
+    """
+    decision = None
+    with agreeing():
+        if is_first():
+            decision = decide()
+    return _gathered(decision)[0]
 
 
 def _gathered(value: Any) -> list[Any]:
@@ -212,14 +288,16 @@ def _gathered(value: Any) -> list[Any]:
     return [json.loads(bytes(row)) for row in found]
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process, one of several. Where it failed it waits only so long for the others that all can say why."""
+def leave(code: int | None) -> NoReturn:
+    """Ends this process, one of several, with a code that it has explained; None where it failed otherwise. Where it
+    failed it waits only so long for the others that all can say why."""
     import jax
 
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.write(1, f"{_LEAVING} {code}\n".encode())
+    if code is not None:
+        os.write(1, f"{_LEAVING} {code}\n".encode())
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
-    leaving.join(_REASON_SECONDS if code in (1, 2) else None)
-    os._exit(code)
+    leaving.join(_REASON_SECONDS if code in (None, 1, 2) else None)
+    os._exit(1 if code is None else code)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxddpg import config
 from jaxddpg.config import ConfigError, RunPlan
 from jaxddpg.report.rows import METRICS, Row, read_rows
-from jaxddpg.runs import checkpoint, origin
+from jaxddpg.runs import checkpoint, distributed, origin
 from jaxddpg.runs.members import Best
 from jaxddpg.statistics import worst_if_not_finite
 from jaxddpg.training.loop import TrainingState
@@ -33,14 +33,27 @@ class History(NamedTuple):
         return self.rows[-1]["epoch"] if self.rows else -1
 
 
-def read_history(directory: Path, plan: RunPlan, environment: str | None = None) -> History:
-    """The rows up to the newest valid checkpoint; none where the run was interrupted before its first.
+def read_history(directory: Path, plan: RunPlan, environment: str | None) -> History:
+    """The rows up to the checkpoint that the first process finds; ConfigError as `newest`."""
+    epoch, notes = distributed.of_first(lambda: newest(directory, plan, environment))
+    count = (epoch + 1) * len(plan.members)
+    with distributed.agreeing():
+        rows = read_rows(directory / METRICS)[:count]
+        if len(rows) < count:
+            raise ConfigError([f"{directory / METRICS} is not the one that the first process reads"])
+    return History(rows, notes)
+
+
+def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tuple[int, list[str]]:
+    """The epoch of the newest valid checkpoint, -1 where the run was interrupted before its first, and what was found
+    while it was looked for.
 
     Args:
         environment: the digest of the environment, where it is known.
 
     Raises:
-        ConfigError: there were checkpoints, but none can be used, and to start again would lose what is valid.
+        ConfigError: fewer epochs are asked for; or there were checkpoints, but none can be used, and to start again
+            would lose what is valid.
     """
     count = len(plan.members)
     rows, found = read_rows(directory / METRICS), checkpoint.epochs(directory)
@@ -58,18 +71,20 @@ def read_history(directory: Path, plan: RunPlan, environment: str | None = None)
         if complete < (epoch + 1) * count:
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue
-        return History(rows[: (epoch + 1) * count], [*notes, f"continuing after epoch {epoch}"])
+        if (asked := plan.experiment.training.num_epochs) < epoch:
+            raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {epoch}; use more"])
+        return epoch, [*notes, f"continuing after epoch {epoch}"]
     if found:
         remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start over"
         raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
-    return History((), ["there is no checkpoint to continue from; starting from the beginning"])
+    return -1, ["there is no checkpoint to continue from; starting from the beginning"]
 
 
 def read_states(directory: Path, population: Population, history: History) -> tuple[State, Best]:
     """The states of all members and their best policies at the end of a history, from its checkpoint."""
     count = len(history.rows) // (history.epoch + 1)
     like = _on_disk(population, count)
-    if checkpoint.holds(directory, history.epoch, "best"):
+    if distributed.of_first(lambda: checkpoint.holds(directory, history.epoch, "best")):
         like |= {"best": {"agent": like["agent"], "epoch": jax.ShapeDtypeStruct((count,), np.int32)}}
     state = _restored(directory, history.epoch, like)
     # Earlier versions kept none.

@@ -1,5 +1,6 @@
 """What a population takes, counted before anything is allocated, against what is free."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxddpg.config import ConfigError, RunPlan
+from jaxddpg.runs import distributed
 from jaxddpg.settings import Experiment
 from jaxddpg.training.population import Population
 from jaxddpg.types import State
@@ -142,22 +144,30 @@ def check_evaluation(
 
 
 def free() -> int | None:
-    """Bytes to be had on each local device; None where that is unknown."""
+    """Bytes that are free on each local device, or of a CPU's memory for each process of this run; None where that is
+    unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
-    found = []
+    found = [*_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     if (meminfo := Path("/proc/meminfo")).exists():
         entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
         found.append(int(entries["MemAvailable"].split()[0]) * 1024)
-    control_group = Path("/sys/fs/cgroup")  # of a container that may use less than the machine has
-    if (limit := control_group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
-        used = int((control_group / "memory.current").read_text())
-        # Of which what only caches files is given back when needed.
-        entries = dict(line.split() for line in (control_group / "memory.stat").read_text().splitlines())
-        found.append(int(text) - used + int(entries.get("inactive_file", 0)))
-    return min(found, default=None)
+    return min(found) // distributed.processes_here() if found else None
+
+
+def _control_groups(own: Path, root: Path) -> Iterator[int]:
+    """Bytes to be had in the control group of this process and in each that holds it, such as those of a container or
+    of a SLURM job."""
+    line = next((line for line in own.read_text().splitlines() if line.startswith("0::/")), "") if own.exists() else ""
+    group = root / line.removeprefix("0::/")
+    for place in (group, *group.parents):
+        if (limit := place / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
+            used = int((place / "memory.current").read_text())
+            # Of which what only caches files is given back when needed.
+            entries = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+            yield int(text) - used + int(entries.get("inactive_file", 0))
 
 
 def _size(tree: Any) -> int:

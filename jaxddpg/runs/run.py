@@ -117,7 +117,9 @@ class Run:
         """Compiles what the run needs; the seconds that it took."""
         start = time.perf_counter()
         if not is_over(self._plan.experiment, self._last_rows()):
-            self._population.compile(clock_at(self._plan.experiment.training, 0), bool(self._rows))
+            with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
+                self._population.compile(clock_at(self._plan.experiment.training, 0), bool(self._rows))
+            self._population.gather(self._population.members.active)
         return time.perf_counter() - start
 
     def _last_rows(self) -> list[Row]:
@@ -228,10 +230,10 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
             ) from error
         if called_back := callback_error(error):
             raise RunError(f"the environment failed in a callback: {called_back}") from error
-        if not jax.distributed.is_initialized():
+        if not (jax.distributed.is_initialized() and distributed.is_loss(str(error))):
             raise
         remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
-        raise RunError(f"another process of this run was lost or stopped; {remedy}") from error
+        raise RunError(f"{distributed.LOST} ({config.first_line(error)}); {remedy}") from error
     except jax.errors.KeyReuseError as error:
         raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
     except OSError as error:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxddpg import config, settings
-from jaxddpg.config import ConfigError, Plan, RunPlan
+from jaxddpg.config import Plan, RunPlan
 from jaxddpg.config.build import check_member, populate
 from jaxddpg.config.environment import make_environment
 from jaxddpg.report.rows import METRICS
 from jaxddpg.runs import backend, distributed, loggers, memory, origin, summary
 from jaxddpg.runs.directory import check_free, check_shared, locked, write
-from jaxddpg.runs.history import History, read_agents, read_history
+from jaxddpg.runs.history import History, newest, read_agents, read_history
 from jaxddpg.runs.metrics import is_over
 from jaxddpg.runs.run import Options, Result, Run, readable_errors
 from jaxddpg.runs.show import draw_curves
@@ -107,14 +107,17 @@ def resume_sweep(directory: str | Path, changes: Mapping[str, Any] | None = None
             if distributed.is_first():
                 stack.enter_context(locked(directory))
             plan, _ = config.read_changed(directory, changes or {})
-            begun = {each.name for each in plan.runs if (directory / each.name / "config.yaml").exists()}
-            for each in plan.runs:
-                if each.name in begun:
-                    _check_epochs(each, read_history(directory / each.name, each).epoch)
-        return _train_all(plan, directory, Options(**options), begun)
+
+        def find_begun() -> list[str]:
+            begun = [each for each in plan.runs if (directory / each.name / "config.yaml").exists()]
+            for each in begun:
+                newest(directory / each.name, each)  # which may refuse the changes
+            return [each.name for each in begun]
+
+        return _train_all(plan, directory, Options(**options), distributed.of_first(find_begun))
 
 
-def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[str] | set[str] = ()) -> list[Result]:
+def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[str] = ()) -> list[Result]:
     """Trains or resumes the runs of a sweep one after the other, in a directory that is locked."""
     if distributed.is_first():
         write(directory / config.SWEEP, config.dump(plan.experiment))
@@ -146,9 +149,9 @@ def _train(plan: RunPlan, directory: Path | None, options: Options, changed: Map
                 else:
                     check_free(directory)
             population, history = _populated(plan, directory is not None), History()
-            if directory and resumed:
-                history = read_history(directory, plan, population.version)
-                _check_epochs(plan, history.epoch)
+        if directory and resumed:
+            check_shared(directory)
+            history = read_history(directory, plan, population.version)
         for sentence in config.warnings_of(Plan(plan.experiment, [plan])) if first else ():
             warnings.warn(sentence, stacklevel=3)
         if directory:
@@ -160,7 +163,7 @@ def _train(plan: RunPlan, directory: Path | None, options: Options, changed: Map
                     check_free(directory)  # of two runs that start together, one got it
                 if first:
                     write(directory / "config.yaml", config.dump(plan.experiment))
-            with distributed.agreeing():
+            if not resumed:
                 check_shared(directory)
             if first and resumed:
                 _record_resumption(plan, directory, population, history, changed or {})
@@ -189,12 +192,6 @@ def _populated(plan: RunPlan, on_disk: bool = True) -> Population:
     return population
 
 
-def _check_epochs(plan: RunPlan, reached: int) -> None:
-    asked = plan.experiment.training.num_epochs
-    if asked < reached:
-        raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {reached}; use more"])
-
-
 def _record_resumption(
     plan: RunPlan, directory: Path, population: Population, history: History, changed: Mapping[str, Any]
 ) -> None:
@@ -211,11 +208,11 @@ def _record_resumption(
 
 def _finished(plan: RunPlan, directory: Path, population: Population, history: History) -> Result | None:
     """The result of a run that has ended, as it left it; None where something is left to be done."""
-    path = directory / "summary.json"
-    if not is_over(plan.experiment, history.rows[-len(plan.members) :]) or not path.exists():
+    if not is_over(plan.experiment, history.rows[-len(plan.members) :]):
         return None
-    found = summary.read(path)
-    if found["epochs"] != history.epoch:
+    path = directory / "summary.json"
+    found = distributed.of_first(lambda: summary.read(path) if path.exists() else None)
+    if found is None or found["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
     lines = (directory / METRICS).read_bytes().splitlines()
     if distributed.is_first() and len(lines) > len(history.rows):
