@@ -162,7 +162,7 @@ def _resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, _ = config.extended(options.run, changes)
 
     def go(room: Any, **how: Any) -> list[Any]:
-        if (options.run / config.SWEEP).exists():
+        if hosts.of_first((options.run / config.SWEEP).exists):
             return room.resume_sweep(options.run, changes, **how)
         return [room.resume(options.run, changes, **how)]
 

@@ -386,8 +386,7 @@ def _finished(experiment: Experiment, directory: Path, population: Population, h
     summary = hosts.of_first(lambda: outcome.read(path) if path.exists() else None)
     if summary is None or summary["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
-    lines = (directory / reporting.METRICS).read_bytes().splitlines()
-    if hosts.is_first() and len(lines) > len(history.rows):
+    if hosts.is_first() and len((directory / reporting.METRICS).read_bytes().splitlines()) > len(history.rows):
         with reporting.MetricsFile(directory, history.rows):
             pass  # which leaves out what stands after them
     like = {"agent": _on_disk(population, experiment.population.num_members)["agent"]}
