@@ -60,7 +60,7 @@ def resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
     def start(**how: Any) -> list[Any]:
         from jaxddpg.runs.start import resume, resume_sweep
 
-        if (options.run / config.SWEEP).exists():
+        if distributed.of_first((options.run / config.SWEEP).exists):
             return resume_sweep(options.run, changes, **how)
         return [resume(options.run, changes, **how)]
 

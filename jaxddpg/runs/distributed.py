@@ -155,7 +155,7 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
         reason = _not_met(str(error), rendezvous.seconds)
         raise ConfigError([reason or f"the processes did not meet: {first_line(error)}"]) from error
     os.write(1, f"{_JOINED}\n".encode())
-    # Process 0 alone writes it, and one that finds a program there does no part of the tuning that others wait for.
+    # JAX writes it in process 0 alone; on GPUs one that finds a program there leaves others waiting for its tuning.
     jax.config.update("jax_enable_compilation_cache", False)
     if takes_all_devices(os.environ):
         for platform in ("cuda", "rocm"):
@@ -177,14 +177,10 @@ def check_port(rendezvous: Rendezvous) -> None:
     if "SLURM_STEP_ID" in variables and "OMPI_COMM_WORLD_SIZE" not in variables:
         number = 61 * int(variables["SLURM_JOB_ID"]) + int(variables["SLURM_STEP_ID"])
         variables.setdefault("JAX_COORDINATOR_PORT", str(61440 + number % 4096))
-    places = (
-        variables.get("JAX_COORDINATOR_BIND_ADDRESS"),
-        rendezvous.coordinator,
-        variables.get("JAX_COORDINATOR_ADDRESS"),
-    )
-    place = next(filter(None, places), f":{variables.get('JAX_COORDINATOR_PORT', 0)}")
-    ranks = (rendezvous.process_id, variables.get("SLURM_PROCID"), variables.get("OMPI_COMM_WORLD_RANK"))
-    if int(next((rank for rank in ranks if rank is not None), 0)) == 0:
+    given = rendezvous.coordinator or variables.get("JAX_COORDINATOR_ADDRESS")
+    place = variables.get("JAX_COORDINATOR_BIND_ADDRESS") or given or f":{variables.get('JAX_COORDINATOR_PORT', 0)}"
+    rank = variables.get("SLURM_PROCID", variables.get("OMPI_COMM_WORLD_RANK", 0))
+    if int(rank if rendezvous.process_id is None else rendezvous.process_id) == 0:
         try:
             socket.create_server(("", int(place.rpartition(":")[2]))).close()
         except (OSError, ValueError, OverflowError) as error:

@@ -214,8 +214,7 @@ def _finished(plan: RunPlan, directory: Path, population: Population, history: H
     found = distributed.of_first(lambda: summary.read(path) if path.exists() else None)
     if found is None or found["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
-    lines = (directory / METRICS).read_bytes().splitlines()
-    if distributed.is_first() and len(lines) > len(history.rows):
+    if distributed.is_first() and len((directory / METRICS).read_bytes().splitlines()) > len(history.rows):
         with loggers.MetricsFile(directory, history.rows):
             pass  # which removes what stands after them
     return Result([*history.rows], found, read_agents(directory, population, history))
