@@ -517,7 +517,7 @@ def test_what_differs_between_processes_is_named():
     hosts.check_alike([alike, alike, alike])
     with pytest.raises(ConfigError) as refusal:
         hosts.check_alike([alike, alike, {"command": "resume", "agent.gamma": 0.5}])
-    assert refusal.value.faults == [
+    assert refusal.value.errors == [
         "command is train in process 0, but resume in process 2; start all alike",
         "--debug is False in process 0, but None in process 2; start all alike",
         "agent.gamma is None in process 0, but 0.5 in process 2; start all alike",
