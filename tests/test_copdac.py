@@ -597,13 +597,13 @@ def test_the_same_program_serves_every_number():
 def drift(length=4):
     """A point on a line that the action and chance move; rewarded for being near 0, ended beyond 1."""
 
-    def move(key, place, action):
+    def step(key, place, action):
         place = place + 0.3 * action + 0.3 * jax.random.normal(key, (1,))
         return place, 1.0 - place[0] ** 2, jnp.abs(place[0]) > 1
 
     return episodic(
-        start=lambda key: jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5),
-        move=move,
+        reset=lambda key: jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5),
+        step=step,
         observe=lambda place: place,
         episode_length=length,
         observation_size=1,
