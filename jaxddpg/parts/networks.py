@@ -35,8 +35,14 @@ def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Ar
     return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, **_TWO_PASSES)(inputs)
 
 
-def _layer_norm(inputs: jax.Array) -> jax.Array:
-    return nn.LayerNorm(**_TWO_PASSES)(inputs)
+def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None) -> jax.Array:
+    """A dense layer, its normalisation ("none", "layer" or "batch") and its ReLU."""
+    x = _dense(size, inputs)
+    if normalization == "batch":
+        x = _batch_norm(x, train, axis_name)
+    elif normalization == "layer":
+        x = nn.LayerNorm(**_TWO_PASSES)(x)
+    return nn.relu(x)
 
 
 class Actor(nn.Module):
@@ -58,12 +64,7 @@ class Actor(nn.Module):
     def __call__(self, observation: jax.Array, train: bool = False) -> jax.Array:
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for size in self.hidden_sizes:
-            x = _dense(size, x)
-            if self.normalization == "batch":
-                x = _batch_norm(x, train, self.axis_name)
-            elif self.normalization == "layer":
-                x = _layer_norm(x)
-            x = nn.relu(x)
+            x = _hidden(size, x, self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
@@ -87,12 +88,8 @@ class Critic(nn.Module):
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
                 x = jnp.concatenate([x, action], axis=-1)
-            x = _dense(size, x)
-            if self.normalization == "batch" and layer < self.action_layer:
-                x = _batch_norm(x, train, self.axis_name)
-            elif self.normalization == "layer":
-                x = _layer_norm(x)
-            x = nn.relu(x)
+            joined = self.normalization == "batch" and layer >= self.action_layer
+            x = _hidden(size, x, "none" if joined else self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
 
