@@ -27,13 +27,13 @@ def changing(slope=1.0):
     """What it computes depends on WORLD, as if that stood in the code."""
     reward, table, squared = WORLD["reward"], jnp.asarray(WORLD["table"]), WORLD["squared"]
 
-    def move(key, place, action):
+    def step(key, place, action):
         after = place + slope * action[0]
         return after, reward + table[0] + (after**2 if squared else after), jnp.zeros((), bool)
 
     return episodic(
-        start=jax.random.uniform,
-        move=move,
+        reset=jax.random.uniform,
+        step=step,
         observe=lambda place: place[None],
         observation_size=1,
         action_size=1,
