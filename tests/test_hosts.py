@@ -546,7 +546,7 @@ def test_a_process_without_a_device_of_the_mesh_is_refused(monkeypatch):
     build.check_processes(3, [0, 0, 1, 1])  # one device idle, but each process has another
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=number) for number in range(3)])
     with pytest.raises(ConfigError, match="leaves process 2 none of the 3 devices; start fewer processes, or choose a"):
-        build.populate(tiny(training=vars(tiny().training) | {"num_shards": 2}))
+        build.populate(config.resolve(tiny(training=vars(tiny().training) | {"num_shards": 2})).run())
 
 
 @pytest.mark.slow
