@@ -1,4 +1,4 @@
-"""The vocabulary of an experiment: its sections, and for each setting its default, its meaning and its rule.
+"""The settings of an experiment: its sections, and for each setting its default, its meaning and its rule.
 
 A setting typed `Scalar` is a number that the compiled program takes as input: changing or sweeping it never compiles
 again. Everything else gives the program its shape. The sections are pytrees whose leaves are those numbers. This module
@@ -33,7 +33,7 @@ class Rule(NamedTuple):
     names: tuple[str, ...]
     """The settings it speaks of, below its section; the sentence begins with the first."""
     words: str
-    """How the sentence goes on after "NAME is VALUE, "."""
+    """The sentence after "NAME is VALUE, "."""
 
 
 def setting(
@@ -57,7 +57,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Environment:
-    """The world, one copy of it."""
+    """The environment, one copy of it."""
 
     name: str = setting("Pendulum-v1", "a gymnax environment, or `package.module:factory` for one of your own")
     parameters: Mapping[str, Any] = setting(dict, "its parameters by name; floats are traced, the others static")
@@ -300,27 +300,29 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measure of the noiseless policy, at the end of every epoch."""
+    """Evaluation of the deterministic policy, at the end of every epoch."""
 
     num_episodes: int = setting(32, "episodes per member", at_least=1)
 
 
 @dataclass(frozen=True)
 class NoSelection:
-    """Every member goes its own way."""
+    """No member is replaced or stopped."""
 
-    method: Literal["none"] = setting("none", "every member goes its own way")
+    method: Literal["none"] = setting("none", "no member is replaced or stopped")
 
 
 @dataclass(frozen=True)
 class PopulationBased:
     """Population-based training (Jaderberg et al. 2017)."""
 
-    method: Literal["pbt"] = setting("pbt", "the worst go on from the best, with other numbers")
+    method: Literal["pbt"] = setting("pbt", "the worst continue from the best, with perturbed settings")
     interval: int = setting(5, "epochs from one choice to the next", at_least=1)
     share: float = setting(0.25, "of the members, at least one, that are replaced by as many", above=0, at_most=0.5)
-    factors: tuple[float, ...] = setting((0.8, 1.25), "one multiplies each swept number of who is replaced", above=0)
-    copy_replay: bool = setting(True, "take over the replay too; where a member diverged that is always so")
+    factors: tuple[float, ...] = setting(
+        (0.8, 1.25), "one multiplies each swept setting of a member that is replaced", above=0
+    )
+    copy_replay: bool = setting(True, "copy the replay, too; always done where a member diverged")
     seed: int = setting(0, "of these choices alone", at_least=0)
 
 
@@ -328,9 +330,9 @@ class PopulationBased:
 class Halving:
     """Successive halving (Jamieson & Talwalkar 2016)."""
 
-    method: Literal["halving"] = setting("halving", "only the best go on, the others rest as they are")
+    method: Literal["halving"] = setting("halving", "only the best continue, the others are stopped")
     interval: int = setting(5, "epochs from one choice to the next", at_least=1)
-    reduction: int = setting(2, "one of so many members goes on, rounded up", at_least=2)
+    reduction: int = setting(2, "one of so many members continues, rounded up", at_least=2)
 
 
 @dataclass(frozen=True)
@@ -347,7 +349,9 @@ class Population:
     )
     num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=MAX_VARIANTS)
     draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
-    selection: NoSelection | PopulationBased | Halving = setting(NoSelection, "who goes on as whom between epochs")
+    selection: NoSelection | PopulationBased | Halving = setting(
+        NoSelection, "which members are replaced or stopped between epochs"
+    )
     placement: int = setting(
         0, "at most so many members that a device computes at once; 0 picks: 1 on a CPU, else all", at_least=0
     )
@@ -367,7 +371,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is kept on disk to go on from."""
+    """What is kept on disk to resume from."""
 
     interval_seconds: float = setting(
         30.0, "at least so long from one checkpoint to the next; 0: after every epoch", at_least=0
@@ -388,12 +392,12 @@ class Reporting:
 class Member:
     """What one member of a population is: everything that the compiled program is made from."""
 
-    environment: Environment = setting(Environment, "the world")
-    agent: DDPG | COPDAC = setting(DDPG, "the learner")
+    environment: Environment = setting(Environment, "the environment")
+    agent: DDPG | COPDAC = setting(DDPG, "the agent")
     noise: Noise = setting(Noise, "exploration")
-    replay: Replay = setting(Replay, "the memory")
+    replay: Replay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")
-    evaluation: Evaluation = setting(Evaluation, "the measure")
+    evaluation: Evaluation = setting(Evaluation, "evaluation")
 
     def rules(self) -> list[Rule]:
         num_envs, batch_size, capacity = self.training.num_envs, self.agent.batch_size, self.replay.capacity
@@ -461,7 +465,7 @@ class Experiment(Member):
     """One experiment: one member's settings, how many members, and where the results go."""
 
     population: Population = setting(Population, "the members")
-    checkpoint: Checkpoint = setting(Checkpoint, "what is kept to go on from")
+    checkpoint: Checkpoint = setting(Checkpoint, "what is kept to resume from")
     reporting: Reporting = setting(Reporting, "further outputs")
 
     def rules(self) -> list[Rule]:

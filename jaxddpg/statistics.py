@@ -63,7 +63,7 @@ def stratified_interval(
     statistic: Callable[..., np.ndarray | float], *samples: Sequence[np.ndarray], resamples: int = 2_000
 ) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile bootstrap interval of `statistic(*samples)`, each sample a list of strata [M], whose members
-    are drawn anew each within its stratum."""
+    are drawn again, each within its stratum."""
     rng = np.random.default_rng(0)
     found = [
         statistic(*([values[rng.integers(len(values), size=len(values))] for values in strata] for strata in samples))

@@ -243,7 +243,7 @@ def test_the_tables_of_a_page_are_those_of_the_committed_results(script, page, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", ["ceiling", "throughput", *map(thorough, ["profile_update", "startup", "gpu", "sweep"])]
+    "script", ["ceiling", "resolve", "throughput", *map(thorough, ["profile_update", "startup", "gpu", "sweep"])]
 )
 def test_a_benchmark_runs(script):
     assert bench(f"{script}.py --smoke").strip()

@@ -59,6 +59,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
+    _add_training(subparsers)
+    _add_reading(subparsers)
+    check = subparsers.add_parser("check", help="compare this machine's results with known answers", allow_abbrev=False)
+    check.set_defaults(command=commands.check)
+    return parser
+
+
+def _add_training(subparsers: Any) -> None:
+    """The commands that train."""
     for name, brief, description in (
         ("train", "run an experiment", "Runs the experiment of a YAML file."),
         (
@@ -86,12 +95,6 @@ def make_parser() -> argparse.ArgumentParser:
         _add_distributed(train)
         train.set_defaults(command=commands.train, sweep=name == "sweep", takes_settings=True)
 
-    whose: Any = {
-        "metavar": "E",
-        "type": lambda text: int(text) if text.isdecimal() else text,
-        "default": "newest",
-        "help": "of which policies: newest (default), best of each member, or a number",
-    }
     resume = subparsers.add_parser(
         "resume",
         help="continue a run that was interrupted, or with more epochs",
@@ -105,6 +108,15 @@ def make_parser() -> argparse.ArgumentParser:
     _add_distributed(resume)
     resume.set_defaults(command=commands.resume, takes_settings=True)
 
+
+def _add_reading(subparsers: Any) -> None:
+    """The commands that read runs."""
+    whose: Any = {
+        "metavar": "E",
+        "type": lambda text: int(text) if text.isdecimal() else text,
+        "default": "newest",
+        "help": "of which policies: newest (default), best of each member, or a number",
+    }
     evaluate = subparsers.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
     evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     evaluate.add_argument("--epoch", **whose)
@@ -132,10 +144,6 @@ def make_parser() -> argparse.ArgumentParser:
     render.add_argument("--seed", metavar="S", type=int, default=0, help="of the episode (default 0)")
     render.add_argument("--output", metavar="FILE", type=Path, help="default: rollout.gif in the run")
     render.set_defaults(command=commands.render)
-
-    check = subparsers.add_parser("check", help="compare this machine's results with known answers", allow_abbrev=False)
-    check.set_defaults(command=commands.check)
-    return parser
 
 
 def _add_distributed(command: argparse.ArgumentParser) -> None:

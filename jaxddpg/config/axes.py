@@ -96,6 +96,6 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
 
 
 def _between(logarithmic: bool, low: float, high: float, share: float) -> float:
-    """The number so far along the way from one to another; rounded to what a float32 can tell apart."""
+    """The number at this share of the way from one to another, rounded to the precision of a float32."""
     number = low * (high / low) ** share if logarithmic else low + (high - low) * share
     return float(f"{number:.7g}")

@@ -148,7 +148,7 @@ def alternatives_of(kind: Any) -> dict[str, type]:
 
 @functools.cache
 def _tag(kind: Any) -> tuple[str, str]:
-    """The setting that tells a section from its alternatives, the one with a single choice, and that choice."""
+    """The setting that distinguishes a section from its alternatives, the one with a single choice, and that choice."""
     for name, declared in _hints(kind).items():
         if typing.get_origin(declared) is Literal and len(choices := typing.get_args(declared)) == 1:
             return name, choices[0]

@@ -54,12 +54,12 @@ def mutable_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def fixed_settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings that alter what is learned, likewise."""
+    """The settings that alter what is learned, by dotted path, as YAML writes them."""
     return {path: value for path, value in flat(experiment) if not path.startswith(_mutable(experiment))}
 
 
 def all_settings(experiment: Experiment) -> dict[str, Any]:
-    """All settings, likewise."""
+    """All settings, by dotted path, as YAML writes them."""
     return dict(flat(experiment))
 
 

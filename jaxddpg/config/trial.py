@@ -41,7 +41,7 @@ def play(environment: Environment, key: Key) -> Flags:
         state, seen = jax.vmap(environment.step)(inputs[0], state, inputs[1])
         moved = jnp.any(seen.observation != seen.final_observation, axis=1)
         begun = jnp.any(jnp.all(seen.observation[:, None] == starts, axis=-1), axis=1)
-        begun |= ~jnp.all(jnp.isfinite(starts))  # which cannot be compared, and is another fault
+        begun |= ~jnp.all(jnp.isfinite(starts))  # which cannot be compared, and is another error
         return state, (seen.terminated | seen.truncated, seen.terminated, seen.truncated, moved, ~moved & ~begun)
 
     return jax.lax.scan(step, state, (keys, actions.at[:, 0].set(0.0)))[1]
@@ -67,7 +67,7 @@ def errors(ends: Ends, episode_length: int) -> list[str]:
 
 
 def doubts(ends: Ends, episode_length: int) -> list[str]:
-    """What is probably wrong, likewise."""
+    """What is probably wrong, each as the rest of a sentence about the environment."""
     # Where all episodes terminate, an observation of the next one as the final one does no harm.
     found = [_STALE] if _stale(ends) and not ends.truncated.any() else []
     limited = (ends.steps == episode_length) | ((ends.steps > 0) & ends.truncated)

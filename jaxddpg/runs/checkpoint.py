@@ -162,10 +162,10 @@ def origin(run: Path, epoch: int) -> Origin:
     content = _read(_manifest(path))
     try:
         files = content["files"] if content else {}
-        sound = all(_checksum(path / name) == checksum for name, checksum in files.items())
+        intact = all(_checksum(path / name) == checksum for name, checksum in files.items())
     except OSError:
-        sound = False
-    if content is None or not sound:
+        intact = False
+    if content is None or not intact:
         raise DamagedError(f"the checkpoint of epoch {epoch} is damaged")
     found = content["origin"]
     # Earlier versions wrote the experiment's settings alone.
@@ -320,9 +320,9 @@ def _read(manifest: Path) -> dict[str, Any] | None:
         files, epoch = content["files"], content["epoch"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    sound = isinstance(files, dict) and isinstance(content.setdefault("origin", {}), dict)
-    sound = sound and isinstance(content.setdefault("names", []), list)
-    return content if sound and str(epoch) == manifest.stem else None
+    valid = isinstance(files, dict) and isinstance(content.setdefault("origin", {}), dict)
+    valid = valid and isinstance(content.setdefault("names", []), list)
+    return content if valid and str(epoch) == manifest.stem else None
 
 
 def _checksum(file: Path) -> str:
