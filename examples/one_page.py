@@ -30,41 +30,39 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 2, seed: int = 0):
     init_key, interaction_key, learning_key, *_ = streams(jax.random.key(seed))
     agent_key, reset_key, noise_key = jax.random.split(init_key, 3)
     learner = agent.init(agent_key)
-    world, observation = reset(jax.random.split(reset_key, num_envs))
+    environment_state, observation = reset(jax.random.split(reset_key, num_envs))
     disturbance_state = noise.init(noise_key, (num_envs, environment.action_size))
     row = jd.Experience(observation[0], jnp.zeros(environment.action_size), jnp.zeros(()), observation[0], jnp.uint8(0))
-    memory = replay.init(row)
+    replay_state = replay.init(row)
 
     for number in range(WARMUP + num_steps):
         clock = jd.Clock(epoch=np.uint32(0), step=np.uint32(number), num_envs=num_envs)
 
-        # Learn: the critic from what was done, the actor from the critic; both targets follow.
+        # Learn: the critic from the replayed actions, the actor through the critic; both targets follow.
         if number >= WARMUP:
             sample_key, update_key = jax.random.split(jax.random.fold_in(learning_key, number))
-            drawn = sample(sample_key, clock, memory, updates * agent.batch_size)
+            drawn = sample(sample_key, clock, replay_state, updates * agent.batch_size)
             for turn, key in enumerate(jax.random.split(update_key, updates)):
                 part = slice(turn * agent.batch_size, (turn + 1) * agent.batch_size)
                 rows = jax.tree.map(lambda x, part=part: x[part], drawn)
-                discount = agent.gamma * (1.0 - rows.terminated)
-                batch = jd.Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
-                learner, _ = update(key, clock, learner, batch)
+                learner, _ = update(key, clock, learner, jd.equations.transition(rows, agent.gamma))
 
-        # Explore: at random at first, then by the policy with noise.
+        # Explore: by random actions at first, then by the policy with noise.
         action_key, key = jax.random.split(jax.random.fold_in(interaction_key, number))
-        world_key, noise_key = jax.random.split(key)
+        environment_key, noise_key = jax.random.split(key)
         if number < WARMUP:
             action = jax.random.uniform(action_key, (num_envs, environment.action_size), minval=-1.0, maxval=1.0)
         else:
             disturbance_state, disturbance = disturb(action_key, clock, disturbance_state)
             action = jnp.clip(act(learner, observation) + disturbance, -1.0, 1.0)
 
-        # Remember what was done and where it truly led.
-        world, after = step(jax.random.split(world_key, num_envs), world, action)
-        ending = jnp.where(after.terminated, 2, after.truncated).astype(jnp.uint8)
-        rows = jd.Experience(observation, action, after.reward, after.final_observation, ending)
-        memory = add(clock, memory, rows)
+        # Add to the replay what was done and where it led.
+        environment_state, time_step = step(jax.random.split(environment_key, num_envs), environment_state, action)
+        ending = jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8)
+        rows = jd.Experience(observation, action, time_step.reward, time_step.final_observation, ending)
+        replay_state = add(clock, replay_state, rows)
         disturbance_state = noise.reset(noise_key, disturbance_state, rows.last)
-        observation = after.observation
+        observation = time_step.observation
 
     return environment, agent, learner
 

@@ -140,8 +140,8 @@ def endings() -> Iterator[Case]:
 
     def reward_one(terminates: bool) -> Environment:
         return episodic(
-            start=lambda key: jnp.zeros((), jnp.int32),
-            move=lambda key, time, action: (time + 1, jnp.ones(()), (time + 1 == length) & terminates),
+            reset=lambda key: jnp.zeros((), jnp.int32),
+            step=lambda key, time, action: (time + 1, jnp.ones(()), (time + 1 == length) & terminates),
             observe=lambda time: jnp.zeros(1),
             episode_length=length,
             observation_size=1,
@@ -237,13 +237,13 @@ def regulator() -> Iterator[Case]:
         gain = gamma * curvature * keep * push / (effort + gamma * curvature * push**2)
         curvature = 1 + effort * gain**2 + gamma * curvature * (keep - push * gain) ** 2
 
-    def move(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         reward = -(state**2) - effort * action[0] ** 2
         return keep * state + push * action[0], reward, jnp.zeros((), bool)
 
     environment = episodic(
-        start=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
-        move=move,
+        reset=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
+        step=step,
         observe=lambda state: state[None],
         episode_length=8,
         observation_size=1,

@@ -1,12 +1,14 @@
-"""The vocabulary: the data that flows through the house and the records of functions that move it.
+"""The data types, and the records of functions that every part is made of.
 
-Data are `PyTreeNode`s of arrays: they cross `jit`, `vmap` and the disk. Behaviour is a `NamedTuple` of pure
-functions made from numbers and closed over: it is never returned from `jit` and never part of a state.
+Data are `PyTreeNode`s of arrays: they cross `jit`, `vmap` and the disk. Behaviour is a `NamedTuple` of pure functions
+that close over their numbers: it is never returned from `jit` and never part of a state.
 
-Order everywhere: key, clock, state, data in; state, output out. Keys are typed, come first and are consumed.
+Functions take key, clock, state and data, in that order, and return state and output. Keys are typed and consumed: no
+caller uses a key again.
 
-Shapes in docstrings: B rows of a batch, N parallel environments, E evaluation episodes, O observation size,
-A action size, M members of a population. Executed actions are in [-1, 1]^A everywhere but behind an environment's door.
+Shapes in docstrings: B transitions of a batch, N parallel environments, E evaluation episodes, O observation size,
+A action size, M members of a population; [] is a scalar. Actions are in [-1, 1]^A everywhere but inside the adapter of
+an environment.
 """
 
 from collections.abc import Callable
@@ -30,24 +32,24 @@ def seed_key(seed: int | jax.Array | np.ndarray) -> Key:
 
 
 class Clock(PyTreeNode):
-    """The time that all members of a population share; never batched.
+    """The time, shared by all members of a population and never batched.
 
-    Because every member's replay is written at the same position, a clock that stays outside the members' state
-    keeps that write a slice, where a batched position would make it a scatter over the whole buffer.
+    Every member's replay is written at the same position. With the clock outside the members' state that write is a
+    slice; a batched position would make it a scatter over the whole buffer.
     """
 
     epoch: jax.Array | np.uint32
-    """uint32: 0 during the warm-up, then the number of the running epoch."""
+    """uint32: the number of the epoch, 0 during the warm-up."""
     step: jax.Array | np.uint32
     """uint32: vector steps since the start of the run, warm-up included."""
     num_envs: int = field(pytree_node=False)
-    """of a member"""
+    """Environments of one member."""
     num_shards: int = field(pytree_node=False, default=1)
-    """that a member falls into"""
+    """Shards of one member."""
 
     @property
     def rows_per_step(self) -> int:
-        """that one replay is given: one for each environment of its shard"""
+        """Rows that one vector step adds to the replay of one shard: one for each of its environments."""
         return self.num_envs // self.num_shards
 
     def after(self, steps: jax.Array | int) -> "Clock":
@@ -55,144 +57,157 @@ class Clock(PyTreeNode):
         return self.replace(step=self.step + steps)
 
     def anneal(self, initial: Scalar, final: Scalar, decay_steps: Scalar) -> jax.Array:
-        """The value on the line from `initial` to `final`, reached after `decay_steps` env steps; inf: `initial`."""
+        """The value on the line from `initial` to `final`, which it reaches after `decay_steps` env steps of the
+        member; with `decay_steps` inf it stays `initial`."""
         env_steps = self.step.astype(jnp.float32) * self.num_envs
         return initial + (final - initial) * jnp.minimum(env_steps / decay_steps, 1.0)
 
 
 class TimeStep(PyTreeNode):
-    """What an environment answers to an action."""
+    """The result of one step of an environment."""
 
     observation: jax.Array
     """[O] to act on next: the first of a new episode where one has just ended."""
     final_observation: jax.Array
-    """[O] where the action truly led: the one to learn from."""
+    """[O] to which the action led: the successor to learn from."""
     reward: jax.Array
     """[]"""
     terminated: jax.Array
-    """[] bool: the task ended, nothing follows."""
+    """[] bool: the episode ended in a terminal state."""
     truncated: jax.Array
-    """[] bool: a time limit was reached, the task would have gone on."""
+    """[] bool: the episode was cut by a time limit."""
 
 
 class Experience(PyTreeNode):
-    """One row of the replay: what happened, before any discount is applied."""
+    """One row of the replay, before any discount is applied."""
 
     observation: jax.Array
+    """[O]"""
     action: jax.Array
-    """[A] the executed action, noise and clipping included."""
+    """[A], as it was executed: with noise, then clipped."""
     reward: jax.Array
+    """[]"""
     next_observation: jax.Array
+    """[O]"""
     ending: jax.Array
-    """uint8: 0 the episode went on, 1 it was truncated, 2 it terminated."""
+    """[] uint8: 0 where the episode continued, 1 where it was truncated, 2 where it terminated."""
 
     @property
     def terminated(self) -> jax.Array:
-        """bool"""
+        """[] bool"""
         return self.ending == 2
 
     @property
     def last(self) -> jax.Array:
-        """bool: the episode ended here, in one way or the other."""
+        """[] bool: whether the episode ended with this step, by termination or truncation."""
         return self.ending > 0
 
 
 class Transition(PyTreeNode):
-    """One row to learn from: s, a, r, s' and the discount of what follows."""
+    """One transition to learn from: s, a, r, s' and the discount of what follows."""
 
     observation: jax.Array
+    """[O]"""
     action: jax.Array
+    """[A]"""
     reward: jax.Array
+    """[]"""
     next_observation: jax.Array
+    """[O]"""
     discount: jax.Array
-    """gamma * (1 - terminated): a time limit does not cut the bootstrap."""
+    """[]: gamma * (1 - terminated), since a time limit does not cut the bootstrap."""
 
 
 class Environment(NamedTuple):
-    """One environment that resets itself. The trainer vmaps it; actions are in [-1, 1]^A."""
+    """One environment that resets itself; the trainer maps it by `vmap`."""
 
     reset: Callable[[Key], tuple[State, jax.Array]]
     """`reset(key) -> state, observation [O]`"""
     step: Callable[[Key, State, jax.Array], tuple[State, TimeStep]]
-    """`step(key, state, action [A]) -> state, TimeStep`; the state returned is already that of the next episode
-    where this one ended."""
+    """`step(key, state, action [A]) -> state, TimeStep`; where the episode ended, the state is the first of the next
+    episode."""
     observation_size: int
     action_size: int
     episode_length: int
-    """Steps after which an episode is truncated, at the latest."""
+    """The steps after which an episode is truncated, at the latest."""
     action_low: Any = -1.0
-    """[A] or scalar: what action -1 means in the environment's own units."""
+    """[A] or scalar: the meaning of action -1 in the environment's own units."""
     action_high: Any = 1.0
-    """[A] or scalar: what action +1 means in the environment's own units."""
+    """[A] or scalar: the meaning of action 1 in the environment's own units."""
     observation_low: Any = -jnp.inf
-    """[O] or scalar: the range to which features of linear learners scale; infinite where there is none."""
+    """[O] or scalar: the lower end of the range to which features of linear learners scale; infinite where there is
+    none."""
     observation_high: Any = jnp.inf
-    """[O] or scalar."""
+    """[O] or scalar: its upper end."""
 
 
 def rescale(action: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:
-    """An action in [-1, 1]^A, clipped to it, in the units of the Box [low, high]; -1 and 1 are its ends exactly."""
+    """Clips an action to [-1, 1]^A and scales it to the Box [low, high], whose ends -1 and 1 map to exactly."""
     action = jnp.clip(action, -1.0, 1.0)
-    # The outer clip takes back the rounding in between.
+    # The outer clip removes the rounding error of the products.
     return jnp.clip((1 - action) / 2 * low + (1 + action) / 2 * high, low, high)
 
 
 class Noise(NamedTuple):
-    """Exploration noise, added to the policy's action."""
+    """Exploration noise, which is added to the policy's action."""
 
     init: Callable[[Key, tuple[int, ...]], State]
     """`init(key, shape) -> state`"""
     sample: Callable[[Key, Clock, State], tuple[State, jax.Array]]
-    """`sample(key, clock, state) -> state, noise` of the shape given to `init`"""
+    """`sample(key, clock, state) -> state, noise` of the shape that `init` was given."""
     reset: Callable[[Key, State, jax.Array], State]
-    """`reset(key, state, mask) -> state`, fresh in the rows where mask is true"""
+    """`reset(key, state, mask [N]) -> state`, initial for the environments where the mask is true."""
 
 
 class Replay(NamedTuple):
-    """A memory of experience."""
+    """A replay buffer."""
 
     init: Callable[[Experience], State]
-    """`init(example) -> state`, the example being one row"""
+    """`init(example) -> state`, from one row."""
     add: Callable[[Clock, State, Experience], State]
-    """`add(clock, state, rows) -> state`, the rows of vector step `clock.step`, one per environment"""
+    """`add(clock, state, rows) -> state`, with the rows of vector step `clock.step`, one for each environment."""
     sample: Callable[[Key, Clock, State, int], Experience]
-    """`sample(key, clock, state, n) -> n rows`, of those written before step `clock.step`"""
+    """`sample(key, clock, state, n) -> rows [n]`, of those that were added before step `clock.step`."""
 
 
 class Features(NamedTuple):
-    """A fixed encoding phi of observations for linear functions of them."""
+    """A fixed encoding phi of observations, for functions that are linear in it."""
 
     size: int
+    """The number of features."""
     dot: Callable[[jax.Array, jax.Array], jax.Array]
     """`dot(weights [size, K], observation [..., O]) -> weights^T phi(s) [..., K]`"""
 
 
 class Agent(NamedTuple):
-    """A learner: how it acts, what it believes and how it improves."""
+    """A learner: its policy, its critic and its update."""
 
     init: Callable[[Key], State]
+    """`init(key) -> state`"""
     act: Callable[[State, jax.Array], jax.Array]
-    """`act(state, observation [..., O]) -> action [..., A]`, without noise"""
+    """`act(state, observation [..., O]) -> action [..., A]`, of the deterministic policy."""
     value: Callable[[State, jax.Array], jax.Array]
-    """`value(state, observation [..., O]) -> [...]`, the predicted discounted return of `act`, in units of reward"""
+    """`value(state, observation [..., O]) -> [...]`, the predicted discounted return of `act`, in units of the
+    reward."""
     update: Callable[[Key, Clock, State, Transition], tuple[State, Metrics]]
-    """`update(key, clock, state, batch) -> state, metrics`"""
+    """`update(key, clock, state, batch [B]) -> state, metrics []`"""
     diagnostics: Callable[[State, Transition], Metrics]
-    """`diagnostics(state, batch) -> metrics`, which are computed once per epoch."""
+    """`diagnostics(state, batch [B]) -> metrics []`, which are computed once per epoch."""
     gamma: Scalar
     batch_size: int
+    """B, of all shards of a member together."""
 
 
 class Trainer(NamedTuple):
-    """The whole learning of one member, or of one of its shards, from its key to its policy. Nothing here is jitted."""
+    """The training of one member, or of one of its shards; nothing here is jitted."""
 
     init: Callable[[Key], State]
-    """`init(key) -> state`, warm-up done"""
+    """`init(key) -> state`, after the warm-up."""
     epoch: Callable[[Key, Clock, State], tuple[State, Metrics]]
-    """`epoch(key, clock, state) -> state, metrics`; the clock is that of the epoch's first vector step. The metrics are
-    the agent's, averaged over the updates, its diagnostics at the end, and `return_sum` and `episodes_ended` of the
+    """`epoch(key, clock, state) -> state, metrics []`; the clock is that of the epoch's first vector step. The metrics
+    are the agent's, averaged over the updates, its diagnostics at the end, and `return_sum` and `episodes_ended` of the
     training episodes that ended."""
     evaluate: Callable[[Key, Clock, State], Metrics]
-    """`evaluate(key, clock, agent_state) -> metrics` of the noiseless policy"""
+    """`evaluate(key, clock, agent_state) -> metrics []` of the deterministic policy."""
     sharded_axes: State
     """A prefix of the state, of bools: whether the first axis of the leaves is split into shards."""

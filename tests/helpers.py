@@ -32,6 +32,7 @@ WARMUP, STEPS, ENVS, PERIOD = 4, 4, 2, 2
 RATES, SCALES, SEEDS = [1e-4, 1e-2], [0.1, 0.2, 0.4], 2
 GRID = {"agent.actor_learning_rate": {"geomspace": [1e-4, 1e-2, 2]}, "noise.scale": SCALES}
 slow = partial(pytest.param, marks=pytest.mark.slow)
+thorough = partial(pytest.param, marks=pytest.mark.thorough)
 CURVES = ("eval/return_mean", "eval/q_start_mean", "eval/discounted_return_mean")
 
 

@@ -31,8 +31,8 @@ def offset_observation(offset: float = 1000.0) -> Environment:
     """One step with reward -(a - 0.8 x)^2, x uniform in [-1, 1] and observed as x + offset: doing nothing earns -0.213,
     the best policy 0."""
     return episodic(
-        start=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
-        move=lambda key, state, action: (state, -((action[0] - 0.8 * state) ** 2), jnp.ones((), bool)),
+        reset=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
+        step=lambda key, state, action: (state, -((action[0] - 0.8 * state) ** 2), jnp.ones((), bool)),
         observe=lambda state: state[None] + offset,
         observation_size=1,
         action_size=1,
@@ -48,8 +48,8 @@ def echo(limit: int = 3, action_size: int = 1) -> Environment:
 def noisy_reward(deviation: float = 1.0) -> Environment:
     """One step with reward N(0, deviation^2): the value is 0."""
     return episodic(
-        start=lambda key: jnp.zeros(()),
-        move=lambda key, state, action: (state + 1, deviation * jax.random.normal(key), jnp.ones((), bool)),
+        reset=lambda key: jnp.zeros(()),
+        step=lambda key, state, action: (state + 1, deviation * jax.random.normal(key), jnp.ones((), bool)),
         observe=lambda state: state[None],
         observation_size=1,
         action_size=1,
@@ -61,8 +61,8 @@ def rewarding(mean=1.0, deviation=0.0, limit=4, terminates=False) -> Environment
     """The reward of every step is N(mean, deviation^2). Each step ends its episode if `terminates`; else a time limit
     cuts it. There is one observation only. All arguments may be traced."""
     return episodic(
-        start=lambda key: jnp.zeros(()),
-        move=lambda key, state, action: (state, mean + deviation * jax.random.normal(key), jnp.asarray(terminates)),
+        reset=lambda key: jnp.zeros(()),
+        step=lambda key, state, action: (state, mean + deviation * jax.random.normal(key), jnp.asarray(terminates)),
         observe=lambda state: state[None],
         observation_size=1,
         action_size=1,
@@ -97,8 +97,8 @@ def batch(key: jax.Array, environment: Environment, size: int) -> Transition:
 def _clockwork(limit, outcome, action_size: int = 1, blind: bool = False) -> Environment:
     """State and observation: the time in the episode; the first observation of an episode is 0."""
     return episodic(
-        start=lambda key: jnp.zeros((), jnp.int32),
-        move=lambda key, time, action: (time + 1, *outcome(time, action)),
+        reset=lambda key: jnp.zeros((), jnp.int32),
+        step=lambda key, time, action: (time + 1, *outcome(time, action)),
         observe=lambda time: jnp.where(blind, 0.0, time[None].astype(jnp.float32) / limit),
         observation_size=1,
         action_size=action_size,

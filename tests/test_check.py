@@ -159,11 +159,11 @@ def test_a_value_that_is_not_a_number_does_not_hold():
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"), [(0.5, 0, "all 1 hold"), (2.0, 1, "1 of 1 rungs do not hold: a rung")]
+    ("error", "code", "words"), [(0.5, 0, "all 1 hold"), (2.0, 1, "1 of 1 checks failed: a check")]
 )
-def test_the_command_prints_the_ladder_and_fails_with_it(error, code, words, monkeypatch):
-    monkeypatch.setattr(check, "ladder", lambda: iter([check.Rung("a rung", "float32", error, 0.0, error, 1.0)]))
+def test_the_command_prints_the_checks_and_fails_with_them(error, code, words, monkeypatch):
+    monkeypatch.setattr(check, "self_test", lambda: iter([check.Check("a check", "float32", error, 0.0, error, 1.0)]))
     returned, shown, _ = call("check")
     assert returned == code
-    assert "a rung" in shown
+    assert "a check" in shown
     assert words in shown

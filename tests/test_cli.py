@@ -474,7 +474,7 @@ def test_plot_draws_several_runs_into_a_new_picture(trained, diverged, tmp_path)
 
 
 def test_several_runs_need_a_name_for_their_picture(trained, diverged):
-    assert refused(call("plot", trained[0], diverged[0]), "--output PICTURE.png") == []
+    assert refused(call("plot", trained[0], diverged[0]), "--output FILE.png") == []
 
 
 @pytest.mark.parametrize("place", ["/proc/picture.png", "nowhere/picture.png", "picture.what"])

@@ -44,7 +44,7 @@ def float64():
         yield
 
 
-def world(actions=2):
+def plain_environment(actions=2):
     return Environment(None, None, observation_size=2, action_size=actions, episode_length=1)
 
 
@@ -66,7 +66,7 @@ def jitted(name):
 
     @partial(jax.jit, static_argnums=0)
     def function(actions, config, *arguments):
-        return getattr(make_agent(world(actions), config), name)(*arguments)
+        return getattr(make_agent(plain_environment(actions), config), name)(*arguments)
 
     return function
 
@@ -76,7 +76,7 @@ FUNCTIONS = {name: jitted(name) for name in ("init", "act", "value", "update")}
 
 def make(config=CONFIG, actions=2):
     """The agent, with functions that are compiled once for all settings of the same shapes."""
-    agent = make_agent(world(actions), config)
+    agent = make_agent(plain_environment(actions), config)
     return agent._replace(**{name: partial(function, actions, config) for name, function in FUNCTIONS.items()})
 
 
@@ -496,7 +496,9 @@ def test_the_value_of_a_scaled_learner_is_in_units_of_the_reward():
 
     @jax.jit
     def learned(reward_scale):
-        agent = make_agent(world(), dataclasses.replace(CONFIG, baseline_learning_rate=0.5, reward_scale=reward_scale))
+        agent = make_agent(
+            plain_environment(), dataclasses.replace(CONFIG, baseline_learning_rate=0.5, reward_scale=reward_scale)
+        )
         step = lambda _, state: agent.update(jax.random.key(0), CLOCK, state, data)[0]  # noqa: E731
         state = jax.lax.fori_loop(0, 500, step, agent.init(jax.random.key(0)))
         return agent.value(state, data.observation), state.v
@@ -545,7 +547,7 @@ def test_a_network_that_starts_at_zero_learns(policy):
 
 def test_a_fresh_state_may_be_donated():
     """No buffer is held twice."""
-    agent = make_agent(world(), CONFIG)
+    agent = make_agent(plain_environment(), CONFIG)
     state, _ = jax.jit(agent.update, donate_argnums=2)(
         jax.random.key(0), CLOCK, agent.init(jax.random.key(0)), jax.tree.map(jnp.asarray, single(batch()))
     )
@@ -568,7 +570,7 @@ def test_the_same_program_serves_every_number():
 
     @jax.jit
     def traced(config, state, data):
-        agent = make_agent(world(), config)
+        agent = make_agent(plain_environment(), config)
         return agent.update(jax.random.key(0), CLOCK, state, data), agent.value(state, data.observation)
 
     _, state = start(dataclasses.replace(CONFIG, critic="gq"))
@@ -584,7 +586,7 @@ def test_the_same_program_serves_every_number():
             reward_scale=1 / factor,
             max_grad_norm=factor * 0.5,
         )
-        agent = make_agent(world(), config)
+        agent = make_agent(plain_environment(), config)
         (new, metrics), value = traced(config, state, data)
         expected, expected_metrics = jax.jit(agent.update)(jax.random.key(0), CLOCK, state, data)
         np.testing.assert_allclose(flat(new), flat(expected), rtol=1e-4, atol=1e-6)
@@ -597,13 +599,13 @@ def test_the_same_program_serves_every_number():
 def drift(length=4):
     """A point on a line that the action and chance move; rewarded for being near 0, ended beyond 1."""
 
-    def move(key, place, action):
+    def step(key, place, action):
         place = place + 0.3 * action + 0.3 * jax.random.normal(key, (1,))
         return place, 1.0 - place[0] ** 2, jnp.abs(place[0]) > 1
 
     return episodic(
-        start=lambda key: jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5),
-        move=move,
+        reset=lambda key: jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5),
+        step=step,
         observe=lambda place: place,
         episode_length=length,
         observation_size=1,

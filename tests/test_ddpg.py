@@ -335,8 +335,8 @@ def test_a_small_actor_step_raises_the_value_of_a_fixed_critic():
 
 def test_an_optimistic_critic_is_seen():
     """The promise at the start exceeds the outcome where the critic's last bias says so."""
-    world = probes.reward_then_end(1.0)
-    agent = ddpg(world, CONFIG)
+    environment = probes.reward_then_end(1.0)
+    agent = ddpg(environment, CONFIG)
     state = jax.jit(agent.init)(jax.random.key(0))
     params = host(state.critic["params"])
     params = {**params, "Dense_2": {**params["Dense_2"], "bias": params["Dense_2"]["bias"] + 50.0}}
@@ -345,7 +345,7 @@ def test_an_optimistic_critic_is_seen():
     @jax.jit
     def evaluated(state):
         act, value = partial(agent.act, state), partial(agent.value, state)
-        return evaluate(jax.random.key(0), world, act, value, agent.gamma, num_episodes=4)
+        return evaluate(jax.random.key(0), environment, act, value, agent.gamma, num_episodes=4)
 
     metrics = evaluated(state)
     assert metrics["discounted_return_mean"] == 1.0
@@ -355,8 +355,8 @@ def test_an_optimistic_critic_is_seen():
 @pytest.mark.slow
 def test_the_actor_finds_the_argmax_of_a_concave_quadratic():
     best = (0.3, -0.6)
-    world = probes.quadratic(best)
-    agent = ddpg(world, DDPG(critic=Critic(hidden_sizes=(64, 64)), actor=Actor(hidden_sizes=(16,))))
+    environment = probes.quadratic(best)
+    agent = ddpg(environment, DDPG(critic=Critic(hidden_sizes=(64, 64)), actor=Actor(hidden_sizes=(16,))))
     observation = jnp.zeros((64, 1))
 
     def step(state, key):

@@ -173,7 +173,7 @@ def test_an_evaluation_that_is_not_finite_fails_and_is_no_divergence(unmeasured)
     assert "diverged" not in out + err
     cause = "a reward of the environment's step was not finite in the evaluation of the member of seed"
     assert f"warning: after epoch 0, {cause} 0\n" in err
-    assert f"warning: in the end, {cause} 1\n" in err
+    assert f"warning: in the last evaluation, {cause} 1\n" in err
     assert "error: the evaluations of 2 of 2 members are not finite" in err
     assert out.count("not finite") == 5  # of two members the last and the best, and the mean
     members = summary_of(directory)["members"]
@@ -198,7 +198,7 @@ def test_one_member_without_a_finite_evaluation_is_a_warning(tmp_path):
     code, out, err = call("sweep", tmp_path / "it.yaml", "--run-dir", tmp_path / "run")
     assert code == 0
     assert "diverged" not in out + err
-    assert err.count("warning: in the end, a reward") == 1
+    assert err.count("warning: in the last evaluation, a reward") == 1
 
 
 def test_diagnostics_say_what_is_saturated_and_dead():

@@ -28,13 +28,13 @@ class Walk(NamedTuple):
 def walk(length=3, timeout_reward=0.0, end=2.5):
     """The sum of the actions, from 0 in every episode; rewarded with the action; terminated beyond `end`."""
 
-    def move(key, state, action):
+    def step(key, state, action):
         after = Walk(state.label, state.place + action[0], jax.random.uniform(key))
         return after, 10.0 * action[0], after.place >= end
 
     return episodic(
-        start=lambda key: Walk(jax.random.uniform(key), jnp.zeros(()), jnp.zeros(())),
-        move=move,
+        reset=lambda key: Walk(jax.random.uniform(key), jnp.zeros(()), jnp.zeros(())),
+        step=step,
         observe=lambda state: jnp.stack([state.label, state.place]),
         episode_length=length,
         timeout_reward=timeout_reward,

@@ -20,20 +20,20 @@ def test_returns_are_whole_episodes():
 
 
 def test_nothing_counts_after_termination():
-    world = probes.reward_then_end(2.0)._replace(episode_length=10)
-    metrics = measure(world, value=lambda observation: jnp.full(5, 100.0))
+    environment = probes.reward_then_end(2.0)._replace(episode_length=10)
+    metrics = measure(environment, value=lambda observation: jnp.full(5, 100.0))
     assert metrics["return_mean"] == metrics["discounted_return_mean"] == 2.0
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.9])
 def test_the_discounted_return_is_completed_by_the_value_where_a_limit_cut_it(gamma):
-    world = probes.endless_reward(limit=4)
-    metrics = measure(world, value=lambda observation: jnp.full(5, 7.0), gamma=gamma)
+    environment = probes.endless_reward(limit=4)
+    metrics = measure(environment, value=lambda observation: jnp.full(5, 7.0), gamma=gamma)
     assert metrics["discounted_return_mean"] == pytest.approx(sum(gamma**t for t in range(4)) + gamma**4 * 7)
     assert metrics["q_start_mean"] == 7
 
 
-def test_a_true_prediction_equals_its_outcome():
+def test_a_true_prediction_equals_the_actual_return():
     metrics = measure(probes.endless_reward(), value=lambda observation: jnp.full(5, 10.0))
     assert metrics["discounted_return_mean"] == pytest.approx(metrics["q_start_mean"])
 
@@ -47,7 +47,7 @@ def test_actions_outside_the_box_are_clipped():
     assert measure(probes.echo(limit=1), act=lambda observation: jnp.full((5, 1), 9.0))["return_mean"] == 1
 
 
-def test_the_deviation_is_over_episodes():
+def test_the_standard_deviation_is_over_episodes():
     metrics = measure(probes.noisy_reward(2.0), episodes=4_000)
     assert metrics["return_std"] == pytest.approx(2.0, rel=0.1)
     assert abs(metrics["return_mean"]) < 5 * 2.0 / np.sqrt(4_000)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from helpers import variants
+from helpers import thorough, variants
 
 from jaxddpg import config
 from jaxddpg.cli import main as cli
@@ -270,7 +270,9 @@ def test_the_tables_of_a_page_are_those_of_the_committed_results(script, page, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["ceiling", "throughput", "profile_update", "startup", "gpu", "sweep"])
+@pytest.mark.parametrize(
+    "script", ["ceiling", "throughput", *map(thorough, ["profile_update", "startup", "gpu", "sweep"])]
+)
 def test_a_benchmark_runs(script):
     assert bench(f"{script}.py --smoke").strip()
 
@@ -295,5 +297,6 @@ def test_peers_are_compared_by_the_updates_that_their_optimisers_count(monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_memory_benchmark_runs():
     assert json.loads(bench("memory.py --smoke"))["aliased_in_replays"] > 1

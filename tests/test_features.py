@@ -26,7 +26,7 @@ def phi(encoding, observation):
     return np.asarray(jax.jit(encoding.dot)(np.eye(encoding.size, dtype=observation.dtype), observation))
 
 
-def world(size=3, **ranges):
+def plain_environment(size=3, **ranges):
     return Environment(None, None, observation_size=size, action_size=1, episode_length=1, **ranges)
 
 
@@ -180,32 +180,32 @@ SECTIONS = {
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_says_which_encoding_and_the_environment_its_range(name):
     section, function, arguments = SECTIONS[name]
-    made = make_features(world(observation_low=LOW, observation_high=HIGH), section)
+    made = make_features(plain_environment(observation_low=LOW, observation_high=HIGH), section)
     expected, seen = function(jnp.float32(LOW), jnp.float32(HIGH), *arguments), points().astype("f4")
     assert made.size == expected.size
     np.testing.assert_array_equal(phi(made, seen), phi(expected, seen))
 
 
 def test_a_range_of_the_environment_may_be_one_for_all_observations():
-    made = make_features(world(observation_low=-2.0, observation_high=4.0), settings.Polynomial())
+    made = make_features(plain_environment(observation_low=-2.0, observation_high=4.0), settings.Polynomial())
     np.testing.assert_allclose(phi(made, np.float32([-2, 1, 4])), [1, -1, 0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("ranges", [{}, {"observation_low": np.full(3, -9.0), "observation_high": np.full(3, 9.0)}])
 def test_a_range_of_the_settings_goes_before_that_of_the_environment(ranges):
     section = settings.Polynomial(low=(0.0, 0.0, -4.0), high=(1.0, 10.0, 4.0))
-    made = make_features(world(**ranges), section)
+    made = make_features(plain_environment(**ranges), section)
     np.testing.assert_allclose(phi(made, np.float32([0.75, 5, -4])), [1, 0.5, 0, -1], atol=1e-6)
 
 
 def test_a_range_may_be_traced():
     @jax.jit
     def encoded(low, high, seen):
-        made = make_features(world(observation_low=low, observation_high=high), settings.Tiles(num_tiles=3))
+        made = make_features(plain_environment(observation_low=low, observation_high=high), settings.Tiles(num_tiles=3))
         return made.dot(jnp.eye(made.size), seen)
 
     low, high, seen = np.float32(LOW), np.float32(HIGH), points().astype("f4")
-    made = make_features(world(observation_low=low, observation_high=high), settings.Tiles(num_tiles=3))
+    made = make_features(plain_environment(observation_low=low, observation_high=high), settings.Tiles(num_tiles=3))
     np.testing.assert_array_equal(encoded(low, high, seen), phi(made, seen))
 
 
@@ -224,7 +224,7 @@ def test_a_range_may_be_traced():
 def test_observations_without_a_range_are_refused_with_the_way_out(name, ranges):
     message = r"finite ranges .* low is .* and high .*; state agent\.features\.low and agent\.features\.high"
     with pytest.raises(ValueError, match=message):
-        make_features(world(**ranges), SECTIONS[name][0])
+        make_features(plain_environment(**ranges), SECTIONS[name][0])
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_observations_without_a_range_are_refused_with_the_way_out(name, ranges)
 )
 def test_a_range_for_another_number_of_observations_is_refused(low, high, count):
     with pytest.raises(ValueError, match=f"low and high have {count} numbers, but there are 3 observations"):
-        make_features(world(), settings.Tiles(low=low, high=high))
+        make_features(plain_environment(), settings.Tiles(low=low, high=high))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def registered():
 
 
 def executed(environment, action):
-    """What reaches the world, in its own units."""
+    """What reaches the environment, in its own units."""
     state, _ = environment.reset(KEY)
     _, time_step = environment.step(KEY, state, jnp.asarray(action, jnp.float32))
     return np.asarray(time_step.final_observation[:-1])

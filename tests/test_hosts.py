@@ -18,7 +18,7 @@ import helpers
 import jax
 import numpy as np
 import pytest
-from helpers import call, comparable, refused, summary_of, tiny
+from helpers import call, comparable, refused, summary_of, thorough, tiny
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError, build
@@ -150,7 +150,7 @@ def equal(one, other, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["2 members in 2 shards", *map(thorough, {*CASES} - {"2 members in 2 shards"})])
 def test_two_processes_give_the_numbers_of_one(case, experiment, tmp_path):
     """After 200 updates, with as many devices in all."""
     command = "sweep" if any("sweep" in flag for flag in CASES[case]) else "train"
@@ -299,7 +299,13 @@ KILLED_IN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("where", "lost"), [("training", 0), ("training", 1), ("evaluation", 0), ("a checkpoint", 1)])
+@pytest.mark.parametrize(
+    ("where", "lost"),
+    [
+        ("training", 0),
+        *(thorough(where, lost) for where in KILLED_IN for lost in (0, 1) if (where, lost) != ("training", 0)),
+    ],
+)
 def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit(
     where, lost, experiment, whole, tmp_path
 ):
@@ -407,6 +413,7 @@ build.make_population = population
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_process_may_compile_for_longer_than_the_others(experiment, tmp_path):
     """Than the 30 s that Gloo waits for a connection."""
     port, command = free_port(), ("train", experiment, "--run-dir", tmp_path / "run", "--training.num_epochs", "1")
@@ -539,7 +546,7 @@ def test_a_process_without_a_device_of_the_mesh_is_refused(monkeypatch):
     build.check_processes(3, [0, 0, 1, 1])  # one device idle, but each process has another
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=number) for number in range(3)])
     with pytest.raises(ConfigError, match="leaves process 2 none of the 3 devices; start fewer processes, or choose a"):
-        build.populate(tiny(training=vars(tiny().training) | {"num_shards": 2}))
+        build.populate(config.resolve(tiny(training=vars(tiny().training) | {"num_shards": 2})).run())
 
 
 @pytest.mark.slow

@@ -65,11 +65,11 @@ def test_every_number_can_be_swept_in_one_compilation(base):
     ]
     built = []
 
-    def build(member):
+    def counted(member):
         built.append(member)
         return build.build(member)
 
-    population = Population(build, members, [0] * len(members), at_once=2)
+    population = Population(counted, members, [0] * len(members), at_once=2)
     population.compile(clock_at(base.training, 0), False)
     state = population.init()
     for epoch in (1, 2):

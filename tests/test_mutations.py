@@ -30,6 +30,7 @@ def sound():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_mutation_is_seen(mutation, sound):
     outcome = tried(mutation)

@@ -11,6 +11,7 @@ import probes
 import pytest
 from helpers import after, call, tiny
 
+from jaxddpg import config
 from jaxddpg.config import build, tracing
 from jaxddpg.config import environment as environment_module
 from jaxddpg.envs.episodic import episodic
@@ -27,13 +28,13 @@ def changing(slope=1.0):
     """What it computes depends on WORLD, as if that stood in the code."""
     reward, table, squared = WORLD["reward"], jnp.asarray(WORLD["table"]), WORLD["squared"]
 
-    def move(key, place, action):
+    def step(key, place, action):
         after = place + slope * action[0]
         return after, reward + table[0] + (after**2 if squared else after), jnp.zeros((), bool)
 
     return episodic(
-        start=jax.random.uniform,
-        move=move,
+        reset=jax.random.uniform,
+        step=step,
         observe=lambda place: place[None],
         observation_size=1,
         action_size=1,
@@ -48,7 +49,7 @@ def experiment(**changes):
 def sentences(before, after=None):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        origin.check(before, after or experiment())
+        origin.check(before, config.resolve(after or experiment()).run())
     return [str(warning.message) for warning in caught]
 
 
@@ -57,7 +58,7 @@ CHANGES = [("reward", 1.5), ("reward", float(np.nextafter(np.float32(1), 2))), (
 
 @pytest.mark.parametrize(("name", "value"), [*CHANGES, ("table", np.array([0, 0, 1e-6], np.float32))])
 def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
-    before = Origin(**json.loads(json.dumps(origin.of(experiment())._asdict())))
+    before = Origin(**json.loads(json.dumps(origin.of(config.resolve(experiment()).run())._asdict())))
     assert sentences(before) == []
     monkeypatch.setitem(WORLD, name, value)
     (sentence,) = sentences(before)
@@ -89,7 +90,7 @@ def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
         resume(tmp_path / "run", {"training.num_epochs": 4})
     records = [json.loads(line) for line in (tmp_path / "run" / "resumptions.jsonl").read_text().splitlines()]
     first, second = (record["environment"]["sha256"] for record in records)
-    assert first != second == origin.of(experiment()).environment["sha256"]
+    assert first != second == origin.of(config.resolve(experiment()).run()).environment["sha256"]
 
 
 def test_a_program_of_the_environment_before_it_changed_is_not_used(monkeypatch):
@@ -149,9 +150,9 @@ def test_a_whole_number_and_a_truth_value_are_different_parameters():
 
 @pytest.mark.slow  # what it clears is compiled again
 def test_values_of_traced_parameters_and_what_was_traced_before_change_nothing():
-    one, other = (origin.of(experiment(slope=slope)).environment for slope in (1.0, 2.5))
+    one, other = (origin.of(config.resolve(experiment(slope=slope)).run()).environment for slope in (1.0, 2.5))
     assert one == other
     build.build(experiment().member())
     jax.jit(probes.echo().step)(jax.random.key(0), probes.echo().reset(jax.random.key(0))[0], jnp.zeros(1))
     jax.clear_caches()
-    assert origin.of(experiment()).environment == one
+    assert origin.of(config.resolve(experiment()).run()).environment == one

@@ -9,6 +9,7 @@ import wandb
 from helpers import TINY, call, events, refused
 
 from jaxddpg.report import console
+from jaxddpg.report.rows import plain_json
 from jaxddpg.runs import loggers
 
 NAN, INF = math.nan, math.inf
@@ -54,11 +55,11 @@ def displayed(num_epochs, epochs, quiet=False):
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_what_is_not_finite_is_null(value):
     nested = {"a": value, "b": [value, 1.5, {"c": (value, 2)}], "d": "text", "e": True}
-    assert rows.plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
+    assert plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
 
 
 def test_numpy_numbers_that_are_not_finite_are_null():
-    assert rows.plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
+    assert plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
 
 
 def test_the_metrics_file_has_a_line_per_row(tmp_path):

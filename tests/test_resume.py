@@ -29,6 +29,7 @@ from helpers import (
     lines,
     refused,
     summary_of,
+    thorough,
     tiny,
 )
 
@@ -173,7 +174,7 @@ def test_programs_are_kept_by_what_they_depend_on():
 
 @pytest.mark.slow
 def test_only_so_many_programs_are_kept(compiled, monkeypatch):
-    monkeypatch.setattr(population, "_MOST_PROGRAMS", 2)
+    monkeypatch.setattr(population, "_MAX_PROGRAMS", 2)
     agent = config.as_mapping(small())["agent"]
     for size in (4, 5, 6, 5, 4):
         run(small(agent=agent | {"batch_size": size}))
@@ -335,7 +336,9 @@ def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "kills"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("how", "kills"), [(signal.SIGKILL, 1), thorough(signal.SIGKILL, 2), thorough(signal.SIGTERM, 1)]
+)
 def test_a_killed_process_is_gone_on_with_in_a_new_one(how, kills, whole, tmp_path):
     """At a moment that chance chose, once or several times, until the run is complete: it is the run never stopped."""
     (tmp_path / "small.yaml").write_text(config.dump(small()))

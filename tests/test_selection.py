@@ -270,7 +270,7 @@ def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
     assert code == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     best = summary["members"][summary["chosen"]]
-    assert f"best in the end is the member of seed {best['seed']}" in out
+    assert f"the best member at the end is that of seed {best['seed']}" in out
     assert "IQM of the final returns" not in out
 
 

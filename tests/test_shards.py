@@ -20,8 +20,7 @@ from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import build
-from jaxddpg.parts import noise, replay
-from jaxddpg.parts import sharding as shards
+from jaxddpg.parts import noise, replay, sharding
 from jaxddpg.parts.features import polynomial
 from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.start import resume, run
@@ -53,14 +52,14 @@ def learner(kind):
 
 def over_devices(update):
     """A shard's `update(state, batch)` of whole batches, on two devices."""
-    mesh = jax.make_mesh((2,), (shards.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    by_row, everywhere = PartitionSpec(shards.AXIS), PartitionSpec()
+    mesh = jax.make_mesh((2,), (sharding.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    by_row, everywhere = PartitionSpec(sharding.AXIS), PartitionSpec()
     return jax.shard_map(update, mesh=mesh, in_specs=(everywhere, by_row), out_specs=everywhere, check_vma=False)
 
 
 def over_vmap(update):
     """The same by `vmap`, in four shards."""
-    mapped = jax.vmap(update, in_axes=(None, 0), out_axes=None, axis_name=shards.AXIS)
+    mapped = jax.vmap(update, in_axes=(None, 0), out_axes=None, axis_name=sharding.AXIS)
     return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
 
 
@@ -72,7 +71,7 @@ def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     environment, make = learner(kind)
     key = jax.random.key(0)
     with jax.enable_x64(True):
-        whole, split = make(), make(axis_name=shards.AXIS)
+        whole, split = make(), make(axis_name=sharding.AXIS)
         state = jax.jit(whole.init)(key)
         of_whole, of_shards = (
             jax.jit(how(partial(agent.update, key, CLOCK))) for how, agent in ((lambda f: f, whole), (over, split))
@@ -129,14 +128,14 @@ def test_a_mesh_of_members_and_shards_gives_the_same_numbers(tmp_path):
 def test_an_update_speaks_once_for_each_gradient():
     """One all-reduce for the critic's, one for the actor's, with all that is measured beside it."""
     environment, make = learner("none")
-    agent = make(axis_name=shards.AXIS)
+    agent = make(axis_name=sharding.AXIS)
     update = over_devices(partial(agent.update, jax.random.key(0), CLOCK))
     batch = probes.batch(jax.random.key(0), environment, 32)
     text = jax.jit(update).lower(jax.eval_shape(agent.init, jax.random.key(0)), batch).compile().as_text()
     assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 2
 
 
-def test_shards_see_worlds_of_their_own():
+def test_shards_have_environments_of_their_own():
     """No two environments of a member start alike or draw the same actions, in whatever shard they are."""
     experiment = config.parse(SIZES).experiment
     state = jax.jit(build.build(experiment.member()).init)(jax.random.key(0))
@@ -149,10 +148,10 @@ def test_shards_see_worlds_of_their_own():
 def test_shards_explore_and_sample_by_themselves():
     """In an epoch no two environments are disturbed alike, and no two shards draw their batches with one key."""
     environment, make = learner("none")
-    axis = shards.AXIS
+    axis = sharding.AXIS
 
     def sample(key, clock, state, n):
-        rows = memory.sample(key, clock, state, n)
+        rows = buffer.sample(key, clock, state, n)
         return rows.replace(reward=jax.random.normal(key, (n,)))
 
     def update(key, clock, state, batch):
@@ -160,10 +159,10 @@ def test_shards_explore_and_sample_by_themselves():
         spread = [jax.lax.pmax(x, axis) - jax.lax.pmin(x, axis) for x in (mean, draw)]
         return agent.update(key, clock, state, batch)[0], {"sampling": spread[0], "updating": spread[1]}
 
-    agent, memory = make(axis_name=axis), replay.uniform(200)
+    agent, buffer = make(axis_name=axis), replay.uniform(200)
     config = settings.Training(num_envs=8, num_shards=4, warmup_steps=16, steps_per_epoch=19, num_epochs=1)
-    parts = (agent._replace(update=update), noise.gaussian(0.1), memory._replace(sample=sample))
-    trainer = shards.vmap_shards(make_trainer(environment, *parts, config), 4)
+    parts = (agent._replace(update=update), noise.gaussian(0.1), buffer._replace(sample=sample))
+    trainer = sharding.vmap_shards(make_trainer(environment, *parts, config), 4)
     key = jax.random.key(0)
     state, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), jax.jit(trainer.init)(key))
     assert len(np.unique(np.asarray(state.noise), axis=0)) == 8

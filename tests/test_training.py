@@ -60,7 +60,7 @@ def run(trainer, config, seed=0):
     return state, metrics
 
 
-def remembered(state):
+def stored_rows(state):
     """The whole ring, field by field."""
     return state.replay.unpack(state.replay.rows)
 
@@ -119,28 +119,28 @@ def echoed():
     return config, trainer, run(trainer, config)
 
 
-def test_the_executed_action_is_remembered(echoed):
-    memory = remembered(echoed[2][0])
+def test_the_executed_action_is_stored(echoed):
+    stored = stored_rows(echoed[2][0])
     rows = (10 + 2 * 11) * 4
-    action, reward = np.asarray(memory.action)[:rows, 0], np.asarray(memory.reward)[:rows]
+    action, reward = np.asarray(stored.action)[:rows, 0], np.asarray(stored.reward)[:rows]
     np.testing.assert_array_equal(action, reward)
     assert np.abs(action).max() == 1.0  # noise of deviation 2 was clipped before it was stored
-    assert np.all(np.asarray(memory.reward)[rows:] == 0)
+    assert np.all(np.asarray(stored.reward)[rows:] == 0)
 
 
 def test_rows_tell_where_the_action_led_and_how_the_episode_went(echoed):
-    memory = remembered(echoed[2][0])
+    stored = stored_rows(echoed[2][0])
     time = np.arange(32).repeat(4) % 3
-    np.testing.assert_allclose(memory.observation[:128, 0], time / 3, atol=1e-6)
-    np.testing.assert_allclose(memory.next_observation[:128, 0], (time + 1) / 3, atol=1e-6)
-    np.testing.assert_array_equal(memory.ending[:128], time == 2)  # truncated, never terminated
+    np.testing.assert_allclose(stored.observation[:128, 0], time / 3, atol=1e-6)
+    np.testing.assert_allclose(stored.next_observation[:128, 0], (time + 1) / 3, atol=1e-6)
+    np.testing.assert_array_equal(stored.ending[:128], time == 2)  # truncated, never terminated
 
 
 def test_warmup_acts_uniformly_and_learns_nothing():
     config = Training(num_envs=64, warmup_steps=100)
     trainer = make(probes.echo(), config, witness(), capacity=6_400)
     state = trainer.init(jax.random.key(0))
-    action = np.asarray(remembered(state).action)
+    action = np.asarray(stored_rows(state).action)
     assert action.min() < -0.99
     assert action.max() > 0.99
     assert action.mean() == pytest.approx(0, abs=0.03)
@@ -161,7 +161,7 @@ def test_updates_per_step(ratio, expected):
     config = Training(4, Fraction(ratio), warmup_steps=4, steps_per_epoch=24, num_epochs=1)
     state, _ = run(make(probes.echo(), config, witness()), config)
     assert state.agent["updates"] == expected
-    assert np.count_nonzero(remembered(state).reward) == (4 + 24) * 4  # every vector step acted and was remembered
+    assert np.count_nonzero(stored_rows(state).reward) == (4 + 24) * 4  # every vector step acted and was stored
 
 
 def test_the_length_of_an_epoch_changes_nothing():
@@ -186,14 +186,14 @@ def test_the_noise_does_not_depend_on_what_is_learned_and_has_no_mean():
     """The executed action minus the policy's own, through the loop, where the Box does not cut it."""
     config = Training(num_envs=64, updates_per_step=Fraction(1), warmup_steps=4, steps_per_epoch=200, num_epochs=1)
     environment = probes.endless_reward(limit=50)  # a single observation
-    exploration, memory = noise.gaussian(0.1), replay.uniform(64 * 204)
+    exploration, buffer = noise.gaussian(0.1), replay.uniform(64 * 204)
 
     @jax.jit
     def executed(rate):
-        trainer = make_trainer(environment, witness(rate), exploration, memory, config)
+        trainer = make_trainer(environment, witness(rate), exploration, buffer, config)
         key = jax.random.key(0)
         state, _ = trainer.epoch(key, clock_at(config, 1), trainer.init(key))
-        return remembered(state).action[4 * 64 :, 0]
+        return stored_rows(state).action[4 * 64 :, 0]
 
     deviations = [np.asarray(executed(rate)) for rate in (0.0, 0.01)]
     assert np.any(deviations[0] != deviations[1])
@@ -205,7 +205,7 @@ def test_the_noise_does_not_depend_on_what_is_learned_and_has_no_mean():
 def test_the_oldest_rows_give_way_in_the_loop():
     config = Training(num_envs=4, updates_per_step=Fraction(1), warmup_steps=8, steps_per_epoch=30, num_epochs=1)
     small, _ = run(make(probes.echo(), config, witness(), capacity=32), config)
-    time = np.asarray(remembered(small).observation)[:, 0] * 3
+    time = np.asarray(stored_rows(small).observation)[:, 0] * 3
     steps = np.concatenate([np.arange(32, 38), np.arange(30, 32)])  # 38 vector steps in 8 slots
     np.testing.assert_allclose(time.reshape(8, 4)[:, 0], steps % 3, atol=1e-6)
 
@@ -213,14 +213,14 @@ def test_the_oldest_rows_give_way_in_the_loop():
 def test_training_returns_are_those_of_the_episodes_that_ended():
     config = Training(4, Fraction(1), warmup_steps=4, steps_per_epoch=9, num_epochs=1)
     state, metrics = run(make(probes.echo(limit=3), config, witness()), config)
-    rewards = np.asarray(remembered(state).reward)[: 13 * 4].reshape(13, 4)
+    rewards = np.asarray(stored_rows(state).reward)[: 13 * 4].reshape(13, 4)
     # Episodes end at steps 2, 5, 8 and 11; the epoch is steps 4 to 12.
     episodes = [rewards[end - 2 : end + 1].sum(0) for end in (5, 8, 11)]
     assert metrics["episodes_ended"] == 3 * 4
     assert metrics["return_sum"] == pytest.approx(np.sum(episodes), rel=1e-5)
 
 
-def test_noise_starts_afresh_with_each_episode():
+def test_noise_is_reset_with_each_episode():
     """A random walk that is reset every third step cannot wander: its variance is that of at most three steps."""
     config = Training(64, Fraction(1), warmup_steps=3, steps_per_epoch=2, num_epochs=150)
     trainer = make(probes.echo(limit=3), config, witness(), noise.ornstein_uhlenbeck(1.0, 0.1), capacity=640)

@@ -206,12 +206,12 @@ def own_of_triples():
 
 
 def of_pythons_bools(terminated=False, episode_length=5):
-    def move(key, place, action):
+    def step(key, place, action):
         return (place + action[0], place) if terminated is None else (place + action[0], place, terminated)
 
     return episodic(
-        start=lambda key: jax.random.uniform(key),
-        move=move,
+        reset=lambda key: jax.random.uniform(key),
+        step=step,
         observe=lambda place: place[None],
         observation_size=1,
         action_size=1,
@@ -260,8 +260,8 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ("discrete_observations", "has the observation space Discrete, but networks read one array"),
         ("dict_without_its_space", "Cart observes a dict, but must observe one array of numbers"),
         ("own_dict", "gives reset's observation as a dict, but must give float32[1]"),
-        ("terminating_with_a_number", "move must return a bool as terminated, not float32"),
-        ("moving_with_two_values", "move must return a state, a reward and whether the task terminated"),
+        ("terminating_with_a_number", "step must return a bool as terminated, not float32"),
+        ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
         (
             "without_a_limit",

@@ -1,1 +1,1 @@
-"""Learners, one paper per file."""
+"""Agents, one paper per file."""

@@ -4,9 +4,9 @@ With phi(s, a) = J(s) (a - mu(s)), J(s) the gradient of the policy [parameters, 
 
     Q(s, a) = phi(s, a)^T w + V(s),    and so    Q(s, mu(s)) = V(s)    and    dQ/da = J(s)^T w.
 
-J is never formed. Linearising the policy over a batch gives its two products: J^T w, a tangent of the actions, and J x,
-the cotangent of actions summed over rows. Here the policy inside the critic is frozen by construction: a critic that
-moved with it would have Q(s, mu(s)) = V(s) whatever the policy, and no gradient.
+J is never formed. The linearisation of the policy over a batch gives its two products: J^T w, a tangent of the actions,
+and J x, a cotangent summed over the batch. The policy inside the critic is held fixed by construction: a critic that
+changed with it would have Q(s, mu(s)) = V(s) for every policy, and no gradient.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ class COPDACState(PyTreeNode):
     """The weights, named as in the paper."""
 
     theta: Params
-    """of the policy"""
+    """Of the policy."""
     w: Params
-    """of the compatible advantage, like theta"""
+    """Of the compatible advantage, shaped as theta."""
     v: Params
-    """of the state value"""
+    """Of the state value."""
     u: Params
-    """the second weights of gradient Q-learning, like theta; zero where it is not used"""
+    """The second weights of gradient Q-learning, shaped as theta; zero where it is not used."""
 
 
 def copdac(
@@ -44,13 +44,16 @@ def copdac(
     config: settings.COPDAC = settings.COPDAC(),
     axis_name: str | None = None,
 ) -> Agent:
-    """The agent for an environment's sizes on an encoding of its observations; `config` holds numbers, traced or not,
-    and shapes. Its own `features` are only the description of that encoding. `axis_name` is the mapped axis of the
-    shards into which every batch falls; None where it is whole.
+    """Makes the COPDAC agent for an environment on an encoding of its observations.
 
-    `config.critic`: "q" is COPDAC-Q (equations 19 to 22), "gq" is COPDAC-GQ (23 to 27). "regression" fits w and v to
-    each batch by least squares, as in the paper's continuous bandit. `config.gradient`: "vanilla" steps along J J^T w,
-    "natural" along w. Steps are means over the batch.
+    Args:
+        environment: only its sizes are read.
+        features: the encoding, which `config.features` only describes.
+        config: its numbers may be traced. `config.critic` is "q" for COPDAC-Q (equations 19 to 22), "gq" for COPDAC-GQ
+            (23 to 27), or "regression", which fits w and v to each batch by least squares, as for the paper's
+            continuous bandit. `config.gradient` is "vanilla" for steps along J J^T w, or "natural" for steps along w.
+            Steps are means over the batch.
+        axis_name: the mapped axis of the shards of a batch; None where the batch is whole.
     """
     policy = FeatureNetwork(features, config.actor.hidden_sizes, environment.action_size)
     baseline = FeatureNetwork(features, config.baseline.hidden_sizes, 1)
@@ -81,7 +84,7 @@ def copdac(
 
     def update(key: Key, clock: Clock, state: COPDACState, batch: Transition) -> tuple[COPDACState, Metrics]:
         del key, clock  # the update draws nothing, and its rates are constant
-        # `jvp(w)` is J^T w, a row each; `vjp(x)` is the mean of J x over the rows.
+        # `jvp(w)` is J^T w [B, A]; `vjp(x)` is the mean of J x over the batch.
         action, jvp, vjp = linearized(lambda theta: mu(theta, batch.observation), state.theta, average)
         values, value_jvp, value_vjp = linearized(lambda v: state_value(v, batch.observation), state.v, average)
         next_values, _, next_vjp = linearized(lambda v: state_value(v, batch.next_observation), state.v, average)
@@ -92,8 +95,9 @@ def copdac(
 
         w, v, u = state.w, state.v, state.u
         if config.critic == "regression":
-            # The change of w and v that explains the errors best, in offsets of size one so that both count alike.
-            # Offsets near rounding tell nothing: the damping (Levenberg 1944), 1 there, else near 0, leaves w as it is.
+            # The change of w and v that explains the errors best, with offsets scaled to 1 so that both count alike.
+            # Offsets near rounding carry no information: the damping (Levenberg 1944) is 1 there, which keeps w, and
+            # near 0 elsewhere.
             epsilon = jnp.finfo(offset.dtype).eps
             size = jnp.sqrt(average(jnp.mean(offset**2)) + epsilon)
             unit, damping = offset / size, epsilon / size**2
@@ -102,20 +106,20 @@ def copdac(
                 fit = equations.compatible_advantage(unit, jvp(change[0])) + value_jvp(change[1])
                 return jax.tree.map(lambda g, c: g + damping * c, vjp(fit[:, None] * unit), change[0]), value_vjp(fit)
 
-            # Slopes are small beside values, so the fit must be fine; single precision cannot always reach it.
+            # Slopes are small beside values, so the tolerance is tight; single precision cannot always reach it.
             change, _ = cg(normal, (vjp(error[:, None] * unit), value_vjp(error)), tol=1e-6, maxiter=100)
             w, v = ascend(w, 1 / size, change[0]), ascend(v, 1.0, change[1])
         else:
             v_step = value_vjp(error)
             if config.critic == "gq":
                 projection = equations.compatible_advantage(offset, jvp(u))  # phi(s, a)^T u
-                # Of the two corrections that of w vanishes, as phi(s', mu(s')) does.
+                # The correction of w is zero, because phi(s', mu(s')) is.
                 v_step = jax.tree.map(jnp.subtract, v_step, next_vjp(batch.discount * projection))
                 u = ascend(u, config.correction_learning_rate, vjp((error - projection)[:, None] * offset))
             w = ascend(w, config.critic_learning_rate, vjp(error[:, None] * offset))
             v = ascend(v, config.baseline_learning_rate, v_step)
 
-        # Equations 19 to 27 step all weights at once; a critic fitted anew is there to be used.
+        # Equations 19 to 27 step all weights at once; a critic that is fitted to the batch is used immediately.
         guide = w if config.critic == "regression" else state.w
         theta_step = guide if config.gradient == "natural" else vjp(jvp(guide))
         theta = ascend(state.theta, config.actor_learning_rate, theta_step)
@@ -139,8 +143,17 @@ def copdac(
 def linearized(
     function: Callable[[Params], jax.Array], params: Params, average: Callable[[Params], Params] = lambda tree: tree
 ) -> tuple[jax.Array, Callable[[Params], jax.Array], Callable[[jax.Array], Params]]:
-    """The rows [B, ...] of a function of parameters, how they move along a change of them, and the mean change of the
-    parameters along given rows; `average` makes it the mean over all shards of a batch."""
-    rows, jvp = jax.linearize(function, params)
+    """Linearises a function of parameters over a batch.
+
+    Args:
+        function: params -> output [B, ...].
+        params: the parameters at which it is linearised.
+        average: over the shards of a batch, where it is split.
+
+    Returns:
+        The output; its Jacobian-vector product, tangent like params -> [B, ...]; its vector-Jacobian product, cotangent
+        [B, ...] -> the mean over the batch, like params.
+    """
+    output, jvp = jax.linearize(function, params)
     transposed = jax.linear_transpose(jvp, params)
-    return rows, jvp, lambda cotangent: average(transposed(cotangent / len(cotangent))[0])
+    return output, jvp, lambda cotangent: average(transposed(cotangent / len(cotangent))[0])

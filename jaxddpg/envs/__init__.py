@@ -1,1 +1,1 @@
-"""Doors to environment libraries, and environments of our own, one source per file."""
+"""Adapters of environment libraries, and environments of our own, one source per file."""

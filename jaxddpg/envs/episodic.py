@@ -1,4 +1,4 @@
-"""From the plain dynamics of a task to an `Environment` that cuts long episodes and resets itself."""
+"""Conversion of plain dynamics to an `Environment`, which truncates long episodes and resets itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from jaxddpg.types import Environment, Key, Scalar, State, TimeStep
 
 
 def episodic(
-    start: Callable[[Key], State],
-    move: Callable[[Key, State, jax.Array], tuple[State, jax.Array, jax.Array]],
+    reset: Callable[[Key], State],
+    step: Callable[[Key, State, jax.Array], tuple[State, jax.Array, jax.Array]],
     observe: Callable[[State], jax.Array],
     *,
     observation_size: int,
@@ -20,39 +20,42 @@ def episodic(
     timeout_reward: Scalar = 0.0,
     **ranges: Any,
 ) -> Environment:
-    """An `Environment` from a task that knows neither time nor resets.
+    """Makes an `Environment` of a task without time limit and automatic resets.
 
     Args:
-        start: key -> the state in which an episode begins.
-        move: key, state, action [A] in [-1, 1] -> state, reward [], terminated [] bool.
+        reset: key -> the first state of an episode.
+        step: key, state, action [A] in [-1, 1] -> state, reward [], terminated [] bool.
         observe: state -> observation [O].
         observation_size: O.
         action_size: A.
         episode_length: steps after which an episode is truncated.
         timeout_reward: added to the reward of a step that is truncated.
         ranges: of actions and observations, as fields of `Environment`.
+
+    Raises:
+        ValueError: while `Environment.step` is traced, where `step` does not return a state, a reward and a bool.
     """
 
-    def reset(key: Key) -> tuple[State, jax.Array]:
-        state = start(key)
+    def reset_episode(key: Key) -> tuple[State, jax.Array]:
+        state = reset(key)
         return (state, jnp.zeros((), jnp.int32)), observe(state)
 
-    def step(key: Key, timed: State, action: jax.Array) -> tuple[State, TimeStep]:
+    def step_episode(key: Key, timed: State, action: jax.Array) -> tuple[State, TimeStep]:
         state, time = timed
-        reset_key, move_key = jax.random.split(key)
-        moved = move(move_key, state, action)
-        if not isinstance(moved, tuple) or len(moved) != 3:
-            raise ValueError("move must return a state, a reward and whether the task terminated")
-        state, reward, terminated = moved
-        terminated = jnp.asarray(terminated)  # of a bool of Python's, ~ makes a number
+        reset_key, step_key = jax.random.split(key)
+        stepped = step(step_key, state, action)
+        if not isinstance(stepped, tuple) or len(stepped) != 3:
+            raise ValueError("step must return a state, a reward and whether the task terminated")
+        state, reward, terminated = stepped
+        terminated = jnp.asarray(terminated)  # ~ of a Python bool is a number
         if terminated.dtype != bool:
-            raise ValueError(f"move must return a bool as terminated, not {terminated.dtype}")
+            raise ValueError(f"step must return a bool as terminated, not {terminated.dtype}")
         final_observation = observe(state)
         truncated = (time + 1 >= episode_length) & ~terminated
-        over = terminated | truncated
-        fresh = reset(reset_key)
+        last = terminated | truncated
+        first = reset_episode(reset_key)
         timed, observation = jax.tree.map(
-            lambda new, old: jnp.where(over, new, old), fresh, ((state, time + 1), final_observation)
+            lambda new, old: jnp.where(last, new, old), first, ((state, time + 1), final_observation)
         )
         return timed, TimeStep(
             observation=observation,
@@ -62,4 +65,4 @@ def episodic(
             truncated=truncated,
         )
 
-    return Environment(reset, step, observation_size, action_size, episode_length, **ranges)
+    return Environment(reset_episode, step_episode, observation_size, action_size, episode_length, **ranges)

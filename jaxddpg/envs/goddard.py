@@ -1,7 +1,7 @@
-"""Goddard's rocket: to rise as high as the fuel allows, against gravity and the drag of a thinning atmosphere.
+"""Goddard's rocket, which must rise as high as its fuel allows, against gravity and the drag of a thinning atmosphere.
 
 Goddard 1919, "A method of reaching extreme altitudes"; dimensionless as in Dolan, More & Munson 2004, "Benchmarking
-optimization software with COPS 3.0", problem 9; in steps, with reward and time limit, as a course exercise has it.
+optimization software with COPS 3.0", problem 9. Time steps, reward and time limit are those of a course exercise.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ HEIGHT_UNIT = 0.015
 
 
 class Flight(NamedTuple):
-    """The state of the rocket, each []. Heights are above the ground, where one of 1 + height would lose digits."""
+    """The state of the rocket, each []. Heights are above the ground, because 1 + height would lose digits."""
 
     speed: jax.Array
     height: jax.Array
@@ -26,19 +26,19 @@ class Flight(NamedTuple):
 
 
 def rocket() -> Environment:
-    """The rocket of thrust u in [0, 1] times 3.5, in Euler steps of 0.001.
+    """Makes the rocket, whose thrust is 3.5 u with u in [0, 1], in Euler steps of 0.001.
 
     v' = (3.5 u - D) / m - 1 / h^2, h' = v, m' = -7 u while there is fuel, with D = 310 v |v| exp(-500 (h - 1)). It
-    starts with v = 0, h = 1, m = 1. The ground takes the speed of what moves at h = 1: in falling and, once, at the
-    launch. Observed are v / 0.14, (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode ends with the reward max h - 1 when
-    the tank is empty and the rocket falls; after 300 steps it is cut with the reward -1; all other rewards are 0.
+    starts with v = 0, h = 1, m = 1. At h = 1 the ground sets the speed to 0: after a fall and, once, at the launch. The
+    observation is v / 0.14, (h - 1) / 0.015 and (m - 0.6) / 0.4. The episode terminates with the reward max h - 1 when
+    the tank is empty and the rocket falls; after 300 steps it is truncated with the reward -1; all other rewards are 0.
     """
 
-    def start(key: Key) -> Flight:
-        del key  # always the same
+    def reset(key: Key) -> Flight:
+        del key  # the first state is always the same
         return Flight(*jnp.array([0.0, 0.0, 1.0, 0.0]))
 
-    def move(key: Key, state: Flight, action: jax.Array) -> tuple[Flight, jax.Array, jax.Array]:
+    def step(key: Key, state: Flight, action: jax.Array) -> tuple[Flight, jax.Array, jax.Array]:
         del key  # nothing is drawn
         speed, height, mass, peak = state
         thrust = jnp.where(mass > DRY_MASS, 3.5 * rescale(action[0], 0.0, 1.0), 0.0)
@@ -58,8 +58,8 @@ def rocket() -> Environment:
         return jnp.stack([state.speed / 0.14, state.height / HEIGHT_UNIT, (state.mass - DRY_MASS) / 0.4])
 
     return episodic(
-        start=start,
-        move=move,
+        reset=reset,
+        step=step,
         observe=observe,
         episode_length=300,
         timeout_reward=-1.0,

@@ -1,4 +1,4 @@
-"""The door to gymnax (>= 1.0): its environments as `Environment` records."""
+"""The adapter of gymnax (>= 1.0)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from jaxddpg.types import Environment, Key, State, TimeStep, rescale
 
 
 def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -> Environment:
-    """An `Environment` from a gymnax environment or the registered name of one.
+    """Makes an `Environment` of a gymnax environment or of the registered name of one.
 
-    Actions in [-1, 1] are clipped and rescaled to the action Box, observations flattened to [O]; the true successor of
-    an ending episode is gymnax's `final_observation`.
+    Actions in [-1, 1] are clipped and rescaled to the action Box, observations are flattened to [O], and the successor
+    where an episode ends is gymnax's `final_observation`.
 
     Args:
-        environment: a `gymnax.environments.environment.Environment` or a name known to `gymnax.make`.
-        parameters: values that replace those of the environment's default parameters; floats may be traced.
+        environment: a `gymnax.environments.environment.Environment` or a name that `gymnax.make` knows.
+        parameters: values that replace the environment's default parameters; floats may be traced.
 
     Raises:
-        ValueError: the name or a parameter is unknown, or the action space is not a finite Box with low < high, the
-            observation space no Box, or there is no max_steps_in_episode.
+        ValueError: the name or a parameter is unknown, the action space is not a finite Box with low < high, the
+            observation space is not a Box, or there is no parameter max_steps_in_episode.
     """
     if isinstance(environment, str):
         # Imported here because it takes seconds and starts the JAX backend.
@@ -88,7 +88,7 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
 
 
 def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
-    """The bounds of the action Box, each [A], checked where they are not traced."""
+    """The bounds of the action Box, each [A]; see `check_box`."""
     space = environment.action_space(params)
     if not (hasattr(space, "low") and hasattr(space, "high")):
         raise ValueError(
@@ -99,10 +99,11 @@ def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The bounds of an environment's Box, each broadcast to its shape and flattened to [A].
+    """Broadcasts the bounds of an environment's action Box to its shape and flattens each to [A].
 
     Raises:
-        ValueError: where they are not traced: they do not fit the shape, are not finite, or low is not below high.
+        ValueError: the bounds do not fit the shape; or, where they are not traced, they are not finite or low is not
+            below high.
     """
     low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape).ravel() for bound in (low, high))
     if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
@@ -118,5 +119,5 @@ def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[j
 
 
 def _strong(state: State) -> State:
-    """Gymnax starts its clock as a weakly typed number, which would make a scan trace twice."""
+    """The state with strong types; gymnax's time starts weakly typed, which would make a scan trace twice."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), state)

@@ -1,21 +1,25 @@
-"""What is known of environments without importing them, which takes seconds; tested against what they say."""
+"""A table of known environments, so that names and parameters are checked without importing them, which takes seconds.
+
+Tests compare it with the environments themselves.
+"""
 
 from typing import NamedTuple
 
 
 class Known(NamedTuple):
-    """A continuous environment: the types of its parameters, and returns to compare with where they are known."""
+    """A continuous environment."""
 
     parameters: dict[str, type]
+    """The types of its parameters, by name."""
     random_return: float | None = None
-    """of uniformly random actions"""
+    """The undiscounted return of uniformly random actions, where it is known."""
     optimal_return: float | None = None
-    """of the best policy known, or a bound"""
+    """That of the best policy known, or a bound."""
     factory: str = ""
-    """`module:factory` of one of ours; gymnax's have none"""
+    """`module:factory` of one of our own environments; empty for those of gymnax."""
 
     def references(self) -> dict[str, float]:
-        """The returns to compare with, by name."""
+        """The known returns to compare a policy with, by name."""
         named = {"random": self.random_return, "best known": self.optimal_return}
         return {name: level for name, level in named.items() if level is not None}
 

@@ -1,4 +1,4 @@
-"""The parts of an agent and of its training: pure functions and networks, which know only the types."""
+"""The parts of an agent and of its training: pure functions and networks, which depend on the types alone."""
 
 import lazy_loader
 

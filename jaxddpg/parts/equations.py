@@ -1,4 +1,4 @@
-"""The equations of deterministic policy gradients, each as one function.
+"""The equations of deterministic policy gradients, one function each.
 
 Silver et al. 2014, "Deterministic policy gradient algorithms" (ICML); Lillicrap et al. 2015, "Continuous control with
 deep reinforcement learning" (arXiv 1509.02971).
@@ -26,14 +26,14 @@ def td_target(reward: jax.Array, discount: jax.Array, next_q: jax.Array) -> jax.
 
 
 def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
-    """L = mean (y - Q(s, a))^2 over the rows [B]. Lillicrap 2015, equation 4."""
+    """L = mean (y - Q(s, a))^2 over a batch [B]. Lillicrap 2015, equation 4."""
     chex.assert_equal_shape([q, target])
     chex.assert_rank(q, 1)
     return jnp.mean(jnp.square(target - q))
 
 
 def actor_loss(q: jax.Array) -> jax.Array:
-    """-mean Q(s, mu(s)) over the rows [B]; the negative of its gradient is Lillicrap 2015, equation 6.
+    """-mean Q(s, mu(s)) over a batch [B]; the negative of its gradient is Lillicrap 2015, equation 6.
 
     The chain rule dQ/da * dmu/dtheta is left to automatic differentiation: differentiate with respect to the actor's
     parameters only.

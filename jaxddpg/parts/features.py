@@ -1,7 +1,7 @@
 """Features of observations for linear learners: tile coding, Fourier, radial and polynomial bases.
 
-Each scales an observation [O] from its range [low, high] first, and gives features phi(s) whose squared norm is 1 or
-bounded by 1 (but for polynomials), so that a step size means the same however many features there are.
+Each scales an observation [O] from its range [low, high] first. The squared norm of the features phi(s) is 1 or bounded
+by 1 (but for polynomials), so that a step size means the same however many features there are.
 """
 
 import itertools
@@ -19,8 +19,8 @@ def tiles(low: jax.Array, high: jax.Array, num_tilings: int = 8, num_tiles: int 
     """Tile coding (Sutton & Barto 2018, section 9.5.4): in each tiling one tile is active, worth 1 / sqrt(num_tilings).
 
     Tiling t is offset by t / num_tilings of a tile times (1, 3, 5, ...) along the dimensions, so each has one more tile
-    than `num_tiles` along each. No two are offset alike along a dimension where `num_tilings` shares no factor with its
-    number in that row, as a power of 2 does; Sutton & Barto ask for four times the dimensions at least. Only the
+    than `num_tiles` along each. The offsets along a dimension are all different where `num_tilings` shares no factor
+    with its odd number, as a power of 2 does; Sutton & Barto ask for at least four tilings per dimension. Only the
     weights of active tiles are read and changed; observations beyond the range belong to the outermost tiles.
     """
     dimensions = np.shape(low)[0]
@@ -49,7 +49,7 @@ def fourier(low: jax.Array, high: jax.Array, order: int = 3) -> Features:
 
 
 def radial(low: jax.Array, high: jax.Array, num_centers: int = 5, width: Scalar = 1.0) -> Features:
-    """Gaussian bumps on a grid, normalised to sum to 1; `width` is their deviation in distances between neighbours."""
+    """Gaussian bumps on a grid, normalised to sum to 1; `width` is their standard deviation, in grid spacings."""
     center = _grid(np.linspace(0, 1, num_centers), np.shape(low)[0])
 
     def encode(observation: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ def radial(low: jax.Array, high: jax.Array, num_centers: int = 5, width: Scalar 
 def polynomial(low: jax.Array, high: jax.Array, order: int = 1) -> Features:
     """All monomials up to total degree `order` of the observation scaled to [-1, 1], the constant first.
 
-    Order 1 is the identity: a constant and the standardised observation itself.
+    Order 1 is a constant and the scaled observation itself.
     """
     dimensions = np.shape(low)[0]
     _bounded(math.comb(dimensions + order, order), dimensions)
@@ -82,7 +82,7 @@ def _unit(observation: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 def _grid(values: np.ndarray, dimensions: int) -> np.ndarray:
-    """Every point of the grid with these values along each dimension [values^O, O]."""
+    """All points [len(values)^O, O] of the grid with these values along each dimension."""
     _bounded(len(values) ** dimensions, dimensions)
     return np.stack(np.meshgrid(*[values] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)
 
@@ -92,7 +92,7 @@ def _dense(size: int, encode: Callable[[jax.Array], jax.Array]) -> Features:
 
 
 def _bounded(size: int, dimensions: int) -> int:
-    """The number of features; ValueError where a grid over so many dimensions cannot be meant."""
+    """Returns the number of features; raises ValueError where it is too large to be intended."""
     if size > 2**24:
         raise ValueError(
             f"{dimensions} observations make {size} features, but there can be at most {2**24}; use a coarser grid, or "

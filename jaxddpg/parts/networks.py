@@ -1,5 +1,5 @@
-"""Actor and critic networks (flax linen), initialised and normalised as in Lillicrap et al. 2015, section 3 and 7; and
-functions on features, as in Silver et al. 2014."""
+"""Networks (flax linen): actor and critic, initialised and normalised as in Lillicrap et al. 2015, sections 3 and 7;
+functions of features, as in Silver et al. 2014."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def _uniform(bound: Scalar) -> nn.initializers.Initializer:
 
 
 def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Array:
-    """A dense layer whose weights and biases start from U(-bound, bound), by default 1 / sqrt(fan in)."""
+    """A dense layer whose weights and biases start from U(-bound, bound); the default bound is 1 / sqrt(fan in)."""
     initializer = _uniform(inputs.shape[-1] ** -0.5 if bound is None else bound)
     return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float)(inputs)
 
 
-# flax's fast variance is E[x^2] - E[x]^2, of which float32 leaves nothing where the mean is large: observations of
-# 10,000 +- 1 would have the deviation 331. Here the variance is the mean square of the distances from the mean.
+# flax's fast variance is E[x^2] - E[x]^2, which cancels in float32 where the mean is large: the standard deviation of
+# observations of 10,000 +- 1 would be 331. Here the variance is the mean square of the distances from the mean.
 _TWO_PASSES: dict[str, Any] = {"use_fast_variance": False, "param_dtype": float, "force_float32_reductions": False}
 
 
@@ -35,17 +35,23 @@ def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Ar
     return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, **_TWO_PASSES)(inputs)
 
 
-def _layer_norm(inputs: jax.Array) -> jax.Array:
-    return nn.LayerNorm(**_TWO_PASSES)(inputs)
+def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None) -> jax.Array:
+    """A dense layer, its normalisation ("none", "layer" or "batch") and its ReLU."""
+    x = _dense(size, inputs)
+    if normalization == "batch":
+        x = _batch_norm(x, train, axis_name)
+    elif normalization == "layer":
+        x = nn.LayerNorm(**_TWO_PASSES)(x)
+    return nn.relu(x)
 
 
 class Actor(nn.Module):
     """mu: observation [..., O] -> action [..., A] in [-1, 1], by ReLU layers and a tanh.
 
-    `normalization`: "none"; "layer", each hidden layer before its ReLU; "batch", the observation and each hidden layer
-    before its ReLU. With `train` a batch is normalised by its own statistics, which move the running averages
-    ("batch_stats"); without it by those averages, each row by itself. `axis_name` is the mapped axis of the shards into
-    which a batch falls, if it does.
+    `normalization` is "none", "layer" (each hidden layer before its ReLU) or "batch" (the observation, too). With
+    `train` a batch is normalised by its own statistics, which move the running averages ("batch_stats"); without it
+    each row is normalised by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
+    batch is whole.
     """
 
     action_size: int
@@ -58,12 +64,7 @@ class Actor(nn.Module):
     def __call__(self, observation: jax.Array, train: bool = False) -> jax.Array:
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for size in self.hidden_sizes:
-            x = _dense(size, x)
-            if self.normalization == "batch":
-                x = _batch_norm(x, train, self.axis_name)
-            elif self.normalization == "layer":
-                x = _layer_norm(x)
-            x = nn.relu(x)
+            x = _hidden(size, x, self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
@@ -71,8 +72,8 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Q: observation [..., O], action [..., A] -> value [...].
 
-    `action_layer` is the hidden layer at whose input the action joins: 0 or, as in the paper, 1. `normalization` as for
-    the actor, but "batch" only where no action has entered yet: nothing downstream of the action is batch-normalised.
+    `action_layer` is the hidden layer at whose input the action joins: 0 or, as in the paper, 1. The other fields are
+    those of the actor, but layers after the action has joined are not batch-normalised.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -87,21 +88,17 @@ class Critic(nn.Module):
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
                 x = jnp.concatenate([x, action], axis=-1)
-            x = _dense(size, x)
-            if self.normalization == "batch" and layer < self.action_layer:
-                x = _batch_norm(x, train, self.axis_name)
-            elif self.normalization == "layer":
-                x = _layer_norm(x)
-            x = nn.relu(x)
+            joined = self.normalization == "batch" and layer >= self.action_layer
+            x = _hidden(size, x, "none" if joined else self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
 
 
 class FeatureNetwork(nn.Module):
-    """f: observation [..., O] -> [..., outputs], linear in the features, or sigmoid layers on them and a linear last.
+    """f: observation [..., O] -> [..., outputs], linear in the features, or with sigmoid layers between.
 
-    The last layer starts at zero, a first of several from U(-1, 1), which is 1 / sqrt(fan in) for features of norm 1.
-    Silver et al. 2014, section 5.2 (linear) and 5.3 (one hidden layer).
+    The last layer starts at zero; the first of several starts from U(-1, 1), the counterpart of 1 / sqrt(fan in) for
+    features of norm 1. Silver et al. 2014, sections 5.2 (linear) and 5.3 (one hidden layer).
     """
 
     features: Features

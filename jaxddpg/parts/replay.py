@@ -1,4 +1,4 @@
-"""Memories of experience on the device: ring buffers, sampled uniformly or by their newest rows."""
+"""Replay buffers on the device: rings that are sampled uniformly or by their newest rows."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from jaxddpg.types import Clock, Experience, Key, Replay
 
 
 class Ring(PyTreeNode):
-    """The rows of a ring buffer; where to write and how much is filled follow from the clock."""
+    """The rows of a ring buffer; the position of the next write and the number of filled rows follow from the clock."""
 
     rows: jax.Array
-    """[capacity, W]: each row's fields side by side. One array is written and read at once; with one per field, XLA
-    would order their writes and reads separately and copy some of them."""
+    """[capacity, W]: the fields of each row, concatenated. With one array per field, XLA would order their writes and
+    reads separately and copy some of them."""
     row: Experience = field(pytree_node=False)
     """The shapes and types of one row."""
 
@@ -27,7 +27,7 @@ class Ring(PyTreeNode):
 
 
 def uniform(capacity: int) -> Replay:
-    """A ring of `capacity` rows, the oldest overwritten first, sampled uniformly with replacement."""
+    """Makes a ring of `capacity` rows, sampled uniformly with replacement; the oldest rows are overwritten first."""
 
     def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
         return jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))
@@ -36,10 +36,12 @@ def uniform(capacity: int) -> Replay:
 
 
 def latest(capacity: int) -> Replay:
-    """The same ring, of which `sample` takes the `n` newest rows, the oldest of them first: learning on line.
+    """Makes a ring of which `sample` returns the `n` newest rows, from old to new: online learning.
 
-    There must be as many: `sample` raises ValueError where the ring is smaller; how many are written is left to the
-    caller, who has the warm-up for it.
+    The caller must have added as many, by the warm-up.
+
+    Raises:
+        ValueError: in `sample`, where `n` is larger than `capacity`.
     """
 
     def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
@@ -52,10 +54,13 @@ def latest(capacity: int) -> Replay:
 
 
 def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.Array]) -> Replay:
-    """A ring whose `choose(key, position, filled, n)` picks the rows [n] of a sample.
+    """Makes a ring; `choose(key, position, filled, n) -> indices [n]` selects the rows of a sample.
 
-    Each step writes one row per environment as one contiguous slice, so `capacity` must be a multiple of
-    `clock.rows_per_step`. `position` is where the next row will be written.
+    `position` is the index of the next write, `filled` the number of rows that have been written. Each step writes its
+    rows as one contiguous slice, so `capacity` must be a multiple of `clock.rows_per_step`.
+
+    Raises:
+        ValueError: in `add` and `sample`, where it is not.
     """
 
     def init(example: Experience) -> Ring:

@@ -1,1 +1,1 @@
-"""The training of one member, and of a population of them."""
+"""The training of one member, and of a population of members."""
