@@ -1,4 +1,4 @@
-"""What README and the examples show must run."""
+"""What the pages and the examples show must run."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from jaxddpg.runs import start as start_module
 from jaxddpg.training.loop import clock_at
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
 
 
 def load_example(name):
@@ -104,37 +104,65 @@ def shortened(whole):
     } | ({"population.selection.interval": "1"} if selecting else {})
 
 
+def python_of(page):
+    """The Python of a page, which is one script."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_readmes_python_runs(block, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [*filter(python_of, PAGES)], ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(python_of(page), page.name, "exec"), {"__name__": page.stem})
 
 
-SHOWN = re.findall(r"^(?:.*&& \.venv/bin/)?jaxddpg (train .*)$", README, re.MULTILINE)
-SHOWN += [f"train {arguments}" for arguments in re.findall(r"\| `(configs/.+?)` \|", README)]
+SHOWN = [
+    command
+    for page in PAGES
+    for command in re.findall(
+        r"^(?:.*&& \.venv/bin/)?jaxddpg ((?:train|sweep) (?!.*--distributed).*)$", page.read_text(), re.MULTILINE
+    )
+]
+SHOWN += [
+    f"train {arguments}" for arguments in re.findall(r"\| `(configs/[^`]+)` \|", (ROOT / "README.md").read_text())
+]
 
 
 @pytest.mark.parametrize("command", SHOWN)
-def test_readmes_train_commands_are_valid(command, monkeypatch, capsys):
+def test_the_commands_of_a_page_are_valid(command, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main([*shlex.split(command), "--print-config"]) == 0
     assert config.parse(yaml.safe_load(capsys.readouterr().out)).experiment
 
 
-def test_readme_is_finished():
-    assert re.findall(r"\b(?:TODO|TABLE|MEM[A-Z]+)\b", README) == []
+def test_readme_takes_two_minutes_to_read():
+    assert len((ROOT / "README.md").read_text().split()) <= 1_000
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def anchors(page):
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_link_of_a_page_leads_somewhere(page):
-    for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / path).exists(), path
+    for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), anchor
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-def test_every_test_named_in_the_docs_exists(page):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_file_named_on_a_page_exists(page):
+    """Files with a folder, from the root or from the package."""
+    for name in re.findall(r"`[^`\n]*?\b((?:\w+/)+\w+\.(?:py|yaml|sh|md))\b[^`\n]*`", page.read_text()):
+        assert (ROOT / name).exists() or (ROOT / "jaxddpg" / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_test_named_on_a_page_exists(page):
     text = page.read_text()
     module = None
     for named, test in re.findall(r"`(test_\w+)?(?:::(\w+))?`", text):
