@@ -9,6 +9,7 @@ import wandb
 from helpers import TINY, call, events, refused
 
 from jaxddpg.report import console
+from jaxddpg.report.rows import plain_json
 from jaxddpg.runs import loggers
 
 NAN, INF = math.nan, math.inf
@@ -54,11 +55,11 @@ def displayed(num_epochs, epochs, quiet=False):
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_what_is_not_finite_is_null(value):
     nested = {"a": value, "b": [value, 1.5, {"c": (value, 2)}], "d": "text", "e": True}
-    assert rows.plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
+    assert plain_json(nested) == {"a": None, "b": [None, 1.5, {"c": [None, 2]}], "d": "text", "e": True}
 
 
 def test_numpy_numbers_that_are_not_finite_are_null():
-    assert rows.plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
+    assert plain_json([np.float64(NAN), np.float64(1.5)]) == [None, 1.5]
 
 
 def test_the_metrics_file_has_a_line_per_row(tmp_path):
@@ -157,15 +158,15 @@ def test_a_quiet_table_is_silent(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_member_that_diverged_is_told_once(capsys):
+def test_a_member_that_diverged_is_noted_once(capsys):
     with console.Display("title", 9) as display:
         for epoch in range(4):
             found = rows(epoch)
             if epoch >= 2:
                 found[1] |= {"diverged_by": "observation", "diverged_at": 1_234}
             display.epoch(found)
-    told = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
-    assert told == [
+    notes = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert notes == [
         "the member of seed 8 diverged at env step 1,234: an observation was not finite; its last finite state is kept"
     ]
 
@@ -186,7 +187,7 @@ def without_key(tmp_path, monkeypatch):
 def test_wandb_without_a_key_is_refused_before_anything_is_written(without_key, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     for command, flags in (("train", []), ("sweep", ["--population.sweep", "{agent.batch_size: [4, 8]}"])):
-        said = call(
+        result = call(
             command,
             tmp_path / "tiny.yaml",
             *flags,
@@ -197,7 +198,7 @@ def test_wandb_without_a_key_is_refused_before_anything_is_written(without_key, 
             "--quiet",
         )
         assert (
-            refused(said, "reporting.wandb is true", "has no API key; run `wandb login`, or set WANDB_MODE=offline")
+            refused(result, "reporting.wandb is true", "has no API key; run `wandb login`, or set WANDB_MODE=offline")
             == []
         )
     assert not (tmp_path / "run").exists()

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxddpg import statistics
-from jaxddpg.report import figures as plotting
-from jaxddpg.report.figures import Curves
+from jaxddpg.report import figures
+from jaxddpg.report.curves import Curves, chosen, of_common_length
 
 FEW_SEEDS = 5
 """Of fewer the bootstrap says little."""
@@ -62,7 +62,7 @@ def write(
     compared = list[Curves]()
     for number, environment in enumerate(environments):
         own = [run for run in runs if run.environment == environment]
-        compared += (ends := [plotting.chosen(run) for run in plotting.of_common_length(own)])
+        compared += (ends := [chosen(run) for run in of_common_length(own)])
         parts += _of_environment(own, ends, directory, "" if len(environments) == 1 else f"_{number}")
     methods = dict.fromkeys(run.label for run in compared)
     shared = [method for method in methods if {r.environment for r in compared if r.label == method} == {*environments}]
@@ -81,7 +81,7 @@ def write(
 def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
     """What is said of the runs in one environment, as they are as a whole and as they are compared."""
     picture, profile = f"curves{suffix}.png", f"profile{suffix}.png"
-    plotting.plot([plotting.chosen(run) for run in whole], directory / picture)
+    figures.plot([chosen(run) for run in whole], directory / picture)
     rows = [
         {
             "method": run.label,
@@ -128,7 +128,7 @@ def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: 
             {"method": method, "IQM [95 %]": _interval(statistics.pooled_mean, own)} for method, own in scores.items()
         ]
         parts.append(_table(rows))
-    plotting.plot_profiles(scores, what, directory / picture)
+    figures.plot_profiles(scores, what, directory / picture)
     parts += [f"The share of seeds above each {what}:", f"![Performance profile]({picture})"]
     if 2 <= len(scores) <= MOST_PAIRED:
         rows = [
@@ -163,7 +163,7 @@ def _write_returns(runs: Sequence[Curves], path: Path) -> None:
 
 def _last_epoch(run: Curves, member: int) -> int:
     """The place of the last epoch in which a member ran."""
-    return -1 if run.lineage is None else int(np.flatnonzero(~run.lineage.resting[:, member])[-1])
+    return -1 if run.lineage is None else int(np.flatnonzero(~run.lineage.stopped[:, member])[-1])
 
 
 def _last_numbers(run: Curves) -> dict[str, np.ndarray]:
