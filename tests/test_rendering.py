@@ -232,7 +232,7 @@ def test_the_rocket_is_at_its_height_with_the_fuel_that_is_left():
 
 
 def test_the_rockets_peak_is_its_reward():
-    """The rocket that burns everything at once, as the environment itself says."""
+    """The rocket that burns everything at once, in the environment itself."""
     environment = make_environment(settings.Environment("Rocket-goddard"))
     state, start = environment.reset(jax.random.key(0))
     step = jax.jit(environment.step)

@@ -161,14 +161,14 @@ def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
     assert f"`jaxddpg report {several} {mine} --output {tmp_path}/report`" in text
 
 
-def test_what_cannot_be_reported_is_said(tmp_path):
+def test_what_cannot_be_reported_is_refused(tmp_path):
     (tmp_path / "file").touch()
     assert refused(call("report", tmp_path / "none"), "holds no run") == []
     assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "holds no run") == []
 
 
 def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):
-    """The longer one improves later, by what says nothing of the shorter."""
+    """The longer one improves later, which must not count against the shorter."""
     short, long = curves("short", epochs=3), curves("long", epochs=7, seed=1, middle=-5.0)
     for values in long.metrics.values():
         values[4:] += 100.0
@@ -195,12 +195,12 @@ def test_a_run_whose_evaluations_lie_elsewhere_counts_up_to_the_common_step():
     assert [run.env_steps[-1] for run in of_common_length([one, late])] == [100, 500]
 
 
-@pytest.mark.parametrize(("members", "said"), [(1, False), (2, True), (4, True), (5, False)])
-def test_an_interval_of_few_seeds_is_called_what_it_is(members, said, tmp_path):
+@pytest.mark.parametrize(("members", "warned"), [(1, False), (2, True), (4, True), (5, False)])
+def test_a_warning_names_methods_of_few_seeds(members, warned, tmp_path):
     text = written([curves("a"), curves("b", members=members)], tmp_path)
     assert (
         "1 of 2 methods have fewer than 5 seeds; their intervals are then little more than the range" in text
-    ) == said
+    ) == warned
 
 
 def grid(level, source):
@@ -275,10 +275,10 @@ def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(t
         assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
     methods = [row["method"] for row in table((tmp_path / "report.md").read_text(), "median")]
     assert methods == ["light/run", "other/run"]
-    said = call(
+    result = call(
         "plot", tasks / "light" / "run", tasks / "heavy" / ".." / "light" / "run", "--output", tmp_path / "a.png"
     )
-    assert refused(said, "is given twice; name each run once") == []
+    assert refused(result, "is given twice; name each run once") == []
 
 
 def test_ends_of_paths_are_the_shortest_that_differ():

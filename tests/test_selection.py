@@ -261,7 +261,7 @@ def test_the_picture_and_the_report_tell_of_selection(whole, tmp_path):
     call("report", directory, "--output", tmp_path / "report")
     page = (tmp_path / "report" / "report.md").read_text()
     assert "run, best of 5 | 1 |" in page
-    assert "flatters" in page
+    assert "overestimates" in page
 
 
 def test_a_selected_sweep_ends_with_its_best_member(tmp_path):
