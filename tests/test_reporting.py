@@ -2,6 +2,8 @@ import contextlib
 import io
 import json
 import math
+import re
+import time
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_without_a_terminal_the_first_and_the_last_epoch_are_lines():
     shown = displayed(3, range(4))
     assert shown.startswith("A title\n")
     assert "epoch 0/3 | 0 env steps | IQM return 0.5\n" in shown
-    assert "epoch 3/3 | 300 env steps | IQM return 30.5 | 1,234 env-steps/s | 56 updates/s | 0 s left\n" in shown
+    assert "epoch 3/3 | 0 s left | 300 env steps | IQM return 30.5 | 1,234 env-steps/s | 56 updates/s\n" in shown
 
 
 def test_a_fast_run_does_not_flood_the_log():
@@ -135,9 +137,41 @@ def test_the_time_left_counts_the_epochs_seen(first, monkeypatch):
     monkeypatch.setattr(console.Display, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(console.time, "perf_counter", lambda: next(moments))
     shown = displayed(100, range(first, 96)).splitlines()
-    assert shown[-1].startswith("epoch 95/100")
-    assert shown[-1].endswith("| 10 s left")
+    assert shown[-1].startswith("epoch 95/100 | 10 s left | ")
     assert "left" not in next(line for line in shown if line.startswith(f"epoch {first}/"))
+
+
+class Terminal(io.StringIO):
+    """A standard error that can be redrawn."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return Terminal()
+
+
+def test_70_columns_do_not_cut_off_the_time_left(terminal):
+    with contextlib.redirect_stderr(terminal), console.Display("A title", 100) as display:
+        for epoch in (0, 100):
+            display.epoch(rows(epoch, env_steps=123_456_789_012, **{"perf/env_steps_per_second": 1e9}))
+    lines = terminal.getvalue().splitlines()
+    assert any("0 s left | 123,456,789,012 env steps" in line for line in lines)
+    assert any(line.endswith("…") for line in lines)  # the terminal is too narrow for all
+
+
+def test_a_spinner_moves_while_a_run_compiles(terminal):
+    with contextlib.redirect_stderr(terminal), console.Display("A title", 100):
+        end = time.monotonic() + 20
+        while len(frames := set(re.findall("[⠀-⣿]", terminal.getvalue()))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert len(frames) >= 2
 
 
 def test_quiet_is_silent():

@@ -48,9 +48,10 @@ def write(
     parts = [
         "# Report",
         "The return of the deterministic policy at the end of training, a mean over episodes for each seed. IQM is the "
-        "mean of the seeds without their lowest and highest quarter; brackets hold the 95 % bootstrap interval over seeds "
-        "(Agarwal et al. 2021), stratified by environment where there are several. A seed that diverged, or whose "
-        f"last evaluation is not finite, counts as the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
+        "mean of the seeds without their lowest and highest quarter; brackets hold the 95 % bootstrap interval over "
+        "seeds (Agarwal et al. 2021), stratified by environment where there are several. A seed that diverged, or "
+        "whose last evaluation is not finite, counts as the worst. No seed is left out: "
+        f"[{TABLE}]({TABLE}) has them all.",
     ]
     if selected:
         parts.append(
