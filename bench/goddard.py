@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 import jaxddpg as jd
-from jaxddpg.report.figures import read_metrics
+from jaxddpg.report.curves import by_epoch
+from jaxddpg.report.rows import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "goddard.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "goddard.png"
@@ -83,7 +84,7 @@ def measure() -> dict:
         run = Path(directory) / "run"
         command = [sys.executable, "-m", "jaxddpg", "train", "configs/goddard.yaml", "--run-dir", str(run)]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
-        env_steps, metrics = read_metrics(run / "metrics.jsonl")
+        env_steps, metrics = by_epoch(read_rows(run / "metrics.jsonl"))
         returns = metrics["eval/return_mean"]
         policies = [jd.load_policy(run, member) for member in range(returns.shape[1])]
         profiles = [thrusts(lambda step, seen, policy=policy: policy(seen)[0]) for policy in policies]

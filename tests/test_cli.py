@@ -19,7 +19,7 @@ from helpers import TINY, call, figures, refused
 from jaxddpg import config, load_policy
 from jaxddpg.cli.main import main
 from jaxddpg.report import console, rows
-from jaxddpg.report import figures as plotting
+from jaxddpg.report.curves import by_epoch
 from jaxddpg.runs import load as load_module
 from jaxddpg.runs import show as show_module
 
@@ -568,7 +568,7 @@ def test_a_second_signal_ends_a_long_epoch_at_once(tmp_path):
 def test_a_stopped_run_is_complete_up_to_its_last_epoch(stopped, monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     run = stopped[1]
-    env_steps, _ = plotting.by_epoch(rows.read_rows(run / "metrics.jsonl"))
+    env_steps, _ = by_epoch(rows.read_rows(run / "metrics.jsonl"))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs"] == len(env_steps) - 1
     assert summary["env_steps_total"] == env_steps[-1]

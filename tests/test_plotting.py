@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import CURVES
 
-from jaxddpg.report import figures as plotting
-from jaxddpg.report import rows
+from jaxddpg.report import figures, rows
+from jaxddpg.report.curves import Curves, Lineage, by_epoch, of_common_length
 
 SLOW = pytest.mark.slow
 
@@ -25,13 +25,13 @@ def written(tmp_path, lines):
 
 
 def read(path):
-    return plotting.by_epoch(rows.read_rows(path))
+    return by_epoch(rows.read_rows(path))
 
 
 def curves(label="a", epochs=3, members=4, references=None, seed=0):
     rng = np.random.default_rng(seed)
     metrics = {name: rng.normal(size=(epochs, members)) for name in CURVES}
-    return plotting.Curves(label, np.arange(epochs) * 50, metrics, references or {})
+    return Curves(label, np.arange(epochs) * 50, metrics, references or {})
 
 
 def test_metrics_are_read_by_epoch_and_member(tmp_path):
@@ -89,10 +89,10 @@ def test_a_file_without_an_epoch_is_refused(tmp_path):
     ],
     ids=["one run", "with references", "one member", "one epoch", "two runs"],
 )
-def test_a_picture_is_written(runs, tmp_path):
-    plotting.plot(runs, tmp_path / "picture.png")
-    picture = matplotlib.image.imread(tmp_path / "picture.png")
-    assert picture[..., :3].std() > 0.01
+def test_a_figure_is_written(runs, tmp_path):
+    figures.plot(runs, tmp_path / "figure.png")
+    image = matplotlib.image.imread(tmp_path / "figure.png")
+    assert image[..., :3].std() > 0.01
 
 
 @pytest.mark.parametrize("members", [1, 2, pytest.param(8, marks=SLOW)])
@@ -100,13 +100,13 @@ def test_diverged_members_can_be_drawn(members, tmp_path):
     run = curves(members=members)
     for values in run.metrics.values():
         values[1:, 0] = np.nan
-    plotting.plot([run], tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    figures.plot([run], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_the_members_show_in_the_picture(tmp_path):
-    plotting.plot([curves(seed=0)], tmp_path / "a.png")
-    plotting.plot([curves(seed=1)], tmp_path / "b.png")
+def test_the_members_show_in_the_figure(tmp_path):
+    figures.plot([curves(seed=0)], tmp_path / "a.png")
+    figures.plot([curves(seed=1)], tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
@@ -120,13 +120,41 @@ def test_drawing_leaves_the_users_backend_alone(tmp_path):
     assert done.stdout.split() == ["True", "False", "svg"]
 
 
+@pytest.mark.parametrize(
+    ("lineage", "words"),
+    [
+        (None, "bands: 95 % bootstrap interval"),
+        (Lineage(np.zeros((3, 4)), {"agent.tau": np.ones((3, 4))}), "IQM of the active ones"),
+    ],
+    ids=["seeds", "selected"],
+)
+def test_a_caption_says_what_lines_and_bands_are(lineage, words, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    figures.plot([curves()._replace(lineage=lineage)], tmp_path / "figure.png")
+    assert words in drawn[0].get_supxlabel()
+    assert ("bands" in drawn[0].get_supxlabel()) == (lineage is None)
+
+
+def test_legends_are_beside_the_curves(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    runs = [curves("a", seed=1), curves("b", seed=2)]
+    figures.plot(runs, tmp_path / "figure.png")
+    figures.plot_profiles({run.label: [run.returns[-1]] for run in runs}, "final return", tmp_path / "profile.png")
+    for figure in drawn:
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
 def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     run = curves(members=3)
     for values in run.metrics.values():
         values[2:, 1] = np.nan
-    plotting.plot([run], tmp_path / "picture.png")
+    figures.plot([run], tmp_path / "figure.png")
     (cross,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "x"]
     assert cross.get_label() == "1 diverged"
     assert cross.get_xydata().tolist() == [[run.env_steps[1], run.metrics["eval/return_mean"][1, 1]]]
@@ -134,12 +162,12 @@ def test_a_cross_marks_where_a_member_diverged(monkeypatch, tmp_path):
 
 def test_a_plus_marks_where_a_member_that_did_not_diverge_was_last_measured(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     run = curves(members=3)
     run = run._replace(unmeasured=np.isnan(run.returns) | np.array([False, True, False]))
     for values in run.metrics.values():
         values[2:, 1] = np.nan
-    plotting.plot([run], tmp_path / "picture.png")
+    figures.plot([run], tmp_path / "figure.png")
     (mark,) = [line for line in drawn[0].axes[0].lines if line.get_marker() in "x+"]
     assert (mark.get_marker(), mark.get_label()) == ("+", "1 not finite")
 
@@ -149,6 +177,6 @@ def test_a_run_that_is_cut_has_the_evaluations_of_that_time():
     whole = curves(epochs=4, members=2)
     whole.returns[1, 0] = np.nan
     whole = whole._replace(unmeasured=np.isnan(whole.returns))
-    cut, _ = plotting.of_common_length([whole, whole._replace(env_steps=whole.env_steps[:2])])
+    cut, _ = of_common_length([whole, whole._replace(env_steps=whole.env_steps[:2])])
     assert [mask.tolist() for mask in cut.lost.values()] == [[False, False], [True, False]]
     assert not any(mask.any() for mask in whole.lost.values())

@@ -1,8 +1,6 @@
 import dataclasses
 import functools
 import itertools
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,8 @@ from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.config.environment import make_environment
 from jaxddpg.envs.registry import CONTINUOUS
-from jaxddpg.report import animation as rendering
-from jaxddpg.report.animation import Rollout
+from jaxddpg.report import animation
+from jaxddpg.report.scenes import SCENES, Rollout
 from jaxddpg.runs.load import load_policy, render
 from jaxddpg.runs.start import run
 from jaxddpg.types import Environment, TimeStep, rescale
@@ -31,15 +29,15 @@ def played(name, steps=12, **parameters):
     """An episode of uniformly random actions, cut after so many steps."""
     environment = make_environment(settings.Environment(name, parameters))
 
-    def step(world, key):
+    def step(state, key):
         act_key, step_key = jax.random.split(key)
         action = jax.random.uniform(act_key, (environment.action_size,), minval=-1.0)
-        world, after = environment.step(step_key, world, action)
-        return world, (after, rescale(action, environment.action_low, environment.action_high))
+        state, after = environment.step(step_key, state, action)
+        return state, (after, rescale(action, environment.action_low, environment.action_high))
 
-    world, start = environment.reset(jax.random.key(0))
+    state, start = environment.reset(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), min(steps, environment.episode_length))
-    _, (after, actions) = jax.jit(lambda world: jax.lax.scan(step, world, keys))(world)
+    _, (after, actions) = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
     over = np.asarray(after.terminated | after.truncated)
     length = over.argmax() + 1 if over.any() else len(over)
     observations = np.concatenate([start[None], after.final_observation])[: length + 1]
@@ -60,13 +58,13 @@ def made(name, observations, actions=None, rewards=None, **parameters):
 
 def shown(rollout, step):
     """The drawing at a step: label -> artist."""
-    figure, show = rendering.scene(rollout)
+    figure, show = animation.scene(rollout)
     show(step)
     artists = [artist for axes in figure.axes for artist in [*axes.get_children(), *axes.containers]]
     return {artist.get_label(): artist for artist in artists}
 
 
-def pictures(path):
+def images(path):
     """The frames of a GIF [frames, height, width, 3] and how long each one stays."""
     with Image.open(path) as gif:
         frames, durations = [], []
@@ -82,12 +80,12 @@ NAMES = [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in CONTINUO
 
 
 def drawn(rollout, tmp_path):
-    rendering.draw(rollout, tmp_path / "rollout.gif")
-    return pictures(tmp_path / "rollout.gif")[0]
+    animation.draw(rollout, tmp_path / "rollout.gif")
+    return images(tmp_path / "rollout.gif")[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_environment_moves_in_its_picture(name, tmp_path):
+def test_every_environment_moves_in_its_animation(name, tmp_path):
     rollout = example(name)
     frames = drawn(rollout, tmp_path)
     assert len(frames) == len(rollout.rewards) + 1
@@ -100,13 +98,13 @@ def test_every_environment_moves_in_its_picture(name, tmp_path):
 def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     """Nothing of an earlier step stays in it, and nothing that moves is missing."""
     rollout = example(name)
-    figure, show = rendering.scene(rollout)
+    figure, show = animation.scene(rollout)
     show(len(rollout.rewards))
     for artist in figure.findobj(Artist.get_animated):
         artist.set_animated(False)
     figure.savefig(tmp_path / "whole.png")
-    with Image.open(tmp_path / "whole.png") as picture:
-        whole = np.asarray(picture.convert("RGB")).astype(float)
+    with Image.open(tmp_path / "whole.png") as image:
+        whole = np.asarray(image.convert("RGB")).astype(float)
     distance = np.abs(drawn(rollout, tmp_path)[-1] - whole)
     # A GIF has 256 colours, and what moves is drawn over what does not.
     assert distance.mean() < 0.5
@@ -127,24 +125,24 @@ def test_a_diverged_policy_can_be_drawn(name, tmp_path):
     ids=["one step", "just not thinned", "every other step"],
 )
 def test_frames_are_evenly_spread(steps, expected):
-    assert rendering.frames(steps) == list(expected)
+    assert animation.frames(steps) == list(expected)
 
 
 def test_a_long_episode_is_thinned_but_not_its_return(tmp_path, monkeypatch):
     rollout = made("MountainCar-silver", np.linspace([-1, 0], [0, 0], 5001), np.zeros((5000, 1)), np.full(5000, -1))
-    steps = rendering.frames(5000)
+    steps = animation.frames(5000)
     assert (len(steps), steps[0], steps[-1]) == (150, 0, 5000)
     assert set(np.diff(steps)) == {33, 34}
     with monkeypatch.context() as patch:
-        patch.setattr(rendering, "MAX_FRAMES", 15)
+        patch.setattr(animation, "MAX_FRAMES", 15)
         assert len(drawn(rollout, tmp_path)) == 15
-    figure, show = rendering.scene(rollout)
+    figure, show = animation.scene(rollout)
     show(4966)
     assert figure.get_suptitle() == "step 4966, return -4966"
 
 
-def test_the_title_tells_the_return_so_far():
-    figure, show = rendering.scene(made("Pendulum-silver", np.zeros((4, 2)), rewards=[0.5, -2.0, 4.25]))
+def test_the_title_has_the_return_up_to_the_step():
+    figure, show = animation.scene(made("Pendulum-silver", np.zeros((4, 2)), rewards=[0.5, -2.0, 4.25]))
     titles = []
     for step in range(4):
         show(step)
@@ -152,9 +150,9 @@ def test_the_title_tells_the_return_so_far():
     assert titles == ["step 0, return 0", "step 1, return 0.5", "step 2, return -1.5", "step 3, return 2.75"]
 
 
-def test_the_last_frame_stays_and_all_begins_anew(tmp_path):
-    rendering.draw(played("Pendulum-v1"), tmp_path / "rollout.gif")
-    _, durations = pictures(tmp_path / "rollout.gif")
+def test_the_last_frame_is_shown_longer_and_the_animation_repeats(tmp_path):
+    animation.draw(played("Pendulum-v1"), tmp_path / "rollout.gif")
+    _, durations = images(tmp_path / "rollout.gif")
     assert durations == [50] * 12 + [1500]
     with Image.open(tmp_path / "rollout.gif") as gif:
         assert gif.info["loop"] == 0
@@ -184,47 +182,12 @@ def test_the_arc_turns_as_the_torque_would_turn_the_bob(name):
         np.testing.assert_allclose(turned[-1] - turned[0], 0.375 * np.pi * torque)
 
 
-@pytest.mark.parametrize("name", ["MountainCar-silver", "MountainCarContinuous-v0"])
-def test_the_car_is_on_the_hill(name):
-    artists = shown(made(name, [[-0.5, 0], [0.2, 0.01]], [[-1.0]]), 1)
+def test_the_car_is_on_the_hill():
+    artists = shown(made("MountainCar-silver", [[-0.5, 0], [0.2, 0.01]], [[-1.0]]), 1)
     np.testing.assert_allclose(artists["car"].get_xydata(), [[0.2, np.sin(0.6)]])
     np.testing.assert_allclose(artists["goal"].get_xydata()[0], [0.45, np.sin(1.35)])
     np.testing.assert_array_equal(artists["force"].get_offsets(), artists["car"].get_xydata())
     np.testing.assert_allclose([artists["force"].U[0], artists["force"].V[0]], [-0.3, 0.0])
-
-
-def test_the_goal_is_where_the_parameters_put_it():
-    artists = shown(made("MountainCarContinuous-v0", np.zeros((2, 2)), goal_position=0.3), 0)
-    assert artists["goal"].get_xdata()[0] == 0.3
-
-
-def test_the_reachers_tip_and_goal_explain_the_rewards():
-    rollout = played("Reacher-misc")
-    for step in range(1, 13):
-        artists = shown(rollout, step)
-        tip, goal = (artists[name].get_xydata()[0] for name in ("tip", "goal"))
-        np.testing.assert_allclose(np.exp(-np.sum((tip - goal) ** 2)), rollout.rewards[step - 1], rtol=1e-4)
-        arm = artists["arm"].get_xydata()
-        np.testing.assert_array_equal(arm[[0, -1]], [(0, 0), tip])
-        np.testing.assert_allclose(np.linalg.norm(np.diff(arm, axis=0), axis=1), [1, 1], rtol=1e-5)
-
-
-def test_the_swimmer_its_goal_and_the_urchins_explain_the_rewards():
-    rollout = played("Swimmer-misc")
-    figure, show = rendering.scene(rollout)
-    (axes,) = figure.axes
-    urchins = np.array([patch.center for patch in axes.patches if patch.get_label() == "urchin"])
-    assert len(urchins) == 5
-    lines = {line.get_label(): line for line in axes.lines}
-    for step in range(1, 13):
-        show(step)
-        (force,) = axes.collections
-        np.testing.assert_allclose(force.U[0] / force.V[0], np.divide(*rollout.actions[step - 1]), rtol=1e-4)
-        swimmer, goal = (lines[name].get_xydata()[0] for name in ("point", "goal"))
-        untouched = np.prod(1 - np.exp(-30 * np.sum((swimmer - urchins) ** 2, axis=1)))
-        np.testing.assert_allclose(
-            untouched * np.exp(-0.5 * np.sum((swimmer - goal) ** 2)), rollout.rewards[step - 1], rtol=1e-4
-        )
 
 
 def test_the_puddles_are_where_steps_are_expensive():
@@ -233,7 +196,7 @@ def test_the_puddles_are_where_steps_are_expensive():
     _, after = jax.vmap(environment.step, in_axes=(None, 0, None))(
         jax.random.key(1), (places, jnp.zeros(2000, jnp.int32)), jnp.zeros(2)
     )
-    figure, _ = rendering.scene(played("PuddleWorld-silver"))
+    figure, _ = animation.scene(played("PuddleWorld-silver"))
     (image,) = figure.axes[0].images
     column, row = np.minimum(np.asarray(after.final_observation) * 100, 99).astype(int).T
     # To the nearest of 100 x 100 cells, across which the density changes by up to 6.
@@ -249,10 +212,10 @@ def test_the_goal_of_the_puddle_world_is_its_corner():
     np.testing.assert_allclose(np.ptp(corner, axis=0), 0.1)
 
 
-def test_the_way_ends_at_the_point():
+def test_the_path_ends_at_the_point():
     rollout = played("PuddleWorld-silver")
     artists = shown(rollout, 5)
-    np.testing.assert_array_equal(artists["way"].get_xydata(), rollout.observations[:6])
+    np.testing.assert_array_equal(artists["path"].get_xydata(), rollout.observations[:6])
     np.testing.assert_array_equal(artists["point"].get_xydata(), rollout.observations[[5]])
 
 
@@ -269,13 +232,13 @@ def test_the_rocket_is_at_its_height_with_the_fuel_that_is_left():
 
 
 def test_the_rockets_peak_is_its_reward():
-    """The rocket that burns everything at once, as the environment itself says."""
+    """The rocket that burns everything at once, in the environment itself."""
     environment = make_environment(settings.Environment("Rocket-goddard"))
-    world, start = environment.reset(jax.random.key(0))
+    state, start = environment.reset(jax.random.key(0))
     step = jax.jit(environment.step)
     observations, rewards = [start], []
     while not rewards or rewards[-1] == 0:
-        world, after = step(jax.random.key(0), world, jnp.ones(1))
+        state, after = step(jax.random.key(0), state, jnp.ones(1))
         observations.append(after.final_observation)
         rewards.append(float(after.reward))
     rollout = made("Rocket-goddard", observations, np.ones((len(rewards), 1)), rewards)
@@ -290,48 +253,31 @@ def test_the_bars_are_the_action():
         artists = shown(rollout, step)
         assert [bar.get_height() for bar in artists["action"]] == heights.tolist()
     environment = make_environment(settings.Environment("Bandit-silver"))
-    world, _ = environment.reset(jax.random.key(0))
+    state, _ = environment.reset(jax.random.key(0))
     (best,) = set(artists["optimum"].get_ydata())
-    _, after = environment.step(jax.random.key(0), world, jnp.full(10, best / 8))
+    _, after = environment.step(jax.random.key(0), state, jnp.full(10, best / 8))
     assert float(after.reward) == 0.0
 
 
-def test_the_point_robot_leaves_a_star_where_it_was_rewarded():
-    """It goes up, is rewarded there for its next step, and begins anew."""
-    places = [(0.0, 0.8), (0.0, 0.9), (0.5, 0.1), (0.5, 0.2)]
-    rollout = made("PointRobot-misc", [[*place, 0, 0, 0, 0] for place in places], np.zeros((3, 2)), [0, 1, 0])
-    stars = [shown(rollout, step)["found"].get_xydata().tolist() for step in range(4)]
-    assert stars == [[], [], [[0.0, 0.9]], [[0.0, 0.9]]]
-    ways = [shown(rollout, step)["way"].get_xydata().tolist() for step in range(4)]
-    assert ways == [[list(place) for place in way] for way in (places[:1], places[:2], places[2:3], places[2:])]
-
-
-def test_the_point_robots_stars_are_near_its_goal():
-    environment = make_environment(settings.Environment("PointRobot-misc"))
-    world, start = environment.reset(jax.random.key(0))
-    step = jax.jit(environment.step)
-    observations, rewards, goal = [start], [], np.asarray(world.goal)
-    for key in jax.random.split(jax.random.key(1), 60):
-        world, after = step(key, world, (world.goal - observations[-1][:2]) / 0.1)
-        observations.append(after.final_observation)
-        rewards.append(after.reward)
-    stars = shown(made("PointRobot-misc", observations, rewards=rewards), 60)["found"].get_xydata()
-    assert len(stars) == sum(rewards) > 3
-    assert np.all(np.linalg.norm(stars - goal, axis=1) <= 0.2)
-
-
-def test_an_unknown_environment_is_drawn_as_curves():
-    rollout = played("Swimmer-misc")._replace(environment=GENERIC)
+@pytest.mark.parametrize("name", [GENERIC, "Swimmer-misc"])
+def test_an_environment_without_a_scene_is_drawn_as_curves(name):
+    rollout = played("Swimmer-misc")._replace(environment=name)
     for step in (0, 5, 12):
         artists = shown(rollout, step)
         for number in range(16):
             line = artists[f"observation {number}"]
             np.testing.assert_array_equal(line.get_xdata(), np.arange(step + 1))
             np.testing.assert_array_equal(line.get_ydata(), rollout.observations[: step + 1, number])
-        for number in range(2):
-            line = artists[f"action {number}"]
-            np.testing.assert_array_equal(line.get_xdata()[1:], np.arange(1, step + 1))
-            np.testing.assert_array_equal(line.get_ydata()[1:], rollout.actions[:step, number])
+        led_to = {f"action {number}": column for number, column in enumerate(rollout.actions.T)}
+        for label, column in (led_to | {"reward 0": rollout.rewards}).items():
+            line = artists[label]
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(step + 1))
+            np.testing.assert_array_equal(line.get_ydata(), np.concatenate([[np.nan], column[:step]]))
+
+
+def test_the_environments_with_a_scene_are_ours_and_the_pendulum():
+    ours = {name for name, known in CONTINUOUS.items() if known.factory}
+    assert SCENES.keys() == ours | {"Pendulum-v1"}
 
 
 def lift(end=3.0):
@@ -380,7 +326,7 @@ def finished(tmp_path_factory):
 def rollouts(monkeypatch):
     """What was to be drawn."""
     caught = []
-    monkeypatch.setattr(rendering, "draw", lambda rollout, path: caught.append(rollout))
+    monkeypatch.setattr(animation, "draw", lambda rollout, path: caught.append(rollout))
     return caught
 
 
@@ -422,12 +368,12 @@ def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tm
 
 
 def test_the_command_draws_into_the_run(finished):
-    picture = finished["never"] / "rollout.gif"
-    assert call("render", finished["never"]) == (0, f"{picture}\n", "")
-    assert len(pictures(picture)[0]) == 11
+    path = finished["never"] / "rollout.gif"
+    assert call("render", finished["never"]) == (0, f"{path}\n", "")
+    assert len(images(path)[0]) == 11
 
 
-def test_the_command_draws_what_it_is_told(finished, tmp_path):
+def test_the_command_draws_what_is_asked_for(finished, tmp_path):
     names = [tmp_path / name for name in ("a.gif", "b.GIF", "c.gif")]
     choices = [[], ["--member", "1"], ["--seed", "3"]]
     for path, choice in zip(names, choices, strict=True):
@@ -443,10 +389,10 @@ def test_the_command_draws_what_it_is_told(finished, tmp_path):
         (["--member", "one"], "--member"),
         (["--seed", "-1"], "--seed is -1, but must be at least 0 and below 2^31"),
         (["--seed", str(2**31)], f"--seed is {2**31}, but must be"),
-        (["--output", "picture.png"], "--output picture.png does not name a GIF"),
+        (["--output", "image.png"], "--output image.png does not name a GIF"),
         (["--output", "."], "--output . does not name a GIF"),
-        (["--output", "nowhere/picture.gif"], "--output nowhere/picture.gif cannot be written: No such file"),
-        (["--output", "file/picture.gif"], "--output file/picture.gif cannot be written: Not a directory"),
+        (["--output", "nowhere/image.gif"], "--output nowhere/image.gif cannot be written: No such file"),
+        (["--output", "file/image.gif"], "--output file/image.gif cannot be written: Not a directory"),
         (["--agent.tau", "1"], "--agent.tau is a setting of `jaxddpg train`"),
     ],
 )
@@ -468,11 +414,3 @@ def test_a_run_without_policies_is_refused(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes((finished["ends"] / "config.yaml").read_bytes())
     with pytest.raises(ConfigError, match=f"{tmp_path} holds no checkpoint"):
         render(tmp_path, tmp_path / "rollout.gif")
-
-
-@pytest.mark.slow
-def test_rendering_leaves_the_users_backend_alone():
-    """A notebook that draws an episode keeps its own figures and backend."""
-    script = "import sys; from jaxddpg import rendering; rendering.draw; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -11,8 +11,9 @@ from helpers import CURVES, SCALES, call, refused, summary_of, swept, tiny
 
 import jaxddpg
 from jaxddpg import statistics
-from jaxddpg.report import figures as plotting
+from jaxddpg.report import figures
 from jaxddpg.report import page as report
+from jaxddpg.report.curves import Curves, of_common_length
 from jaxddpg.runs import show as show_module
 from jaxddpg.runs import start as start_module
 
@@ -23,21 +24,21 @@ def curves(label, environment="Pendulum-v1", middle=0.0, members=6, seed=0, refe
     rng = np.random.default_rng(seed)
     metrics = {name: middle + rng.normal(size=(epochs, members)) for name in CURVES}
     seeds = range(seed, seed + members)
-    return plotting.Curves(label, np.arange(epochs) * 50, metrics, references, values, environment, seeds=seeds)
+    return Curves(label, np.arange(epochs) * 50, metrics, references, values, environment, seeds=seeds)
 
 
 @contextlib.contextmanager
-def empty_pictures():
-    """Has reports leave empty pictures: to draw them takes most of the time of a small one."""
+def empty_figures():
+    """Has reports leave empty figures: to draw them takes most of the time of a small one."""
     with pytest.MonkeyPatch.context() as patch:
         for draw in ("plot", "plot_profiles"):
-            patch.setattr(plotting, draw, lambda *arguments: arguments[-1].touch())
+            patch.setattr(figures, draw, lambda *arguments: arguments[-1].touch())
         yield
 
 
 def written(runs, directory, drawn=False):
-    """The page of a report, whose pictures are drawn or left empty."""
-    with contextlib.nullcontext() if drawn else empty_pictures():
+    """The page of a report, whose figures are drawn or left empty."""
+    with contextlib.nullcontext() if drawn else empty_figures():
         report.write(
             runs, [report.Source("runs/a", "jaxddpg train runs/a/config.yaml", {})], "jaxddpg report", directory
         )
@@ -97,19 +98,19 @@ def test_every_seed_is_in_the_table(tmp_path):
     np.testing.assert_allclose([float(row["best_env_steps"]) for row in rows], 50 * returns.argmax(0))
 
 
-def test_methods_are_told_with_their_intervals(tmp_path):
+def test_methods_have_their_intervals(tmp_path):
     runs = [curves("a"), curves("b", middle=100.0, seed=3)]
     text = written(runs, tmp_path, drawn=True)
     for run, row in zip(runs, table(text, "median"), strict=True):
         low, high = statistics.confidence_interval(run.returns[-1])
-        told = [float(number) for number in re.findall(r"-?[\d.]+", row["IQM [95 %]"])]
-        assert told[0] == pytest.approx(float(statistics.interquartile_mean(run.returns[-1])), rel=1e-3)
-        np.testing.assert_allclose(told[1:], [low, high], atol=0.3)
+        found = [float(number) for number in re.findall(r"-?[\d.]+", row["IQM [95 %]"])]
+        assert found[0] == pytest.approx(float(statistics.interquartile_mean(run.returns[-1])), rel=1e-3)
+        np.testing.assert_allclose(found[1:], [low, high], atol=0.3)
         assert (row["method"], row["seeds"], row["diverged"], row["not finite"]) == (run.label, "6", "0", "0")
     (pair,) = table(text, "is above")
     assert pair == {"method": "a", "is above": "b", "with probability [95 %]": "0 [0, 0]"}
-    for picture in re.findall(r"\]\((\w+\.png)\)", text):
-        assert matplotlib.image.imread(tmp_path / picture)[..., :3].std() > 0.01
+    for name in re.findall(r"\]\((\w+\.png)\)", text):
+        assert matplotlib.image.imread(tmp_path / name)[..., :3].std() > 0.01
     assert "random -1200, best known -200" in text
 
 
@@ -125,8 +126,8 @@ def test_a_method_in_several_environments_is_one_method(tmp_path):
     assert float(rows[0]["IQM [95 %]"].split()[0]) == pytest.approx(0.5, abs=0.02)
     assert float(rows[1]["IQM [95 %]"].split()[0]) == pytest.approx(1.0, abs=0.02)
     assert text.count("![Curves]") == 2
-    for picture in re.findall(r"\]\((\w+\.png)\)", text):
-        assert (tmp_path / picture).stat().st_size > 10_000
+    for name in re.findall(r"\]\((\w+\.png)\)", text):
+        assert (tmp_path / name).stat().st_size > 10_000
 
 
 def test_without_references_environments_stay_apart(tmp_path):
@@ -160,14 +161,14 @@ def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
     assert f"`jaxddpg report {several} {mine} --output {tmp_path}/report`" in text
 
 
-def test_what_cannot_be_reported_is_said(tmp_path):
+def test_what_cannot_be_reported_is_refused(tmp_path):
     (tmp_path / "file").touch()
     assert refused(call("report", tmp_path / "none"), "holds no run") == []
     assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "holds no run") == []
 
 
 def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):
-    """The longer one improves later, by what says nothing of the shorter."""
+    """The longer one improves later, which must not count against the shorter."""
     short, long = curves("short", epochs=3), curves("long", epochs=7, seed=1, middle=-5.0)
     for values in long.metrics.values():
         values[4:] += 100.0
@@ -187,19 +188,19 @@ def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):
 def test_a_run_whose_evaluations_lie_elsewhere_counts_up_to_the_common_step():
     """At 100 env steps the other was last evaluated at 70."""
     one, other = curves("one", epochs=3), curves("other", epochs=9)._replace(env_steps=np.arange(9) * 35)
-    cut = plotting.of_common_length([one, other])
+    cut = of_common_length([one, other])
     assert [run.env_steps[-1] for run in cut] == [100, 70]
     np.testing.assert_array_equal(cut[1].returns, other.returns[:3])
     late = curves("late", epochs=3)._replace(env_steps=np.array([500, 600, 700]))
-    assert [run.env_steps[-1] for run in plotting.of_common_length([one, late])] == [100, 500]
+    assert [run.env_steps[-1] for run in of_common_length([one, late])] == [100, 500]
 
 
-@pytest.mark.parametrize(("members", "said"), [(1, False), (2, True), (4, True), (5, False)])
-def test_an_interval_of_few_seeds_is_called_what_it_is(members, said, tmp_path):
+@pytest.mark.parametrize(("members", "warned"), [(1, False), (2, True), (4, True), (5, False)])
+def test_a_warning_names_methods_of_few_seeds(members, warned, tmp_path):
     text = written([curves("a"), curves("b", members=members)], tmp_path)
     assert (
         "1 of 2 methods have fewer than 5 seeds; their intervals are then little more than the range" in text
-    ) == said
+    ) == warned
 
 
 def grid(level, source):
@@ -213,13 +214,13 @@ def grid(level, source):
 
 def test_sweeps_of_two_methods_are_not_pooled(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     plain = curves("plain", middle=-900.0, tau=0.1, scale=1.0)._replace(source="plain")
-    plotting.plot([*grid(-200.0, "learns"), plain, *grid(-1200.0, "does not")], tmp_path / "picture.png")
+    figures.plot([*grid(-200.0, "learns"), plain, *grid(-1200.0, "does not")], tmp_path / "figure.png")
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     for name in ("tau", "scale"):
         lines = [line for line in panels[f"Sensitivity to {name}"].lines if line.get_linestyle() == "-"]
-        assert [line.get_label() for line in lines] == ["learns: IQM of 12 members", "does not: IQM of 12 members"]
+        assert [line.get_label() for line in lines] == ["learns: 12 seeds per value", "does not: 12 seeds per value"]
         np.testing.assert_allclose(np.array([line.get_ydata() for line in lines]).T, 2 * [[-200, -1200]], atol=1.5)
     for source, level in (("learns", -200), ("does not", -1200)):
         (image,) = panels[f"Final return, IQM ({source})"].images
@@ -228,9 +229,9 @@ def test_sweeps_of_two_methods_are_not_pooled(tmp_path, monkeypatch):
 
 def test_a_sweep_of_which_a_part_has_not_ended_is_shown_at_its_common_length(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     runs = [curves("a", tau=0.1), curves("b", tau=0.2, epochs=2)]
-    plotting.plot(runs, tmp_path / "picture.png")
+    figures.plot(runs, tmp_path / "figure.png")
     _, sensitivity = drawn[0].axes
     assert sensitivity.get_ylabel() == "return at 50 env steps"
     (middle,) = [line for line in sensitivity.lines if line.get_linestyle() == "-"]
@@ -239,18 +240,18 @@ def test_a_sweep_of_which_a_part_has_not_ended_is_shown_at_its_common_length(tmp
 
 def test_environments_have_panels_of_their_own(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     runs = [*grid(-200.0, "a"), curves("b", "Pendulum-v1 (m 3.0)", references={})]
-    plotting.plot(runs, tmp_path / "picture.png")
+    figures.plot(runs, tmp_path / "figure.png")
     titles = [title for axes in drawn[0].axes if (title := axes.get_title())]  # a colour bar has none
     assert titles[0] == "Return in Pendulum-v1"
-    assert titles[-2:] == ["Return in Pendulum-v1 (m 3.0)", "Promise and outcome"]
+    assert titles[-2:] == ["Return in Pendulum-v1 (m 3.0)", "Predicted and actual return"]
     known = [line.get_label() for line in drawn[0].axes[0].lines if "known" in line.get_label()]
     assert known == ["best known, -200"]
 
 
 def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
-    with empty_pictures():
+    with empty_figures():
         assert (
             call("report", *(tasks / name for name in ("light/run", "heavy/run", "sweep")), "--output", tmp_path)[0]
             == 0
@@ -270,14 +271,14 @@ def test_an_environment_is_its_name_and_its_parameters(tasks, tmp_path):
 
 def test_directories_of_one_name_are_labelled_by_their_shortest_different_ends(tasks, tmp_path):
     shutil.copytree(tasks / "light", tasks / "other")
-    with empty_pictures():
+    with empty_figures():
         assert call("report", tasks / "light" / "run", tasks / "other" / "run", "--output", tmp_path)[0] == 0
     methods = [row["method"] for row in table((tmp_path / "report.md").read_text(), "median")]
     assert methods == ["light/run", "other/run"]
-    said = call(
+    result = call(
         "plot", tasks / "light" / "run", tasks / "heavy" / ".." / "light" / "run", "--output", tmp_path / "a.png"
     )
-    assert refused(said, "is given twice; name each run once") == []
+    assert refused(result, "is given twice; name each run once") == []
 
 
 def test_ends_of_paths_are_the_shortest_that_differ():

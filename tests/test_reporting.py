@@ -2,6 +2,8 @@ import contextlib
 import io
 import json
 import math
+import re
+import time
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_without_a_terminal_the_first_and_the_last_epoch_are_lines():
     shown = displayed(3, range(4))
     assert shown.startswith("A title\n")
     assert "epoch 0/3 | 0 env steps | IQM return 0.5\n" in shown
-    assert "epoch 3/3 | 300 env steps | IQM return 30.5 | 1,234 env-steps/s | 56 updates/s | 0 s left\n" in shown
+    assert "epoch 3/3 | 0 s left | 300 env steps | IQM return 30.5 | 1,234 env-steps/s | 56 updates/s\n" in shown
 
 
 def test_a_fast_run_does_not_flood_the_log():
@@ -135,9 +137,41 @@ def test_the_time_left_counts_the_epochs_seen(first, monkeypatch):
     monkeypatch.setattr(console.Display, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(console.time, "perf_counter", lambda: next(moments))
     shown = displayed(100, range(first, 96)).splitlines()
-    assert shown[-1].startswith("epoch 95/100")
-    assert shown[-1].endswith("| 10 s left")
+    assert shown[-1].startswith("epoch 95/100 | 10 s left | ")
     assert "left" not in next(line for line in shown if line.startswith(f"epoch {first}/"))
+
+
+class Terminal(io.StringIO):
+    """A standard error that can be redrawn."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return Terminal()
+
+
+def test_70_columns_do_not_cut_off_the_time_left(terminal):
+    with contextlib.redirect_stderr(terminal), console.Display("A title", 100) as display:
+        for epoch in (0, 100):
+            display.epoch(rows(epoch, env_steps=123_456_789_012, **{"perf/env_steps_per_second": 1e9}))
+    lines = terminal.getvalue().splitlines()
+    assert any("0 s left | 123,456,789,012 env steps" in line for line in lines)
+    assert any(line.endswith("…") for line in lines)  # the terminal is too narrow for all
+
+
+def test_a_spinner_moves_while_a_run_compiles(terminal):
+    with contextlib.redirect_stderr(terminal), console.Display("A title", 100):
+        end = time.monotonic() + 20
+        while len(frames := set(re.findall("[⠀-⣿]", terminal.getvalue()))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert len(frames) >= 2
 
 
 def test_quiet_is_silent():
@@ -158,15 +192,15 @@ def test_a_quiet_table_is_silent(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_member_that_diverged_is_told_once(capsys):
+def test_a_member_that_diverged_is_noted_once(capsys):
     with console.Display("title", 9) as display:
         for epoch in range(4):
             found = rows(epoch)
             if epoch >= 2:
                 found[1] |= {"diverged_by": "observation", "diverged_at": 1_234}
             display.epoch(found)
-    told = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
-    assert told == [
+    notes = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert notes == [
         "the member of seed 8 diverged at env step 1,234: an observation was not finite; its last finite state is kept"
     ]
 
@@ -187,7 +221,7 @@ def without_key(tmp_path, monkeypatch):
 def test_wandb_without_a_key_is_refused_before_anything_is_written(without_key, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     for command, flags in (("train", []), ("sweep", ["--population.sweep", "{agent.batch_size: [4, 8]}"])):
-        said = call(
+        result = call(
             command,
             tmp_path / "tiny.yaml",
             *flags,
@@ -198,7 +232,7 @@ def test_wandb_without_a_key_is_refused_before_anything_is_written(without_key, 
             "--quiet",
         )
         assert (
-            refused(said, "reporting.wandb is true", "has no API key; run `wandb login`, or set WANDB_MODE=offline")
+            refused(result, "reporting.wandb is true", "has no API key; run `wandb login`, or set WANDB_MODE=offline")
             == []
         )
     assert not (tmp_path / "run").exists()

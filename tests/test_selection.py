@@ -11,7 +11,7 @@ from helpers import after, call, comparable, equal, lines, refused, tiny
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError, build
-from jaxddpg.report import figures as plotting
+from jaxddpg.report import curves, figures
 from jaxddpg.runs import checkpoint, selection
 from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.selection import Choice
@@ -232,9 +232,9 @@ def test_the_best_is_one_that_runs():
     rows += [row(0, 6.0, parent=0), row(1, 9.0, parent=None), row(2, 4.0, parent=0)]
     for place, one in enumerate(rows):
         one |= {"epoch": place // 3, "env_steps": 10 * (place // 3), "x": 1.0 + place}
-    lineage = plotting.lineage(rows, ["x"])
-    run_ = plotting.Curves("all", *plotting.by_epoch(rows), {}, seeds=[0, 1, 2], lineage=lineage)
-    best = plotting.chosen(run_)
+    lineage = curves.lineage(rows, ["x"])
+    run_ = curves.Curves("all", *curves.by_epoch(rows), {}, seeds=[0, 1, 2], lineage=lineage)
+    best = curves.chosen(run_)
     assert (best.seeds, best.returns[-1].tolist()) == ([0], [6.0])
 
 
@@ -243,25 +243,25 @@ def test_a_picture_is_drawn_whoever_is_best(tmp_path):
     rows += [row(0, math.nan, parent=0, diverged_by="loss"), row(1, 9.0, parent=None)]
     for place, one in enumerate(rows):
         one |= {"epoch": place // 2, "env_steps": 10 * (place // 2), "x": 1.0 + place}
-    run_ = plotting.Curves("all", *plotting.by_epoch(rows), {}, lineage=plotting.lineage(rows, ["x"]), seeds=[0, 1])
+    run_ = curves.Curves("all", *curves.by_epoch(rows), {}, lineage=curves.lineage(rows, ["x"]), seeds=[0, 1])
     for name in ("q_start_mean", "discounted_return_mean"):
         run_.metrics[f"eval/{name}"] = run_.returns
-    plotting.plot([run_], tmp_path / "one.png")
-    plotting.plot([run_, run_._replace(label="again")], tmp_path / "two.png")
+    figures.plot([run_], tmp_path / "one.png")
+    figures.plot([run_, run_._replace(label="again")], tmp_path / "two.png")
     assert min((tmp_path / name).stat().st_size for name in ("one.png", "two.png")) > 10_000
 
 
 def test_the_picture_and_the_report_tell_of_selection(whole, tmp_path):
     method, directory, _ = whole
-    lineage = plotting.lineage(lines(directory), ["agent.actor_learning_rate"])
+    lineage = curves.lineage(lines(directory), ["agent.actor_learning_rate"])
     assert lineage.parents.shape == (EPOCHS + 1, 5)
-    assert lineage.resting.any() == (method is HALVED)
+    assert lineage.stopped.any() == (method is HALVED)
     call("plot", directory)
     assert (directory / "learning_curve.png").stat().st_size > 10_000
     call("report", directory, "--output", tmp_path / "report")
     page = (tmp_path / "report" / "report.md").read_text()
     assert "run, best of 5 | 1 |" in page
-    assert "flatters" in page
+    assert "overestimates" in page
 
 
 def test_a_selected_sweep_ends_with_its_best_member(tmp_path):

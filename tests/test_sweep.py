@@ -29,7 +29,8 @@ from helpers import (
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError, build
-from jaxddpg.report import figures as plotting
+from jaxddpg.report import figures
+from jaxddpg.report.curves import Curves
 from jaxddpg.runs import directory as directory_module
 from jaxddpg.runs import start as start_module
 from jaxddpg.runs.load import evaluate, load_policy
@@ -253,7 +254,7 @@ def test_a_run_is_one_program():
 
 def test_the_final_returns_are_drawn_over_what_is_swept(grid, several, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plotting.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     assert call("plot", grid[0])[0] == 0
     _, rate, scale, heat, *_ = drawn[-1].axes
     summary = grid[1].summary
@@ -344,13 +345,13 @@ def test_what_has_not_begun_is_left_out_of_pictures(several, tmp_path):
 def test_the_band_is_that_of_seeds_and_not_of_settings():
     """Variants far apart whose seeds agree: the interval of what they share is narrow."""
     runs = [
-        plotting.Curves("", np.arange(1), {"eval/return_mean": np.full((1, 5), level)}, {}, {"a": 1.0, "b": level})
+        Curves("", np.arange(1), {"eval/return_mean": np.full((1, 5), level)}, {}, {"a": 1.0, "b": level})
         for level in (-140.0, -150.0, -700.0, -1400.0)
     ]
     runs += [run._replace(values=run.values | {"a": 2.0}) for run in runs]
-    figure = plotting.Figure()
+    figure = figures.Figure()
     axes = figure.subplots()
-    plotting._sensitivity(axes, runs, "a")
+    figures._sensitivity(axes, runs, "a")
     heights = np.concatenate([path.vertices[:, 1] for band in axes.collections for path in band.get_paths()])
     assert np.ptp(heights) == 0
 

@@ -8,7 +8,7 @@ from typing import Self, TextIO
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,7 @@ def _console(file: TextIO, quiet: bool) -> Console:
 
 
 class Display:
-    """The terminal: a live bar where there is one to redraw, else a line now and then."""
+    """Progress on standard error: a live bar on a terminal that can redraw it, else a line every few seconds."""
 
     LINE_SECONDS = 5.0
 
@@ -36,7 +36,8 @@ class Display:
         self._last_line = time.perf_counter()
         self._diverged: set[int] = set()
         self._unmeasured: set[int] = set()
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn())
+        # The spinner shows that the process is alive while it compiles, which can take minutes.
+        self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
         self._status = Text(overflow="ellipsis", no_wrap=True)
         self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
@@ -59,7 +60,7 @@ class Display:
         rows = active(rows)
         row, now = rows[0], time.perf_counter()
         first_epoch, start = self._first = self._first or (row["epoch"], now)
-        self._diverged &= {other["member"] for other in rows if other["diverged_by"]}  # others took their places
+        self._diverged &= {other["member"] for other in rows if other["diverged_by"]}  # others were replaced
         for other in rows:
             if other["diverged_by"] and other["member"] not in self._diverged:
                 self._diverged.add(other["member"])
@@ -68,15 +69,17 @@ class Display:
                 self.note(f"warning: after epoch {row['epoch']}, {sentence}")
         self._unmeasured = {other["member"] for other in rows if unmeasured(other)}
         iqm = float(interquartile_mean(np.array([row["eval/return_mean"] for row in rows])))
-        parts = [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
+        parts = []
+        if row["epoch"] > first_epoch:
+            seconds = (now - start) / (row["epoch"] - first_epoch)
+            # First, so that a narrow terminal does not cut it off.
+            parts.append(f"{seconds * (self._num_epochs - row['epoch']):.0f} s left")
+        parts += [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
         if row["epoch"]:
             parts += [
                 f"{row['perf/env_steps_per_second']:,.0f} env-steps/s",
                 f"{row['perf/updates_per_second']:,.0f} updates/s",
             ]
-        if row["epoch"] > first_epoch:
-            seconds = (now - start) / (row["epoch"] - first_epoch)
-            parts.append(f"{seconds * (self._num_epochs - row['epoch']):.0f} s left")
         status = " | ".join(parts)
         self._bar.update(self._task, completed=row["epoch"], description=f"epoch {row['epoch']}/{self._num_epochs}")
         self._status.plain = status
@@ -87,7 +90,7 @@ class Display:
 
 
 def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
-    """A table with a line per row and a closing sentence, on standard output."""
+    """Prints a table with a line per row, and a closing sentence, to standard output."""
     console = _console(sys.stdout, quiet)
     if not console.is_terminal:
         console.width = 240  # nothing is cut off in a file

@@ -1,4 +1,4 @@
-"""A report on runs, as for the appendix of a paper: Markdown with tables and pictures, and every seed in a CSV.
+"""A report on runs, as for the appendix of a paper: Markdown with tables and figures, and every seed in a CSV.
 
 A method is the name of a run's directory and, in a sweep, the values of a variant; the same name in several
 environments is the same method. An environment is its name and its parameters.
@@ -13,33 +13,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxddpg import statistics
-from jaxddpg.report import figures as plotting
-from jaxddpg.report.figures import Curves
+from jaxddpg.report import figures
+from jaxddpg.report.curves import Curves, chosen, of_common_length
 
 FEW_SEEDS = 5
-"""Of fewer the bootstrap says little."""
+"""The bootstrap over fewer seeds is unreliable."""
 MOST_PAIRED = 6
-"""Methods of which every pair is compared; of more the table would be too long to be read."""
+"""The number of methods up to which every pair is compared; the table of more would be too long to read."""
 PAGE, TABLE = "report.md", "returns.csv"
 
 
 class Source(NamedTuple):
-    """Where results come from."""
+    """A run that results come from."""
 
     directory: str
     command: str
     summary: Mapping[str, Any]
-    """What `summary.json` says; empty for a run that has not ended."""
+    """The content of `summary.json`; empty for a run that has not ended."""
 
 
 def write(
     runs: Sequence[Curves], sources: Sequence[Source], command: str, directory: Path, unfinished: Sequence[str] = ()
 ) -> None:
-    """Leaves `report.md`, its pictures and `returns.csv` in a directory.
+    """Writes `report.md`, its figures and `returns.csv` into a directory.
 
     Args:
-        command: what made the report.
-        unfinished: runs of which less is there than was asked for, as parts of a sentence.
+        command: the command that made the report.
+        unfinished: the runs that have not reached their last epoch, each with how far they are.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_returns(runs, directory / TABLE)
@@ -47,22 +47,23 @@ def write(
     environments = dict.fromkeys(run.environment for run in runs)
     parts = [
         "# Report",
-        "The return of a noiseless policy at the end of training, a mean over episodes for each seed. IQM is the mean "
-        "of the seeds without their lowest and highest quarter; brackets hold the 95 % interval of the bootstrap over "
-        "seeds (Agarwal et al. 2021), within each environment where there are several. A seed that diverged, or whose "
-        f"last evaluation is not finite, counts as the worst. No seed is left out: [{TABLE}]({TABLE}) has them all.",
+        "The return of the deterministic policy at the end of training, a mean over episodes for each seed. IQM is the "
+        "mean of the seeds without their lowest and highest quarter; brackets hold the 95 % bootstrap interval over "
+        "seeds (Agarwal et al. 2021), stratified by environment where there are several. A seed that diverged, or "
+        "whose last evaluation is not finite, counts as the worst. No seed is left out: "
+        f"[{TABLE}]({TABLE}) has them all.",
     ]
     if selected:
         parts.append(
             "Where members were selected, they are no independent seeds. Only the one is shown whose last evaluation "
-            "was the best, which flatters it; `jaxddpg evaluate` measures it afresh."
+            "was the best, which overestimates it; `jaxddpg evaluate` measures it on new episodes."
         )
     if unfinished:
-        parts.append(f"**Not ended**, so that what is told of them is not final: {', '.join(unfinished)}.")
+        parts.append(f"**Not finished**, so that their results are not final: {', '.join(unfinished)}.")
     compared = list[Curves]()
     for number, environment in enumerate(environments):
         own = [run for run in runs if run.environment == environment]
-        compared += (ends := [plotting.chosen(run) for run in plotting.of_common_length(own)])
+        compared += (ends := [chosen(run) for run in of_common_length(own)])
         parts += _of_environment(own, ends, directory, "" if len(environments) == 1 else f"_{number}")
     methods = dict.fromkeys(run.label for run in compared)
     shared = [method for method in methods if {r.environment for r in compared if r.label == method} == {*environments}]
@@ -71,17 +72,17 @@ def write(
         scores = {method: [_normalised(run) for run in compared if run.label == method] for method in shared}
         parts += [
             "## Over all environments",
-            "Returns scaled so that random actions have 0 and the best that is known has 1.",
+            "Returns are scaled so that the random policy has 0 and the best known return is 1.",
             *_compared(scores, "score", directory, "profile_all.png"),
         ]
-    parts += ["## What made this", _table(map(_told, sources)), f"This page: `{command}`."]
+    parts += ["## Sources", _table(map(_provenance, sources)), f"This page: `{command}`."]
     (directory / PAGE).write_text("\n\n".join(parts) + "\n")
 
 
 def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
-    """What is said of the runs in one environment, as they are as a whole and as they are compared."""
-    picture, profile = f"curves{suffix}.png", f"profile{suffix}.png"
-    plotting.plot([plotting.chosen(run) for run in whole], directory / picture)
+    """The section on one environment, from its runs in full and as they are compared."""
+    curves, profile = f"curves{suffix}.png", f"profile{suffix}.png"
+    figures.plot([chosen(run) for run in whole], directory / curves)
     rows = [
         {
             "method": run.label,
@@ -100,17 +101,17 @@ def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: 
         *([f"For comparison: {known}."] if known else []),
         *_cautions(whole, runs),
         _table(rows),
-        f"![Curves]({picture})",
+        f"![Curves]({curves})",
         *_compared({run.label: [run.returns[-1]] for run in runs}, "final return", directory, profile),
     ]
 
 
 def _cautions(whole: Sequence[Curves], runs: Sequence[Curves]) -> Iterator[str]:
-    """What to bear in mind with these numbers."""
+    """Warnings about comparisons of these runs."""
     if any(len(run.env_steps) > len(cut.env_steps) for run, cut in zip(whole, runs, strict=True)):
         yield (
             f"**Runs of different length** are compared at {max(run.env_steps[-1] for run in runs):,.0f} env steps, "
-            "each by its last evaluation up to there; the curves show all of each run."
+            "each by its last evaluation up to there; the curves show each run in full."
         )
     few = [run.label for run in runs if 1 < run.returns.shape[1] < FEW_SEEDS]
     if few:
@@ -120,16 +121,16 @@ def _cautions(whole: Sequence[Curves], runs: Sequence[Curves]) -> Iterator[str]:
         )
 
 
-def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: Path, picture: str) -> list[str]:
-    """Profiles of methods, and each against each, from their scores: a list of strata [M]."""
+def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: Path, profile: str) -> list[str]:
+    """Performance profiles and pairwise comparisons of methods, from the scores of each: a list of strata [M]."""
     parts = []
     if len(next(iter(scores.values()))) > 1:
         rows = [
             {"method": method, "IQM [95 %]": _interval(statistics.pooled_mean, own)} for method, own in scores.items()
         ]
         parts.append(_table(rows))
-    plotting.plot_profiles(scores, what, directory / picture)
-    parts += [f"The share of seeds above each {what}:", f"![Performance profile]({picture})"]
+    figures.plot_profiles(scores, what, directory / profile)
+    parts += [f"The share of seeds above each {what}:", f"![Performance profile]({profile})"]
     if 2 <= len(scores) <= MOST_PAIRED:
         rows = [
             {
@@ -139,7 +140,7 @@ def _compared(scores: Mapping[str, Sequence[np.ndarray]], what: str, directory: 
             }
             for one, other in itertools.combinations(scores, 2)
         ]
-        parts += ["How likely a seed of one method is above a seed of another:", _table(rows)]
+        parts += ["The probability that a seed of one method is above a seed of another:", _table(rows)]
     elif len(scores) > MOST_PAIRED:
         parts.append(f"Pairs are compared where there are at most {MOST_PAIRED} methods; here are {len(scores)}.")
     return parts
@@ -155,15 +156,15 @@ def _write_returns(runs: Sequence[Curves], path: Path) -> None:
         for run in runs:
             for member, (seed, curve) in enumerate(zip(run.seeds, run.returns.T, strict=True)):
                 best = int(np.argmax(np.where(np.isfinite(curve), curve, -np.inf)))
-                told = {**run.values} | {name: last[member] for name, last in _last_numbers(run).items()}
-                values = [told.get(name, "") for name in swept]
+                settings = {**run.values} | {name: last[member] for name, last in _last_numbers(run).items()}
+                values = [settings.get(name, "") for name in swept]
                 ends = [run.env_steps[_last_epoch(run, member)], curve[-1], curve[best], run.env_steps[best]]
                 writer.writerow([run.label, run.environment, *values, seed, *ends])
 
 
 def _last_epoch(run: Curves, member: int) -> int:
-    """The place of the last epoch in which a member ran."""
-    return -1 if run.lineage is None else int(np.flatnonzero(~run.lineage.resting[:, member])[-1])
+    """The index of the last epoch in which a member was active."""
+    return -1 if run.lineage is None else int(np.flatnonzero(~run.lineage.stopped[:, member])[-1])
 
 
 def _last_numbers(run: Curves) -> dict[str, np.ndarray]:
@@ -171,13 +172,13 @@ def _last_numbers(run: Curves) -> dict[str, np.ndarray]:
     return {name: numbers[-1] for name, numbers in run.lineage.numbers.items()} if run.lineage else {}
 
 
-def _told(source: Source) -> dict[str, Any]:
+def _provenance(source: Source) -> dict[str, Any]:
     summary, versions = source.summary, source.summary.get("versions", {})
     names = ("jaxddpg", "jax", "flax", "optax", "gymnax")
     return {
         "run": source.directory,
         "command": f"`{source.command}`",
-        "device": summary.get("device", "not ended"),
+        "device": summary.get("device", "not finished"),
         "versions": ", ".join(f"{name} {versions[name]}" for name in names if name in versions),
         "date": summary.get("date", ""),
         "seconds": f"{summary['wall_seconds']:,.0f}" if "wall_seconds" in summary else "",
@@ -191,7 +192,7 @@ def _normalised(run: Curves) -> np.ndarray:
 
 def _interval(statistic: Any, *samples: Sequence[np.ndarray]) -> str:
     if all(len(values) == 1 for strata in samples for values in strata):
-        return _number(statistic(*samples))  # one seed says nothing of others
+        return _number(statistic(*samples))  # one seed has no interval
     low, high = statistics.stratified_interval(statistic, *samples)
     return f"{_number(statistic(*samples))} [{_number(low)}, {_number(high)}]"
 

@@ -16,6 +16,7 @@ from jaxddpg.config.build import make_agent, populate, state_like
 from jaxddpg.config.environment import make_environment
 from jaxddpg.report import animation
 from jaxddpg.report.rows import Row, best_row, identity, status, swept
+from jaxddpg.report.scenes import Rollout
 from jaxddpg.runs import backend, checkpoint, memory, origin
 from jaxddpg.runs.show import complete_rows
 from jaxddpg.training.evaluation import causes
@@ -100,7 +101,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
     section, environment, agent, state = _policy(Path(directory), member, epoch)
     observations, actions, rewards = _play(seed_key(seed), environment, agent, state)
     try:
-        animation.draw(animation.Rollout(section.name, observations, actions, rewards, section.parameters), path)
+        animation.draw(Rollout(section.name, observations, actions, rewards, section.parameters), path)
     except OSError as error:
         raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
 

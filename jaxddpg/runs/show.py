@@ -11,6 +11,7 @@ from jaxddpg import config, settings
 from jaxddpg.config import ConfigError, MemberPlan, Plan, RunPlan
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import figures, page
+from jaxddpg.report.curves import Curves, by_epoch, lineage, unmeasured
 from jaxddpg.report.rows import METRICS, Row, read_rows
 
 
@@ -73,7 +74,7 @@ def _places(directories: str | Path | Sequence[str | Path]) -> list[Path]:
     return places
 
 
-def _all_curves(directories: Sequence[Path], named: bool) -> list[figures.Curves]:
+def _all_curves(directories: Sequence[Path], named: bool) -> list[Curves]:
     """The curves of runs and sweeps, each with what it has of all that is swept in any of them; `named` says whether
     they bear the names of their directories."""
     plans = [config.read_run_or_sweep(directory) for directory in directories]
@@ -103,15 +104,15 @@ def _ending(path: str, paths: Iterable[str]) -> str:
     return path
 
 
-def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[figures.Curves]:
+def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[Curves]:
     """The curves of a run or a sweep, of each variant by itself, with its values of settings; the label says what is
     swept, the source is the path of the directory."""
-    found = list[figures.Curves]()
+    found = list[Curves]()
     names = config.short_names(plan.experiment.population.sweep)
     for run in plan.runs:
         rows = complete_rows(directory / run.name, run)
         try:
-            env_steps, metrics = figures.by_epoch(rows)
+            env_steps, metrics = by_epoch(rows)
         except (ValueError, KeyError, TypeError) as error:
             if len(plan.runs) > 1:
                 continue  # its first epoch has not ended
@@ -124,7 +125,7 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[figures.C
             environment = variant.settings.environment
             known = CONTINUOUS.get(environment.name)
             found.append(
-                figures.Curves(
+                Curves(
                     label=", ".join(f"{names[path]} {config.text(value)}" for path, value in variant.swept.items()),
                     env_steps=env_steps,
                     metrics={name: curves[:, own] for name, curves in metrics.items()},
@@ -133,8 +134,8 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[figures.C
                     environment=_named(environment, names),
                     source=os.path.abspath(directory),
                     seeds=[member.seed for member in run.members[own]],
-                    lineage=figures.lineage(rows, [*names]) if run.selects else None,
-                    unmeasured=figures.unmeasured(rows)[:, own],
+                    lineage=lineage(rows, [*names]) if run.selects else None,
+                    unmeasured=unmeasured(rows)[:, own],
                 )
             )
     if not found:
