@@ -16,7 +16,7 @@ set -euo pipefail
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it from the job
 run=runs/pendulum_1024 # on a file system that all nodes share
 
-if [ -e "$run/config.yaml" ]; then
+if [ -e "$run/config.yaml" ] || [ -e "$run/sweep.yaml" ]; then
     srun jaxddpg resume "$run" --distributed
 else
     srun jaxddpg train configs/pendulum.yaml --num-seeds 1024 --run-dir "$run" --distributed

@@ -207,7 +207,7 @@ def test_every_config_can_be_traced_as_it_is(path):
 @pytest.mark.parametrize("name", ["lillicrap2015", "pendulum_pbt", "goddard", "silver2014/puddle_world"])
 def test_one_config_of_each_kind_runs(name, tmp_path):
     path = ROOT / "configs" / f"{name}.yaml"
-    result = start_module.run(config.read(path, shortened(config.read(path))).experiment, tmp_path / "run")
+    result = start_module.run(config.read(path, shortened(config.read(path).experiment)).experiment, tmp_path / "run")
     assert np.isfinite(result.summary["final_return_iqm"])
 
 

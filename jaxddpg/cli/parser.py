@@ -97,7 +97,7 @@ def _add_training(subparsers: Any) -> None:
 
     resume = subparsers.add_parser(
         "resume",
-        help="continue a run that was interrupted, or with more epochs",
+        help="continue a run or a sweep that was interrupted, or with more epochs",
         description="Continues a run from its newest valid checkpoint, as if it had never been interrupted. Settings "
         "that do not alter what is learned may be changed, such as --training.num_epochs.",
         allow_abbrev=False,

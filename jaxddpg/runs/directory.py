@@ -25,13 +25,12 @@ def check_free(directory: Path) -> None:
         raise ConfigError([f"--run-dir {directory} {error}; name another"]) from None
     if (directory / "config.yaml").exists():
         raise ConfigError(
-            [
-                f"--run-dir {directory} already holds a run; name another, or leave --run-dir out; `jaxddpg resume` "
-                "continues a run"
-            ]
+            [f"--run-dir {directory} already holds a run; name another; `jaxddpg resume` continues a run"]
         )
     if (directory / config.SWEEP).exists():
-        raise ConfigError([f"--run-dir {directory} already holds a sweep; name another, or leave --run-dir out"])
+        raise ConfigError(
+            [f"--run-dir {directory} already holds a sweep; name another; `jaxddpg resume` continues a sweep"]
+        )
     if any((directory / name).exists() for name in (METRICS, checkpoint.DIRECTORY)):
         raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())

@@ -42,6 +42,8 @@ class Options(NamedTuple):
     """Whether no progress is shown."""
     should_stop: Callable[[], bool] = lambda: False
     """Whether to end the run, asked after each epoch."""
+    sweep: Path | None = None
+    """The directory of the sweep that the run is part of, which can be resumed as a whole."""
     on_epoch: Callable[[Sequence[Row], State], bool | None] | None = None
     """`on_epoch(rows, agents)`, called after each epoch with its rows and the agent states, each leaf [M, ...]; where
     it returns True, the run ends there. The next epoch waits for it."""

@@ -121,7 +121,7 @@ def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[st
     """Trains or resumes the runs of a sweep one after the other, in a directory that is locked."""
     if distributed.is_first():
         write(directory / config.SWEEP, config.dump(plan.experiment))
-    results = list[Result]()
+    results, options = list[Result](), options._replace(sweep=directory)
     for each in plan.runs:
         if results and any(distributed.any_has(options.should_stop())):
             break
@@ -140,7 +140,7 @@ def _train(plan: RunPlan, directory: Path | None, options: Options, changed: Map
     checkpoint."""
     first, resumed = distributed.is_first(), changed is not None
     with ExitStack() as stack:
-        stack.enter_context(readable_errors(directory))
+        stack.enter_context(readable_errors(options.sweep or directory))
         with distributed.agreeing():
             loggers.check(plan.experiment.reporting)
             if directory and first:
