@@ -150,7 +150,9 @@ def equal(one, other, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["2 members in 2 shards", *map(thorough, {*CASES} - {"2 members in 2 shards"})])
+@pytest.mark.parametrize(
+    "case", ["2 members in 2 shards", *(thorough(case) for case in CASES if case != "2 members in 2 shards")]
+)
 def test_two_processes_give_the_numbers_of_one(case, experiment, tmp_path):
     """After 200 updates, with as many devices in all."""
     command = "sweep" if any("sweep" in flag for flag in CASES[case]) else "train"
