@@ -359,6 +359,11 @@ class Population:
         "freeze", "a member whose numbers are not finite stays as it was before, or ends the run"
     )
 
+    @property
+    def selects(self) -> bool:
+        """Whether members are replaced or stopped in favour of others."""
+        return not isinstance(self.selection, NoSelection)
+
     def rules(self) -> list[Rule]:
         return [
             Rule(

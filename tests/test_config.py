@@ -86,7 +86,7 @@ def test_there_are_shipped_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_is_as_it_is_meant(path):
-    assert config.warnings_of(config.read(path)) == []
+    assert config.warnings_of(config.read(path).run()) == []
 
 
 DECAYED = {
@@ -129,15 +129,15 @@ DECAYED = {
     ],
 )
 def test_a_run_longer_than_the_decay_of_its_rates_is_cautioned(overrides, sentences):
-    assert config.warnings_of(config.parse(DECAYED, overrides)) == sentences
+    assert config.warnings_of(config.parse(DECAYED, overrides).run()) == sentences
     for sentence in sentences:  # its remedy is one
         flag, value = re.search(r"--([a-z_.]+) (\d+)$", sentence).groups()
-        assert config.warnings_of(config.parse(DECAYED, overrides | {flag: value})) == []
+        assert config.warnings_of(config.parse(DECAYED, overrides | {flag: value}).run()) == []
 
 
 def test_a_sweep_says_of_how_many_variants_a_caution_is():
     sweep = {"agent.learning_rate_decay_steps": [1_000, 50_000, 100_000], "noise.scale": [0.1, 0.2]}
-    (sentence,) = config.warnings_of(config.parse(DECAYED | {"population": {"sweep": sweep}}))
+    (sentence,) = config.warnings_of(config.parse(DECAYED | {"population": {"sweep": sweep}}).run())
     assert sentence.startswith(
         "in 4 of 6 variants, the first of which says: agent.learning_rate_decay_steps is 1000, but"
     )

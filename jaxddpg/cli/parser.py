@@ -111,17 +111,8 @@ def _add_training(subparsers: Any) -> None:
 
 def _add_reading(subparsers: Any) -> None:
     """The commands that read runs."""
-    whose: Any = {
-        "metavar": "E",
-        "type": lambda text: int(text) if text.isdecimal() else text,
-        "default": "newest",
-        "help": "of which policies: newest (default), best of each member, or a number",
-    }
-    evaluate = subparsers.add_parser("evaluate", help="measure the policies of a run", allow_abbrev=False)
-    evaluate.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    evaluate.add_argument("--epoch", **whose)
+    evaluate = _add_policies(subparsers, "evaluate", "measure the policies of a run", "of the episodes")
     evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
-    evaluate.add_argument("--seed", metavar="S", type=int, default=0, help="of the episodes (default 0)")
     evaluate.add_argument("--output", metavar="CSV", type=Path, help="default: evaluation.csv in the run")
     evaluate.set_defaults(command=commands.evaluate)
 
@@ -137,13 +128,25 @@ def _add_reading(subparsers: Any) -> None:
     report.add_argument("--output", metavar="DIR", type=Path, default=Path("report"), help="default: report")
     report.set_defaults(command=commands.report)
 
-    render = subparsers.add_parser("render", help="draw an episode of a final policy as a GIF", allow_abbrev=False)
-    render.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    render.add_argument("--epoch", **whose)
+    render = _add_policies(subparsers, "render", "draw an episode of a final policy as a GIF", "of the episode")
     render.add_argument("--member", metavar="K", type=int, default=0, help="whose policy, from 0 (default 0)")
-    render.add_argument("--seed", metavar="S", type=int, default=0, help="of the episode (default 0)")
     render.add_argument("--output", metavar="FILE", type=Path, help="default: rollout.gif in the run")
     render.set_defaults(command=commands.render)
+
+
+def _add_policies(subparsers: Any, name: str, brief: str, seeded: str) -> argparse.ArgumentParser:
+    """A command that plays policies of a run, whose `--seed` is that of what is `seeded`."""
+    command = subparsers.add_parser(name, help=brief, allow_abbrev=False)
+    command.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    command.add_argument(
+        "--epoch",
+        metavar="E",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default="newest",
+        help="of which policies: newest (default), best of each member, or a number",
+    )
+    command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{seeded} (default 0)")
+    return command
 
 
 def _add_distributed(command: argparse.ArgumentParser) -> None:

@@ -91,7 +91,6 @@ def exit_code(returns: Sequence[float], unmeasured: Sequence[str]) -> int:
 
 
 def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
-
     names = config.short_names(name for name in members[0] if "." in name)
     return [
         {names[path]: config.text(member[path]) for path in names}

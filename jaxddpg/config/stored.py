@@ -7,12 +7,16 @@ from typing import Any
 from jaxddpg.config.load import read
 from jaxddpg.config.reader import ConfigError, flat, text
 from jaxddpg.config.sweep import Plan, RunPlan
-from jaxddpg.settings import Experiment, NoSelection
+from jaxddpg.settings import Experiment
 
 SWEEP = "sweep.yaml"
 """In the directory of a sweep of several runs, each of which has a directory below it."""
 MUTABLE_ON_RESUME = (
-    *("training.num_epochs", "population.placement", "population.on_divergence", "checkpoint.", "reporting."),
+    "training.num_epochs",
+    "population.placement",
+    "population.on_divergence",
+    "checkpoint.",
+    "reporting.",
 )
 """Settings that do not alter what is learned up to an epoch, or placement by no more than rounding."""
 
@@ -43,9 +47,8 @@ def read_changed(directory: Path, overrides: Mapping[str, Any]) -> tuple[Plan, d
     """
     before, after = read_run_or_sweep(directory).experiment, read_run_or_sweep(directory, overrides)
     check_unaltered(fixed_settings(before), after.experiment)
-    old = dict(flat(before))
-    changed = {path: [old.get(path), value] for path, value in flat(after.experiment) if old.get(path) != value}
-    return after, changed
+    old, new = all_settings(before), all_settings(after.experiment)
+    return after, {path: [old.get(path), value] for path, value in new.items() if old.get(path) != value}
 
 
 def mutable_settings(experiment: Experiment) -> dict[str, Any]:
@@ -65,8 +68,8 @@ def all_settings(experiment: Experiment) -> dict[str, Any]:
 
 def _mutable(experiment: Experiment) -> tuple[str, ...]:
     """Where members are selected, rounding may decide which."""
-    selecting = not isinstance(experiment.population.selection, NoSelection)
-    return tuple(path for path in MUTABLE_ON_RESUME if not (selecting and path == "population.placement"))
+    selects = experiment.population.selects
+    return tuple(path for path in MUTABLE_ON_RESUME if not (selects and path == "population.placement"))
 
 
 def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:

@@ -1,7 +1,9 @@
 """From the settings of an experiment to the members of its runs. What is resolved here is never parsed again."""
 
 import dataclasses
+import functools
 import itertools
+import math
 import operator
 import re
 import typing
@@ -26,7 +28,7 @@ from jaxddpg.config.reader import (
     suggest,
     text,
 )
-from jaxddpg.settings import Experiment, Member, NoSelection
+from jaxddpg.settings import Experiment, Member
 
 
 class MemberPlan(NamedTuple):
@@ -57,7 +59,7 @@ class RunPlan(NamedTuple):
     @property
     def selects(self) -> bool:
         """Whether members are replaced or stopped in favour of others."""
-        return not isinstance(self.experiment.population.selection, NoSelection)
+        return self.experiment.population.selects
 
     def identities(self) -> list[dict[str, Any]]:
         """What distinguishes each member: its number, its seed, and its swept settings."""
@@ -100,36 +102,34 @@ def resolve(experiment: Experiment) -> Plan:
         ConfigError: with the errors of all variants, each once.
     """
     population, swept = experiment.population, _variants(experiment)
-    selecting = not isinstance(population.selection, NoSelection)
     # Members that may replace one another must not share a seed.
-    number = population.num_seeds * (len(swept) if selecting else 1)
+    number = population.num_seeds * (len(swept) if population.selects else 1)
     seeds = itertools.cycle(range(population.seed, population.seed + number))
     members = [
         MemberPlan(variant, next(seeds), values) for variant, values in swept for _ in range(population.num_seeds)
     ]
-    shaping = [path for path in swept[0][1] if not _is_traced(path, [values for _, values in swept])]
+    every = [values for _, values in swept]
+    shaping = [path for path in every[0] if not _is_traced(path, every)]
     groups = dict[str, list[MemberPlan]]()
     for member in members:
         groups.setdefault(repr([member.swept[path] for path in shaping]), []).append(member)
-    if len(groups) == 1:
-        return Plan(experiment, [RunPlan("", _of_group(experiment, shaping, members), members)])
-    runs = []
-    for index, group in enumerate(groups.values()):
-        # The number distinguishes runs of one name, which is cut because file systems allow 255 letters.
-        name = f"{index}_{_name({path: group[0].swept[path] for path in shaping})}"[:120]
-        runs.append(RunPlan(name, _of_group(experiment, shaping, group), group))
+    runs = [RunPlan("", experiment, group) for group in groups.values()]
+    if shaping:
+        runs = [_with_program(run, shaping, index if len(runs) > 1 else None) for index, run in enumerate(runs)]
     return Plan(experiment, runs)
 
 
-def _of_group(experiment: Experiment, shaping: Sequence[str], members: Sequence[MemberPlan]) -> Experiment:
-    """The experiment of the members that share a program, which is made from the values of its own settings."""
-    if not shaping:
-        return experiment
-    variants = members[:: experiment.population.num_seeds]
-    lists = {path: [member.swept[path] for member in variants] for path in variants[0].swept}
-    population = dataclasses.replace(experiment.population, sweep=lists, combine="zip", num_draws=1)
+def _with_program(run: RunPlan, shaping: Sequence[str], index: int | None) -> RunPlan:
+    """A run with the values of the `shaping` settings that its members share, from which its program is made, and with
+    the name that it has as one of several."""
+    variants, population = run.variants, run.experiment.population
     shared = {path: variants[0].swept[path] for path in shaping}
-    return dataclasses.replace(with_values(experiment, shared), population=population)
+    lists = {path: [variant.swept[path] for variant in variants] for path in variants[0].swept}
+    population = dataclasses.replace(population, sweep=lists, combine="zip", num_draws=1)
+    experiment = dataclasses.replace(with_values(run.experiment, shared), population=population)
+    # The index distinguishes runs of one name, which is cut because file systems allow 255 letters.
+    name = "" if index is None else f"{index}_{_name(shared)}"[:120]
+    return RunPlan(name, experiment, run.members)
 
 
 def _variants(experiment: Experiment) -> list[tuple[Experiment, dict[str, Any]]]:
@@ -210,9 +210,9 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
     return {path: name if [*last.values()].count(name) == 1 else path for path, name in last.items()}
 
 
-def warnings_of(plan: Plan) -> list[str]:
+def warnings_of(run: RunPlan) -> list[str]:
     """What is allowed but hardly meant, in sentences; in a sweep, of the first variant that it concerns."""
-    each = [variant.settings.cautions() for run in plan.runs for variant in run.variants]
+    each = [variant.settings.cautions() for variant in run.variants]
     concerned = [found for found in each if found]
     where = f"in {len(concerned)} of {len(each)} variants, the first of which says: " if len(each) > 1 else ""
     return [f"{where}{sentence}" for sentence in (concerned or [[]])[0]]
@@ -224,9 +224,10 @@ def _is_traced(path: str, variants: Iterable[Mapping[str, Any]]) -> bool:
     return path in traced() or of_floats
 
 
-def traced() -> set[str]:
+@functools.cache
+def traced() -> frozenset[str]:
     """The dotted paths of the settings that a compiled program takes as input."""
-    return {leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar}
+    return frozenset(leaf.path for leaf in leaves(Member) if leaf.field.type is settings.Scalar)
 
 
 def _name(values: Mapping[str, Any]) -> str:
@@ -240,7 +241,7 @@ def check_axes(population: settings.Population, errors: dict[str, str]) -> setti
     valid = dict[str, Any]()
     for path, axis in population.sweep.items():
         place = f"population.sweep.{path}"
-        if error := _unsuitable(str(path), population.selection.method):
+        if error := _unsuitable(str(path), population):
             errors[place] = f"{place} {error}"
             continue
         try:
@@ -251,7 +252,7 @@ def check_axes(population: settings.Population, errors: dict[str, str]) -> setti
     return dataclasses.replace(population, sweep=valid)
 
 
-def _unsuitable(path: str, selection: str) -> str:
+def _unsuitable(path: str, population: settings.Population) -> str:
     """Why a setting cannot be swept, as part of a sentence; empty where it can."""
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
@@ -264,10 +265,10 @@ def _unsuitable(path: str, selection: str) -> str:
         below = [leaf for leaf in here if leaf.startswith(section + dot)]
         hint = suggest(name, section + dot, below) if below else suggest(path, "", here)
         return f"is no setting of a member{hint}"
-    if selection != "none" and (path not in traced() or path.startswith("environment.")):
+    if population.selects and (path not in traced() or path.startswith("environment.")):
         return (
-            f"cannot be swept where members are selected, population.selection.method {selection}: they must share one "
-            "environment and one program; make a run of each value"
+            f"cannot be swept where members are selected, population.selection.method {population.selection.method}: "
+            "they must share one environment and one program; make a run of each value"
         )
     return ""
 
@@ -277,9 +278,7 @@ def broken_axes(population: settings.Population) -> list[str]:
     ranges = [path for path, axis in population.sweep.items() if axes.is_range(axis)]
     lengths = {path: len(axes.points(axis)) for path, axis in population.sweep.items() if path not in ranges}
     errors, combine = [], f"population.combine is {population.combine}"
-    product = 1
-    for length in lengths.values():
-        product *= length
+    product = math.prod(lengths.values())
     if ranges and population.combine != "random":
         errors.append(
             f"{combine}, but from the range of {' and '.join(ranges)} values can only be drawn; use random, or name "
@@ -295,7 +294,7 @@ def broken_axes(population: settings.Population) -> list[str]:
         )
     counts = {"random": population.num_draws, "zip": min(lengths.values(), default=1), "grid": product}
     alone = population.num_seeds * (counts[population.combine] if population.sweep else 1) == 1
-    if not errors and population.selection.method != "none" and alone:
+    if not errors and population.selects and alone:
         errors.append(
             f"population.selection.method is {population.selection.method}, but one member alone has none to be "
             "compared with; use more population.num_seeds, or a sweep"

@@ -10,10 +10,10 @@ from jaxddpg.statistics import best
 
 
 class Lineage(NamedTuple):
-    """Which member continued from whose state in a run that selects its members, as arrays [epochs, M]."""
+    """The parents and settings of members, epoch by epoch, in a run that selects them, as arrays [epochs, M]."""
 
     parents: np.ndarray
-    """The member whose state this one continued from; NaN where it is stopped."""
+    """The member of which this one continued a copy, itself for most; NaN where it is stopped."""
     numbers: dict[str, np.ndarray]
     """The swept settings by dotted path."""
 

@@ -35,7 +35,7 @@ class Members:
         """`rows` are those of the epoch that led to `state`, none before the first; `best` are the best policies until
         then."""
         self._plan, self._population = plan, population
-        self.state, self.best, self.settings = state, best, population.members
+        self.state, self.best, self.inputs = state, best, population.inputs
         self.identities: list[Row] = plan.identities()
         """What the rows of each member begin with."""
         if plan.selects:
@@ -43,7 +43,7 @@ class Members:
             self.identities = [identity(row) | {"parent": row["parent"]} for row in rows] or [
                 one | {"parent": one["member"]} for one in self.identities
             ]
-            self._set_settings()
+            self._set_inputs()
 
     def advance(self, epoch: int, rows: Sequence[Row]) -> None:
         """Applies what selection chooses for an epoch by the rows of the epoch before."""
@@ -57,7 +57,7 @@ class Members:
         copied = [_from_others(getattr(choice, part) for choice in choices) for part in ("parent", "replay")]
         if any(copied) or [one["parent"] is None for one in before] != [one.parent is None for one in choices]:
             self.state = self._population.copy(self.state, *copied)
-            self._set_settings()
+            self._set_inputs()
 
     def keep_best(self, rows: Sequence[Row]) -> None:
         """Keeps the policy of each member whose evaluation, in the rows of an epoch, is the best of its own so far."""
@@ -79,12 +79,12 @@ class Members:
         held = self._population.snapshot(vars(self.state) | {"best": self.best.agents})
         return held | {"best": {"agent": held["best"], "epoch": self.best.epochs}}
 
-    def _set_settings(self) -> None:
+    def _set_inputs(self) -> None:
         settings = [
             with_values(member.settings, swept(one)).member()
             for member, one in zip(self._plan.members, self.identities, strict=True)
         ]
-        self.settings = self._population.with_settings(settings, [one["parent"] is not None for one in self.identities])
+        self.inputs = self._population.with_settings(settings, [one["parent"] is not None for one in self.identities])
 
     def _is_valid(self, settings: Mapping[str, Any]) -> bool:
         try:

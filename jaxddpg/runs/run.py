@@ -42,8 +42,6 @@ class Options(NamedTuple):
     """Whether no progress is shown."""
     should_stop: Callable[[], bool] = lambda: False
     """Whether to end the run, asked after each epoch."""
-    sweep: Path | None = None
-    """The directory of the sweep that the run is part of, which can be resumed as a whole."""
     on_epoch: Callable[[Sequence[Row], State], bool | None] | None = None
     """`on_epoch(rows, agents)`, called after each epoch with its rows and the agent states, each leaf [M, ...]; where
     it returns True, the run ends there. The next epoch waits for it."""
@@ -121,7 +119,7 @@ class Run:
         if not is_over(self._plan.experiment, self._last_rows()):
             with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
                 self._population.compile(clock_at(self._plan.experiment.training, 0), bool(self._rows))
-            self._population.gather(self._population.members.active)
+            self._population.gather(self._population.inputs.active)
         return time.perf_counter() - start
 
     def _last_rows(self) -> list[Row]:
@@ -164,8 +162,8 @@ class Run:
         members.advance(epoch, before)
         trained: Callable[[], HostMetrics] = dict
         if epoch:
-            members.state, trained = self._population.epoch(clock, members.state, members.settings)
-        evaluated = self._population.evaluate(clock, members.state.agent, members.settings)
+            members.state, trained = self._population.epoch(clock, members.state, members.inputs)
+        evaluated = self._population.evaluate(clock, members.state.agent, members.inputs)
         identities, health = members.identities, members.state.health
         return partial(self._finish, epoch, begun, identities, before, health, trained, evaluated)
 

@@ -1,9 +1,8 @@
 """Population-based training and successive halving: which members continue from which states between epochs.
 
 The rules look at the rows of one epoch and draw from the seed and that epoch alone, so that an interrupted run makes
-the choices that it would have made. What is chosen stands in the rows of the next epoch: `parent`, the member from
-whose state this one continued, itself for most, None for one that was stopped; and the swept settings with their new
-values.
+the choices that it would have made. The rows of the next epoch record what was chosen: `parent`, the member of which
+this one continues a copy, itself for most, None for one that was stopped; and the new values of the swept settings.
 """
 
 import math
@@ -25,9 +24,9 @@ class Choice(NamedTuple):
     """What a member continues with."""
 
     parent: int | None
-    """The member whose state it takes; None: it is stopped."""
+    """The member that it is a copy of, itself for most; None: it is stopped."""
     replay: int | None
-    """The member whose replay it takes."""
+    """The member that it takes the replay of."""
     settings: Mapping[str, Any] = MappingProxyType({})
     """Swept settings by dotted path, where they change."""
 

@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxddpg import config, settings
@@ -25,7 +25,7 @@ def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> No
     if path.is_dir() or not path.suffix:
         raise ConfigError([f"--output {path} does not name an image file; use a name such as curves.png"])
     config.check_output(path)
-    runs = _all_curves(places, named=len(places) > 1)
+    runs = _all_curves(_plans(places), named=len(places) > 1)
     try:
         figures.plot(runs, path)
     except (OSError, ValueError) as error:
@@ -44,9 +44,9 @@ def write_report(directories: str | Path | Sequence[str | Path], path: str | Pat
     path, places = Path(path), _places(directories)
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output {path} is a file; name a directory"])
-    runs, sources, unfinished = _all_curves(places, named=True), [], []
-    for place in places:
-        plan = config.read_run_or_sweep(place)
+    plans = _plans(places)
+    runs, sources, unfinished = _all_curves(plans, named=True), [], []
+    for place, plan in plans.items():
         how = "sweep" if plan.experiment.population.sweep else "train"
         file = place / (config.SWEEP if (place / config.SWEEP).exists() else "config.yaml")
         for run in plan.runs:
@@ -74,16 +74,16 @@ def _places(directories: str | Path | Sequence[str | Path]) -> list[Path]:
     return places
 
 
-def _all_curves(directories: Sequence[Path], named: bool) -> list[Curves]:
-    """The curves of runs and sweeps, each with what it has of all that is swept in any of them; `named` says whether
-    they bear the names of their directories."""
-    plans = [config.read_run_or_sweep(directory) for directory in directories]
-    paths = dict.fromkeys(path for plan in plans for path in plan.experiment.population.sweep)
-    runs = [
-        curves
-        for directory, plan in zip(directories, plans, strict=True)
-        for curves in _curves(directory, plan, [*paths])
-    ]
+def _plans(directories: Sequence[Path]) -> dict[Path, Plan]:
+    """What stands in the directories of runs and sweeps."""
+    return {directory: config.read_run_or_sweep(directory) for directory in directories}
+
+
+def _all_curves(plans: Mapping[Path, Plan], named: bool) -> list[Curves]:
+    """The curves of runs and sweeps, by their directories, each with what it has of all that is swept in any of them;
+    `named` says whether they bear the names of their directories."""
+    paths = dict.fromkeys(path for plan in plans.values() for path in plan.experiment.population.sweep)
+    runs = [curves for directory, plan in plans.items() for curves in _curves(directory, plan, [*paths])]
     sources = dict[str, set[str]]()
     for run in runs:
         sources.setdefault(run.environment, set()).add(run.source)
@@ -119,7 +119,7 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[Curves]:
             raise ConfigError([f"the metrics of {directory / run.name} cannot be drawn: {error}"]) from error
         # Of members that may replace one another, none is a variant by itself.
         variants = [MemberPlan(run.experiment, 0, {})] if run.selects else run.variants
-        seeds = len(run.members) // len(variants)
+        seeds, not_finite = len(run.members) // len(variants), unmeasured(rows)
         for number, variant in enumerate(variants):
             own = slice(number * seeds, (number + 1) * seeds)
             environment = variant.settings.environment
@@ -135,7 +135,7 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[Curves]:
                     source=os.path.abspath(directory),
                     seeds=[member.seed for member in run.members[own]],
                     lineage=lineage(rows, [*names]) if run.selects else None,
-                    unmeasured=unmeasured(rows)[:, own],
+                    unmeasured=not_finite[:, own],
                 )
             )
     if not found:

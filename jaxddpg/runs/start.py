@@ -92,7 +92,7 @@ def resume(directory: str | Path, changes: Mapping[str, Any] | None = None, **op
     plan, changed = config.read_changed(Path(directory), changes or {})
     if (Path(directory) / config.SWEEP).is_file():
         config.read_run(Path(directory))  # which says that it is a sweep
-    return _train(plan.run(), Path(directory), Options(**options), changed)
+    return _train(plan.run(), Path(directory), Options(**options), changed=changed)
 
 
 def resume_sweep(directory: str | Path, changes: Mapping[str, Any] | None = None, **options: Any) -> list[Result]:
@@ -121,26 +121,32 @@ def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[st
     """Trains or resumes the runs of a sweep one after the other, in a directory that is locked."""
     if distributed.is_first():
         write(directory / config.SWEEP, config.dump(plan.experiment))
-    results, options = list[Result](), options._replace(sweep=directory)
+    results = list[Result]()
     for each in plan.runs:
         if results and any(distributed.any_has(options.should_stop())):
             break
-        place = directory / each.name
+        place, changed = directory / each.name, None
         if each.name in begun:  # what was changed since holds for it, too
-            results.append(resume(place, config.mutable_settings(each.experiment), **options._asdict()))
-        else:
-            results.append(_train(each, place, options))
+            stored, changed = config.read_changed(place, config.mutable_settings(each.experiment))
+            each = stored.run()
+        results.append(_train(each, place, options, directory, changed))
     if distributed.is_first():
         draw_curves(directory)
     return results
 
 
-def _train(plan: RunPlan, directory: Path | None, options: Options, changed: Mapping[str, Any] | None = None) -> Result:
+def _train(
+    plan: RunPlan,
+    directory: Path | None,
+    options: Options,
+    sweep: Path | None = None,
+    changed: Mapping[str, Any] | None = None,
+) -> Result:
     """Trains a run from its beginning; or, where `changed` says which of its settings differ since, from its newest
-    checkpoint."""
+    checkpoint. `sweep` is the directory of the sweep that it is part of, which is resumed as a whole."""
     first, resumed = distributed.is_first(), changed is not None
     with ExitStack() as stack:
-        stack.enter_context(readable_errors(options.sweep or directory))
+        stack.enter_context(readable_errors(sweep or directory))
         with distributed.agreeing():
             loggers.check(plan.experiment.reporting)
             if directory and first:
@@ -152,7 +158,7 @@ def _train(plan: RunPlan, directory: Path | None, options: Options, changed: Map
         if directory and resumed:
             check_shared(directory)
             history = read_history(directory, plan, population.version)
-        for sentence in config.warnings_of(Plan(plan.experiment, [plan])) if first else ():
+        for sentence in config.warnings_of(plan) if first else ():
             warnings.warn(sentence, stacklevel=3)
         if directory:
             if resumed and (finished := _finished(plan, directory, population, history)):

@@ -78,8 +78,8 @@ def _configuration() -> tuple:
     return (*numerics().values(), *(getattr(jax.config, f"jax_{name}") for name in names))
 
 
-class Members(NamedTuple):
-    """What differs between members, each leaf [P, ...]."""
+class Inputs(NamedTuple):
+    """The inputs of programs that differ between members, each leaf [P, ...]."""
 
     numbers: Any
     """of their settings"""
@@ -125,9 +125,9 @@ class Population:
                 del _PROGRAMS[next(iter(_PROGRAMS))]
         by_member = self.placement.sharding(BY_MEMBER)
         self._keys = seeding(by_member)(self.placement.scatter(np.asarray(seeds, np.uint32)))
-        self.members = self.with_settings(settings)
-        """all members, as they were first given"""
-        found = self.programs["init"].shapes(*self.members[:2])
+        self.inputs = self.with_settings(settings)
+        """of all members, as they were first given"""
+        found = self.programs["init"].shapes(*self.inputs[:2])
         self.like: State = jax.tree.map(
             lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
             found,
@@ -141,9 +141,9 @@ class Population:
         if _debugging():
             return  # it traces again at every call
         arguments = {
-            "init": self.members[:2],
-            "epoch": (*self.members, clock, self.like),
-            "evaluate": (*self.members, clock, self.like.agent),
+            "init": self.inputs[:2],
+            "epoch": (*self.inputs, clock, self.like),
+            "evaluate": (*self.inputs, clock, self.like.agent),
         }
         missing = [name for name in arguments if not (self.programs[name].compiled or (resumed and name == "init"))]
         with ThreadPoolExecutor() as threads:
@@ -154,31 +154,31 @@ class Population:
 
     def init(self) -> State:
         """The first state of all members."""
-        return self.programs["init"](*self.members[:2])
+        return self.programs["init"](*self.inputs[:2])
 
     def epoch(
-        self, clock: Clock, state: State, members: Members | None = None
+        self, clock: Clock, state: State, inputs: Inputs | None = None
     ) -> tuple[State, Callable[[], HostMetrics]]:
         """Trains an epoch and returns at once, with a function that waits for the metrics. The state is donated.
 
         Args:
-            members: from `with_settings`; by default as they were first given.
+            inputs: from `with_settings`; by default as they were first given.
         """
-        state, metrics = self.programs["epoch"](*(members or self.members), clock, state)
+        state, metrics = self.programs["epoch"](*(inputs or self.inputs), clock, state)
         return state, partial(self.gather, metrics)
 
-    def evaluate(self, clock: Clock, agents: State, members: Members | None = None) -> Callable[[], HostMetrics]:
+    def evaluate(self, clock: Clock, agents: State, inputs: Inputs | None = None) -> Callable[[], HostMetrics]:
         """Evaluates agent states, likewise."""
-        return partial(self.gather, self.programs["evaluate"](*(members or self.members), clock, agents))
+        return partial(self.gather, self.programs["evaluate"](*(inputs or self.inputs), clock, agents))
 
-    def with_settings(self, settings: Sequence[Any], active: Sequence[bool] | np.ndarray | None = None) -> Members:
-        """M members, each with its first seed, but with these settings. Of those that are not `active` [M], by default
-        none, agent and health stay as they are, and all else is undefined."""
+    def with_settings(self, settings: Sequence[Any], active: Sequence[bool] | np.ndarray | None = None) -> Inputs:
+        """The inputs of M members, each with its first seed, but with these settings. Of those not `active` [M], by
+        default none, agent and health stay as they are, and all else is undefined."""
         placement = self.placement
         numbers = placement.scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *settings))
         mask = np.zeros(placement.num_places, bool)
         mask[: placement.num_members] = True if active is None else active
-        return Members(numbers, self._keys, placement.scatter(mask))
+        return Inputs(numbers, self._keys, placement.scatter(mask))
 
     def copy(self, state: State, learners: Mapping[int, int], replays: Mapping[int, int]) -> State:
         """Copies between members: the keys of each mapping get what its values have, of the second the replay, of the
@@ -223,7 +223,7 @@ def _specs(build: Build, settings: Any, placement: Placement) -> Any:
 
 
 def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -> dict[str, Program]:
-    """The programs of a population, whose state has these specs."""
+    """The programs of a population; `specs` are those of its state."""
 
     def build_whole(settings: Any) -> Trainer:
         """What a device runs of a member."""
@@ -234,7 +234,7 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
         # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
         # an average for a sum.
         mapped = jax.shard_map(
-            partial(function, build_whole, placement),
+            function,
             mesh=placement.mesh,
             in_specs=in_specs,
             out_specs=out_specs,
@@ -242,12 +242,13 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
         )
         return Program(mapped, donate_argnums)
 
-    members = 3 * [BY_MEMBER]
+    init, epoch, evaluate = (partial(function, build_whole, placement) for function in (_init, _epoch, _evaluate))
+    inputs = 3 * [BY_MEMBER]
     return {
-        "init": program(_init, (BY_MEMBER, BY_MEMBER), specs),
-        "epoch": program(_epoch, (*members, EVERYWHERE, specs), (specs, BY_MEMBER), donate_argnums=(4,)),
-        "copy": program(_copy, (specs, *3 * [EVERYWHERE]), specs, donate_argnums=(0,)),
-        "evaluate": program(_evaluate, (*members, EVERYWHERE, BY_MEMBER), BY_MEMBER),
+        "init": program(init, (BY_MEMBER, BY_MEMBER), specs),
+        "epoch": program(epoch, (*inputs, EVERYWHERE, specs), (specs, BY_MEMBER), donate_argnums=(4,)),
+        "copy": program(partial(_copy, placement), (specs, *3 * [EVERYWHERE]), specs, donate_argnums=(0,)),
+        "evaluate": program(evaluate, (*inputs, EVERYWHERE, BY_MEMBER), BY_MEMBER),
     }
 
 
@@ -278,12 +279,9 @@ def _evaluate(
     return _in_turns(placement, of_one, None, numbers, key, active, agent)[1]
 
 
-def _copy(
-    build: Build, placement: Placement, state: State, places: jax.Array, sources: jax.Array, counts: jax.Array
-) -> State:
+def _copy(placement: Placement, state: State, places: jax.Array, sources: jax.Array, counts: jax.Array) -> State:
     """`places` and `sources` are [2, P], of learners and of replays, each of which begins with as many pairs as
     `counts` [2] says."""
-    del build
     each = placement.each
     first = each * jax.lax.axis_index("member")
 
