@@ -1,9 +1,11 @@
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import yaml
 from helpers import TINY, call, figures, refused
 
-from jaxddpg import config, load_policy
+from jaxddpg import config, load_policy, settings
 from jaxddpg.cli.main import main
 from jaxddpg.report import console, rows
 from jaxddpg.report.curves import by_epoch
@@ -345,12 +347,61 @@ def test_the_printed_config_reads_back_as_the_same(tiny):
     assert call("train", tiny.parent / "printed.yaml", "--print-config") == (0, shown, "")
 
 
-def test_help_names_every_setting_with_its_meaning():
-    code, shown, _ = call("train", "--help")
+def test_the_short_help_is_one_screen_and_names_the_sections():
+    code, shown, err = call("train", "--help")
+    assert (code, err) == (0, "")
+    assert len(shown.splitlines()) <= 24
+    assert all(field.name in shown for field in dataclasses.fields(settings.Experiment))
+    assert "--agent" not in shown
+    assert "--coordinator" not in shown
+
+
+def test_the_whole_help_names_every_setting_with_its_meaning_rule_and_default(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    code, shown, _ = call("train", "--help-all")
     assert code == 0
-    for path, field, _ in config.leaves():
-        assert re.search(rf"--{path}(  \[.*\])?\n", shown)
-        assert field.metadata["meaning"] in shown
+    texts = {text.split()[0]: text for text in re.split(r"\n  (?=--)", shown)}
+    for path, field, alternative in config.leaves():
+        line = texts[f"--{path}"]
+        assert field.metadata["meaning"] in line
+        assert alternative in line
+        assert all(f"{words} {bound}" in line for words, bound in field.metadata["rule"].items())
+    assert "[fourier] highest frequency" in texts["--agent.features.order"]
+    assert "[polynomial] highest total degree" in texts["--agent.features.order"]
+    assert {"--noise", "--agent.features", "--population.selection", "--coordinator"} <= {*texts}
+
+
+@pytest.mark.parametrize(
+    ("topic", "shown", "hidden"),
+    [
+        ("noise", "--noise.scale", "--agent.tau"),
+        ("agent.actor", "--agent.actor.squash", "--agent.actor_learning_rate"),
+        ("agent.tau", "--agent.tau", "--agent.gamma"),
+        ("distributed", "--coordinator", "--noise.scale"),
+    ],
+)
+def test_the_help_of_a_section_shows_its_settings_alone(topic, shown, hidden):
+    code, text, _ = call("resume", "--help", topic)
+    flags = [line.split()[0] for line in text.splitlines() if line.strip().startswith("--")]
+    assert (code, shown in flags, hidden in flags) == (0, True, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("jaxddpg re", {"report", "resume", "render"}),
+        ("jaxddpg train x.yaml --agent.ta", {"--agent.tau"}),
+        ("jaxddpg train x.yaml --agent.critic.normalization ", {"none", "layer", "batch"}),
+        ("jaxddpg sweep x.yaml --reporting.wandb ", {"true", "false"}),
+        ("jaxddpg train --chi", set()),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_choices(line, expected, tmp_path):
+    """As a shell asks argcomplete, which answers on descriptor 8."""
+    variables = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n"}
+    command = f"{shlex.quote(sys.executable)} -m jaxddpg 8>{tmp_path / 'found'} 9>/dev/null"
+    subprocess.run(["sh", "-c", command], env=os.environ | variables, check=True)
+    assert {word.strip() for word in (tmp_path / "found").read_text().splitlines() if word} == expected
 
 
 def test_help_and_config_errors_wait_for_no_import(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import os
 import secrets
 import shlex
@@ -19,8 +20,9 @@ from jaxddpg.config import ConfigError, Plan
 from jaxddpg.runs import distributed
 
 
-def train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+def train(options: argparse.Namespace) -> int:
     """`jaxddpg train` and `jaxddpg sweep`, which differ in whether settings are swept."""
+    overrides: dict[str, str] = options.overrides
     short = {"num-seeds": ("population.num_seeds", options.num_seeds), "seed": ("population.seed", options.seed)}
     given = {flag: (path, value) for flag, (path, value) in short.items() if value is not None}
     if twice := [
@@ -29,8 +31,7 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         if path in overrides
     ]:
         raise ConfigError(twice)
-    overrides |= dict(given.values())
-    plan = config.read(options.config, overrides)
+    plan = config.read(options.config, overrides | dict(given.values()))
     if options.print_config:
         print(config.dump(plan.experiment), end="")
         return 0
@@ -53,8 +54,9 @@ def train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return _run(options, plan, directory, start)
 
 
-def resume(options: argparse.Namespace, changes: dict[str, str]) -> int:
+def resume(options: argparse.Namespace) -> int:
     """`jaxddpg resume`."""
+    changes = options.overrides
     plan, _ = config.read_changed(options.run, changes)
 
     def start(**how: Any) -> list[Any]:
@@ -106,7 +108,7 @@ def _run_here(
 
     try:
         with _debugging() if options.debug else nullcontext():
-            results = start(quiet=options.quiet, should_stop=lambda: bool(signals.received))
+            results = start(quiet=options.quiet, should_stop=lambda: bool(signals.received), profile=options.profile)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -159,7 +161,7 @@ def _debugging() -> Iterator[None]:
         yield
 
 
-def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
+def evaluate(options: argparse.Namespace) -> int:
     """`jaxddpg evaluate`."""
     config.read_run(options.run)  # an error in the input does not wait for JAX
     path = options.output or options.run / "evaluation.csv"
@@ -200,7 +202,7 @@ def evaluate(options: argparse.Namespace, _: dict[str, str]) -> int:
     return exit_code(returns.tolist(), sentences)
 
 
-def plot(options: argparse.Namespace, _: dict[str, str]) -> int:
+def plot(options: argparse.Namespace) -> int:
     """`jaxddpg plot`."""
     for run in options.run:
         config.read_run_or_sweep(run)
@@ -215,7 +217,7 @@ def plot(options: argparse.Namespace, _: dict[str, str]) -> int:
     return 0
 
 
-def report(options: argparse.Namespace, _: dict[str, str]) -> int:
+def report(options: argparse.Namespace) -> int:
     """`jaxddpg report`."""
     for run in options.run:
         config.read_run_or_sweep(run)
@@ -229,7 +231,13 @@ def report(options: argparse.Namespace, _: dict[str, str]) -> int:
     return 0
 
 
-def check(options: argparse.Namespace, _: dict[str, str]) -> int:
+def schema(options: argparse.Namespace) -> int:
+    """`jaxddpg schema`."""
+    print(json.dumps(config.schema(), indent=1))
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
     """`jaxddpg check`."""
     _import_jax()
     import jax
@@ -262,7 +270,7 @@ def check(options: argparse.Namespace, _: dict[str, str]) -> int:
     return 1 if failed else 0
 
 
-def render(options: argparse.Namespace, _: dict[str, str]) -> int:
+def render(options: argparse.Namespace) -> int:
     """`jaxddpg render`."""
     config.read_run(options.run)  # an error in the input does not wait for JAX
     _import_jax()

@@ -4,6 +4,7 @@ import argparse
 import errno
 import hashlib
 import importlib.metadata
+import os
 import platform
 import signal
 import sys
@@ -14,12 +15,17 @@ import platformdirs
 
 from jaxddpg.cli import process
 from jaxddpg.cli.commands import print_errors
-from jaxddpg.cli.parser import make_parser, split
+from jaxddpg.cli.flags import joined
+from jaxddpg.cli.parser import make_parser
 from jaxddpg.config import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(make_parser(), print_suppressed=True, exclude=["--child"])
     try:
         with process.prepared(_compilation_cache()):
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -31,11 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)  # JAX loses an exception raised in its callbacks
     try:
-        tokens, overrides = split(arguments)
-        options = make_parser().parse_args(tokens, argparse.Namespace(arguments=arguments))
-        if overrides and not options.takes_settings:
-            raise ConfigError([f"--{path} is a setting of `jaxddpg train`, `sweep` and `resume`" for path in overrides])
-        return options.command(options, overrides)
+        options = make_parser().parse_args(joined(arguments), argparse.Namespace(arguments=arguments))
+        return options.command(options)
     except ConfigError as error:
         return print_errors(error)
     except OSError as error:

@@ -1,30 +1,44 @@
 """The commands and their flags. Needs no JAX."""
 
 import argparse
-import dataclasses
 import difflib
 import importlib.metadata
 import shlex
-import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxddpg import config
 from jaxddpg.cli import commands
+from jaxddpg.cli.flags import SECTIONS, ShowHelp, add_settings, is_setting
 from jaxddpg.config import ConfigError
-from jaxddpg.settings import Experiment
 
 
 class Parser(argparse.ArgumentParser):
     """Reports an error in one sentence, without a page of usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self.hidden: list[tuple[str, argparse.Action, str]] = []
+        """Flags that the short help leaves out, each with its topic and its text; see `ShowHelp`."""
+
+    def hide(self, topic: str, action: argparse.Action, text: str) -> None:
+        """Leaves a flag out of the help unless its topic is asked for."""
+        action.help = argparse.SUPPRESS
+        self.hidden.append((topic, action, text))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         options, unknown = super().parse_known_args(args, namespace)
-        if unknown:
+        settings = [token for token in unknown if is_setting(token)]
+        if settings and not self.get_default("takes_settings"):
+            names = [token.partition("=")[0] for token in settings]
+            raise ConfigError([f"{name} is a setting of `jaxddpg train`, `sweep` and `resume`" for name in names])
+        for token in settings:  # names of the user's own, such as of parameters, or errors that are found with others
+            path, _, value = token.removeprefix("--").partition("=")
+            options.overrides = options.overrides | {path: value}
+        if unknown := [token for token in unknown if token not in settings]:
             # What follows an unknown option may be its value, such as -1.
             named = [token for token in unknown if token[:1] == "-" and token.lstrip("-")[:1].isalpha()] or unknown
             raise ConfigError([self._unknown(token) for token in named])
@@ -53,7 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="jaxddpg",
         description="Deterministic policy gradients in JAX: whole populations of agents, compiled.",
-        allow_abbrev=False,
     )
     parser.set_defaults(takes_settings=False)
     parser.add_argument("--version", action="version", version=importlib.metadata.version("jaxddpg"))
@@ -61,7 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_training(subparsers)
     _add_reading(subparsers)
-    check = subparsers.add_parser("check", help="compare this machine's results with known answers", allow_abbrev=False)
+    schema = subparsers.add_parser("schema", help="print the JSON Schema of experiments, for editors")
+    schema.set_defaults(command=commands.schema)
+    check = subparsers.add_parser("check", help="compare this machine's results with known answers")
     check.set_defaults(command=commands.check)
     return parser
 
@@ -77,36 +92,60 @@ def _add_training(subparsers: Any) -> None:
             "each with all seeds: as one compiled program where the settings are numbers that it takes as input.",
         ),
     ):
-        train = subparsers.add_parser(
-            name,
-            help=brief,
-            description=description,
-            epilog=_settings_help(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        train = _add_command_with_settings(subparsers, name, "CONFIG", brief, description)
         train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
         train.add_argument("--num-seeds", metavar="N", help="as --population.num_seeds")
         train.add_argument("--seed", metavar="S", help="the first seed, as --population.seed")
-        train.add_argument("--run-dir", metavar="DIR", help="where to leave it (default: a new one below runs/)")
-        train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        train.add_argument("--run-dir", metavar="DIR", help="directory of the run (default: a new one below runs/)")
         train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
-        train.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
-        _add_distributed(train)
-        train.set_defaults(command=commands.train, sweep=name == "sweep", takes_settings=True)
+        train.set_defaults(command=commands.train, sweep=name == "sweep")
 
-    resume = subparsers.add_parser(
+    resume = _add_command_with_settings(
+        subparsers,
         "resume",
-        help="continue a run or a sweep that was interrupted, or with more epochs",
-        description="Continues a run from its newest valid checkpoint, as if it had never been interrupted. Settings "
-        "that do not alter what is learned may be changed, such as --training.num_epochs.",
-        allow_abbrev=False,
+        "RUN",
+        "continue a run or a sweep that was interrupted, or with more epochs",
+        "Continues a run from its newest valid checkpoint, as if it had never been interrupted. Settings that do not "
+        "alter what is learned may be changed, such as --training.num_epochs.",
     )
     resume.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    resume.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    resume.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
-    _add_distributed(resume)
-    resume.set_defaults(command=commands.resume, takes_settings=True)
+    resume.set_defaults(command=commands.resume)
+
+
+def _add_command_with_settings(subparsers: Any, name: str, operand: str, brief: str, description: str) -> Parser:
+    """A command that trains, with the flags that all of these have."""
+    command: Parser = subparsers.add_parser(
+        name,
+        help=brief,
+        description=description,
+        usage=f"%(prog)s {operand} [options] [--SECTION.SETTING VALUE ...]",
+        add_help=False,
+    )
+    topics = ", ".join(SECTIONS)
+    command.add_argument(
+        "-h",
+        "--help",
+        nargs="?",
+        metavar="SECTION",
+        action=ShowHelp,
+        help=f"show this help, or with the settings of a section: {topics}; or with the flags of distributed",
+    )
+    command.add_argument("--help-all", nargs=0, action=ShowHelp, help="show every flag")
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    command.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
+    command.add_argument("--profile", action="store_true", help="trace a second of training into the run directory")
+    command.add_argument("--distributed", action="store_true", help="be one of several processes that train together")
+    group = command.add_argument_group("the processes of --distributed; SLURM and its like set the first three")
+    for flag, metavar, kind, text in (
+        ("--coordinator", "HOST:PORT", str, "where they meet, served by process 0"),
+        ("--num-processes", "N", int, "how many there are"),
+        ("--process-id", "K", int, "which of them this is, from 0"),
+        ("--meet-seconds", "S", int, "to wait until all are there (default 300)"),
+    ):
+        command.hide("distributed", group.add_argument(flag, metavar=metavar, type=kind), text)
+    group.add_argument("--child", help=argparse.SUPPRESS)  # the streams of the process that started this one
+    add_settings(command)
+    return command
 
 
 def _add_reading(subparsers: Any) -> None:
@@ -116,14 +155,12 @@ def _add_reading(subparsers: Any) -> None:
     evaluate.add_argument("--output", metavar="CSV", type=Path, help="default: evaluation.csv in the run")
     evaluate.set_defaults(command=commands.evaluate)
 
-    plot = subparsers.add_parser("plot", help="draw the learning curves of runs", allow_abbrev=False)
+    plot = subparsers.add_parser("plot", help="draw the learning curves of runs")
     plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
     plot.add_argument("--output", metavar="FILE", type=Path, help="of one run: by default its learning_curve.png")
     plot.set_defaults(command=commands.plot)
 
-    report = subparsers.add_parser(
-        "report", help="compare runs and sweeps, with tables and figures", allow_abbrev=False
-    )
+    report = subparsers.add_parser("report", help="compare runs and sweeps, with tables and figures")
     report.add_argument("run", metavar="RUN", type=Path, nargs="+", help="directories of runs and sweeps")
     report.add_argument("--output", metavar="DIR", type=Path, default=Path("report"), help="default: report")
     report.set_defaults(command=commands.report)
@@ -136,7 +173,7 @@ def _add_reading(subparsers: Any) -> None:
 
 def _add_policies(subparsers: Any, name: str, brief: str, seeded: str) -> argparse.ArgumentParser:
     """A command that plays policies of a run, whose `--seed` is that of what is `seeded`."""
-    command = subparsers.add_parser(name, help=brief, allow_abbrev=False)
+    command = subparsers.add_parser(name, help=brief)
     command.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     command.add_argument(
         "--epoch",
@@ -147,49 +184,3 @@ def _add_policies(subparsers: Any, name: str, brief: str, seeded: str) -> argpar
     )
     command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{seeded} (default 0)")
     return command
-
-
-def _add_distributed(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("several processes, on the devices of which the members train together")
-    group.add_argument(
-        "--distributed", action="store_true", help="be one of them; SLURM and its like say which, or the flags below"
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where they meet, served by process 0")
-    group.add_argument("--num-processes", metavar="N", type=int, help="how many there are")
-    group.add_argument("--process-id", metavar="K", type=int, help="which of them this is, from 0")
-    group.add_argument("--meet-seconds", metavar="S", type=int, help="to wait until all are there (default 300)")
-    group.add_argument("--child", help=argparse.SUPPRESS)  # the streams of the process that started this one
-
-
-def _settings_help() -> str:
-    """Every setting once; one that only some alternatives of a section have says which."""
-    having: dict[tuple[str, str], list[str]] = {}
-    for path, field, alternative in config.leaves():
-        rule = " and ".join(f"{words} {bound}" for words, bound in field.metadata["rule"].items())
-        choices = " or ".join(typing.get_args(field.type)) if typing.get_origin(field.type) is typing.Literal else ""
-        default = "none" if field.default is dataclasses.MISSING else config.text(field.default)
-        brackets = choices if choices == default else "; ".join(filter(None, (choices, rule, f"default {default}")))
-        having.setdefault((path, f"{field.metadata['meaning']} ({brackets})"), []).append(alternative)
-    lines = ["every setting is a flag, and so is a whole section, as in --noise '{scale: 0.3}':"]
-    for (path, meaning), alternatives in having.items():
-        only = f"  [{', '.join(alternatives)}]" if all(alternatives) else ""
-        lines += [f"  --{path}{only}", f"        {meaning}"]
-    return "\n".join(lines)
-
-
-def split(tokens: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Splits off settings and whole sections, `--section.name VALUE`, `--section.name=VALUE` or
-    `--section '{name: value}'`, whose names argparse need not know."""
-    rest, overrides, stream = [], {}, iter(tokens)
-    sections = {f"--{field.name}" for field in dataclasses.fields(Experiment)}
-    for token in stream:
-        name, equals, value = token.partition("=")
-        if not name.startswith("--") or not ("." in name or name in sections):
-            rest.append(token)
-            continue
-        if not equals:
-            value = next(stream, "--")
-            if value.startswith("--"):
-                raise ConfigError([f"{name} needs a value, as in {name} VALUE"])
-        overrides[name.removeprefix("--").replace("-", "_")] = value
-    return rest, overrides

@@ -4,7 +4,8 @@ What needs JAX (`build`, `environment`) is imported by itself.
 """
 
 from jaxddpg.config.load import dump, parse, read, validate
-from jaxddpg.config.reader import ConfigError, as_mapping, by_last_part, first_line, leaves, text
+from jaxddpg.config.reader import ConfigError, Leaf, as_mapping, by_last_part, first_line, leaves, text
+from jaxddpg.config.schema import schema
 from jaxddpg.config.stored import (
     SWEEP,
     all_settings,
@@ -21,6 +22,7 @@ from jaxddpg.config.sweep import MemberPlan, Plan, RunPlan, resolve, short_names
 __all__ = [
     "SWEEP",
     "ConfigError",
+    "Leaf",
     "MemberPlan",
     "Plan",
     "RunPlan",
@@ -40,6 +42,7 @@ __all__ = [
     "read_run",
     "read_run_or_sweep",
     "resolve",
+    "schema",
     "short_names",
     "text",
     "validate",

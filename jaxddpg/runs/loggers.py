@@ -8,11 +8,13 @@ import json
 import math
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
+import jax
 import numpy as np
 
 from jaxddpg import config, settings
@@ -138,6 +140,35 @@ class WeightsAndBiases:
         if len(rows) > 1:
             log |= {f"member_{row['member']}/{name}": row[name] for row in rows for name in names}
         self._run.log(log | {"env_steps": rows[0]["env_steps"]}, step=rows[0]["epoch"])
+
+
+class Profiler:
+    """A trace by `jax.profiler` in `profile/` of the run directory, of the first second after the first row: on a CPU
+    each second is some 100 MB, and all vector steps are alike."""
+
+    SECONDS = 1.0
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._is_over = directory / "profile", threading.Event()
+        self._thread = threading.Thread(target=self._trace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        if self._thread.ident is None:
+            self._thread.start()  # the next epoch computes already
+
+    def _trace(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # its events would be most of the trace
+        with jax.profiler.trace(self._directory, profiler_options=options):
+            self._is_over.wait(self.SECONDS)
 
 
 def of_section(experiment: Experiment, directory: Path, rows: Sequence[Row]) -> list[Callback]:

@@ -45,6 +45,8 @@ class Options(NamedTuple):
     on_epoch: Callable[[Sequence[Row], State], bool | None] | None = None
     """`on_epoch(rows, agents)`, called after each epoch with its rows and the agent states, each leaf [M, ...]; where
     it returns True, the run ends there. The next epoch waits for it."""
+    profile: bool = False
+    """Whether to write a trace of one second into `profile/` of the run directory; see `loggers.Profiler`."""
 
 
 class Result(NamedTuple):
@@ -97,6 +99,7 @@ class Run:
             self._callbacks.append(display)
             if self._directory and first:
                 made = loggers.of_section(self._plan.experiment, self._directory, self._history.rows)
+                made += [loggers.Profiler(self._directory)] * self._options.profile
                 self._callbacks += [stack.enter_context(logger) for logger in made]
             if self._directory:
                 kept = self._plan.experiment.checkpoint.keep

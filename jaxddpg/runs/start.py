@@ -38,7 +38,8 @@ def run(experiment: Experiment | Plan, directory: str | Path | None = None, **op
     Args:
         directory: where to leave the run; None leaves nothing on disk.
         options: those of `Options`: `quiet`, by default True, shows no progress; `should_stop()`, asked after each
-            epoch, ends the run there, as does `on_epoch(rows, agents)` where it returns True.
+            epoch, ends the run there, as does `on_epoch(rows, agents)` where it returns True; `profile` writes a trace
+            of one second into the directory.
 
     Raises:
         ConfigError: a setting is invalid or the directory cannot be used, and nothing was written; or the memory does
