@@ -6,9 +6,11 @@ from .config.build import build, make_agent, make_features
 from .config.environment import make_environment
 from .envs.episodic import episodic
 from .envs.gymnax import from_gymnax
+from .envs.registry import register
 from .parts import equations, features, noise, replay
 from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
 from .parts.networks import Actor, Critic, FeatureNetwork
+from .runs.cache import enable_compilation_cache
 from .runs.load import evaluate, load_policy, render
 from .runs.run import Result, Run, RunError
 from .runs.show import plot, write_report
@@ -60,6 +62,7 @@ __all__ = [
     "copdac",
     "critic_loss",
     "ddpg",
+    "enable_compilation_cache",
     "episodic",
     "equations",
     "evaluate",
@@ -73,6 +76,7 @@ __all__ = [
     "make_trainer",
     "noise",
     "plot",
+    "register",
     "render",
     "replay",
     "resume",

@@ -122,3 +122,35 @@ assert not before >= 0 or jax.config.jax_num_cpu_devices == before
 """
     kept = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
     subprocess.run([sys.executable, "-c", script], check=True, env=kept)
+
+
+def test_from_python_programs_are_kept_for_the_next_process(tmp_path):
+    """Enabled after something was compiled already."""
+    program = (
+        "import sys, jax, jaxddpg\n"
+        "jax.jit(lambda x: x + 1)(1.0)\n"
+        "jaxddpg.enable_compilation_cache(sys.argv[1])\n"
+        "hits = []\n"
+        "jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))\n"
+        "jax.jit(lambda x: x @ x)(jax.numpy.ones((3, 3)))\n"
+        "print(hits.count('/jax/compilation_cache/cache_hits') > 0)\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path], env=environ, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert found == ["False", "True"]
+    assert any(tmp_path.iterdir())
+
+
+def test_the_cache_of_python_is_that_of_the_commands():
+    program = (
+        "import jax, jaxddpg\n"
+        "from jaxddpg.runs import cache\n"
+        "jaxddpg.enable_compilation_cache()\n"
+        "assert jax.config.jax_compilation_cache_dir == cache.variables()['JAX_COMPILATION_CACHE_DIR']\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
 import errno
+import gzip
 import hashlib
 import importlib.metadata
+import json
 import os
 import statistics
 from pathlib import Path
@@ -240,6 +242,34 @@ def test_a_loaded_policy_acts_as_the_agent_in_the_environments_units(member, fin
     expected = -0.5 + (np.asarray(agent.act(state, observation)) + 1) / 2 * 2.5
     np.testing.assert_allclose(load_policy(directory, member)(observation), expected, rtol=1e-5)
     np.testing.assert_allclose(load_policy(directory, member)(observation[0]), expected[0], rtol=1e-5)
+
+
+def test_a_policy_can_be_compiled_and_vectorised(finished):
+    policy = load_policy(finished[0], 1)
+    observations = np.random.default_rng(1).normal(size=(5, 2))
+    expected = np.stack([policy(observation) for observation in observations])
+    np.testing.assert_allclose(jax.jit(policy)(observations), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(policy)(observations), expected, atol=1e-6)
+    slope = jax.grad(lambda observation: policy(observation).sum())(jax.numpy.asarray(observations[0]))
+    assert np.all(slope != 0)
+    with pytest.raises(ValueError, match=r"observation has shape \(3,\), but must be \[..., 2\]"):
+        jax.jit(policy)(np.zeros(3))
+
+
+def test_a_profile_shows_the_compiled_epoch(tmp_path):
+    """It ends with the run, which is shorter than it."""
+    run(tiny(), tmp_path / "run", profile=True)
+    (path,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
+    with gzip.open(path) as file:
+        names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
+    assert any("while" in name or "fusion" in name or name.startswith("dot") for name in names), sorted(names)
+    with pytest.raises(RuntimeError, match="No profile started"):
+        jax.profiler.stop_trace()
+
+
+def test_a_profile_needs_a_directory():
+    with pytest.raises(ConfigError, match="profile is True, but there is no directory"):
+        run(tiny(), profile=True)
 
 
 def test_a_member_that_does_not_exist_has_no_policy(finished):

@@ -149,9 +149,14 @@ def test_a_seed_that_diverged_counts_as_the_worst(tmp_path):
 def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
     several, mine = tasks / "several" / "sweep", tasks / "mine"
     code, out, err = call("report", several, mine, "--output", tmp_path / "report")
-    assert (code, out) == (0, f"{tmp_path}/report/report.md\n"), err
+    assert code == 0, err
+    environment, heading, *rows, path = out.splitlines()
+    assert environment.startswith("MountainCarContinuous-v0 (")
+    assert path == f"{tmp_path}/report/report.md"
     text = (tmp_path / "report" / "report.md").read_text()
     methods = [row["method"] for row in table(text, "median")]
+    assert [*map(str.split, rows)] == [" ".join(row.values()).split() for row in table(text, "median")]
+    assert heading.split() == " ".join(table(text, "median")[0]).split()
     assert methods[:2] == ["sweep: scale 0.1, batch_size 4", "sweep: scale 0.2, batch_size 4"]
     assert methods[6:] == ["mine: scale 0.1", "mine: scale 0.2"]
     means = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]

@@ -187,11 +187,6 @@ def test_the_table_has_a_line_per_member(capsys):
     assert lines[-1] == "in short: good"
 
 
-def test_a_quiet_table_is_silent(capsys):
-    console.print_table("A title", [{"seed": 7}], "in short: good", quiet=True)
-    assert capsys.readouterr().out == ""
-
-
 def test_a_member_that_diverged_is_noted_once(capsys):
     with console.Display("title", 9) as display:
         for epoch in range(4):

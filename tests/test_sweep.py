@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import dataclasses
 import json
 import shutil
@@ -81,6 +82,38 @@ def test_evaluation_and_policies_are_those_of_the_variants(grid):
     observation = np.array([-0.4, 0.01], np.float32)
     actions = [load_policy(grid[0], member)(observation).item() for member in range(3)]
     assert len({*actions}) == 3
+
+
+def test_the_evaluation_of_a_sweep_is_that_of_its_runs(several, tmp_path):
+    directory = several[0]
+    rows = evaluate(directory, num_episodes=2)
+    names = sorted(path.name for path in directory.iterdir() if path.is_dir())
+    assert [row.pop("run") for row in rows] == [name for name in names for _ in range(len(rows) // 2)]
+    assert rows == [row for name in names for row in evaluate(directory / name, num_episodes=2)]
+    code, out, err = call("evaluate", directory, "--num-episodes", "2", "--output", tmp_path / "found.csv")
+    assert (code, err) == (0, "")
+    with (tmp_path / "found.csv").open() as file:
+        assert [float(row["return_mean"]) for row in csv.DictReader(file)] == [row["return_mean"] for row in rows]
+    table = [line.split()[:4] for line in out.splitlines() if line.strip()[:1] == "0"]
+    finals = np.array([row["return_mean"] for row in rows]).reshape(-1, SEEDS)
+    expected = [[scale, size, SEEDS] for size in (4, 8) for scale in SCALES]
+    assert [[float(cell) for cell in line[:3]] for line in table] == expected
+    np.testing.assert_allclose([float(line[3]) for line in table], finals.mean(1), rtol=1e-4)
+
+
+def test_the_evaluation_of_a_sweep_leaves_out_what_has_not_begun(several, tmp_path):
+    shutil.copytree(several[0], tmp_path / "sweep")
+    shutil.rmtree(tmp_path / "sweep" / "1_agent.batch_size=8")
+    with pytest.warns(UserWarning, match=r"1_agent.batch_size=8 has no checkpoint yet and is left out"):
+        rows = evaluate(tmp_path / "sweep", num_episodes=1)
+    assert {row["agent.batch_size"] for row in rows} == {4}
+    shutil.rmtree(tmp_path / "sweep" / "0_agent.batch_size=4")
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        evaluate(tmp_path / "sweep", num_episodes=1)
+
+
+def test_each_run_of_a_sweep_says_which_it_is(several):
+    assert "run 2 of 2: MountainCarContinuous-v0, 6 members" in several[1][2]
 
 
 def test_a_swept_parameter_is_that_of_the_policys_environment(tmp_path):
@@ -242,7 +275,7 @@ def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
     directory = several[0]
     told = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
     assert refused(told, "already holds a sweep") == []
-    assert refused(call("evaluate", directory), "name one of the directories in it") == []
+    assert refused(call("render", directory), "name one of the directories in it") == []
     assert refused(call("resume", directory, "--agent.gamma", "0.5", "--quiet"), "agent.gamma", "cannot change") == []
     assert not (tmp_path / "runs").exists()
 

@@ -163,15 +163,11 @@ def _debugging() -> Iterator[None]:
 
 def evaluate(options: argparse.Namespace) -> int:
     """`jaxddpg evaluate`."""
-    config.read_run(options.run)  # an error in the input does not wait for JAX
+    config.read_run_or_sweep(options.run)  # an error in the input does not wait for JAX
     path = options.output or options.run / "evaluation.csv"
     config.check_output(path)
     _import_jax()
-    import numpy as np
-
-    from jaxddpg.cli.results import exit_code
-    from jaxddpg.report.console import print_table
-    from jaxddpg.report.rows import mean_return, number, swept, unmeasured
+    from jaxddpg.cli.results import print_evaluation
     from jaxddpg.runs import load
 
     rows = load.evaluate(options.run, options.num_episodes, options.seed, options.epoch)
@@ -179,27 +175,7 @@ def evaluate(options: argparse.Namespace) -> int:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    returns = np.array([row["return_mean"] for row in rows if row.get("status") != "stopped"])
-    worst = float(np.nan_to_num(returns, nan=-np.inf).min())
-    first, last = min(row["epoch"] for row in rows), max(row["epoch"] for row in rows)
-    epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
-    best = [row["return_mean"] for row in rows if row.get("status") == "best"]
-    found_best = f"; of the member that training found best {number(best[0])}" if best else ""
-    print_table(
-        f"{options.run}, {epochs}: {options.num_episodes} episodes per seed",
-        [
-            {path: config.text(value) for path, value in swept(row).items()}
-            | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
-            | {"std": row["return_std"]}
-            | ({"": row["status"]} if "status" in row else {})
-            for row in rows
-        ],
-        f"IQM {mean_return(returns)}, worst {number(worst)}{found_best}",
-    )
-    sentences = [sentence for row in rows if (sentence := unmeasured(row))]
-    for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
-    return exit_code(returns.tolist(), sentences)
+    return print_evaluation(options.run, rows, path)
 
 
 def plot(options: argparse.Namespace) -> int:
@@ -222,11 +198,14 @@ def report(options: argparse.Namespace) -> int:
     for run in options.run:
         config.read_run_or_sweep(run)
     _import_jax()
+    from jaxddpg.report.console import print_table
     from jaxddpg.report.page import PAGE
     from jaxddpg.runs.show import write_report
 
     command = shlex.join(["jaxddpg", "report", *map(str, options.run), "--output", str(options.output)])
-    write_report(options.run, options.output, command)
+    tables = write_report(options.run, options.output, command)
+    for environment, rows in tables.items():
+        print_table(environment, rows)
     print(options.output / PAGE)
     return 0
 

@@ -2,22 +2,17 @@
 
 import argparse
 import errno
-import hashlib
-import importlib.metadata
 import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-import platformdirs
 
 from jaxddpg.cli import process
 from jaxddpg.cli.commands import print_errors
 from jaxddpg.cli.flags import joined
 from jaxddpg.cli.parser import make_parser
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import cache
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(make_parser(), print_suppressed=True, exclude=["--child"])
     try:
-        with process.prepared(_compilation_cache()):
+        with process.prepared(cache.variables()):
             return _run(sys.argv[1:] if arguments is None else arguments)
     except FileNotFoundError:
         print("error: the working directory no longer exists; change to one that does", file=sys.stderr)
@@ -51,19 +46,3 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _compilation_cache() -> dict[str, str]:
-    """The variables by which JAX, not yet imported, keeps what it compiles in the user's cache directory, so that a
-    program is compiled once on a machine."""
-    # A program for one processor may not run on another, which may share the directory.
-    description = Path("/proc/cpuinfo")
-    lines = description.read_text().splitlines() if description.exists() else []
-    processor = [
-        platform.machine(),
-        platform.processor(),
-        *(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))),
-    ]
-    name = hashlib.sha256("".join(sorted(set(processor))).encode()).hexdigest()[:8]
-    path = platformdirs.user_cache_path("jaxddpg") / f"jax-{importlib.metadata.version('jax')}-{name}"
-    return {"JAX_COMPILATION_CACHE_DIR": str(path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

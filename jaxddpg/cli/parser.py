@@ -150,7 +150,9 @@ def _add_command_with_settings(subparsers: Any, name: str, operand: str, brief: 
 
 def _add_reading(subparsers: Any) -> None:
     """The commands that read runs."""
-    evaluate = _add_policies(subparsers, "evaluate", "measure the policies of a run", "of the episodes")
+    evaluate = _add_policies(
+        subparsers, "evaluate", "measure the policies of a run or a sweep", "the directory of either", "of the episodes"
+    )
     evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
     evaluate.add_argument("--output", metavar="CSV", type=Path, help="default: evaluation.csv in the run")
     evaluate.set_defaults(command=commands.evaluate)
@@ -165,16 +167,18 @@ def _add_reading(subparsers: Any) -> None:
     report.add_argument("--output", metavar="DIR", type=Path, default=Path("report"), help="default: report")
     report.set_defaults(command=commands.report)
 
-    render = _add_policies(subparsers, "render", "draw an episode of a final policy as a GIF", "of the episode")
+    render = _add_policies(
+        subparsers, "render", "draw an episode of a policy as a GIF", "a run directory", "of the episode"
+    )
     render.add_argument("--member", metavar="K", type=int, default=0, help="whose policy, from 0 (default 0)")
     render.add_argument("--output", metavar="FILE", type=Path, help="default: rollout.gif in the run")
     render.set_defaults(command=commands.render)
 
 
-def _add_policies(subparsers: Any, name: str, brief: str, seeded: str) -> argparse.ArgumentParser:
+def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded: str) -> argparse.ArgumentParser:
     """A command that plays policies of a run, whose `--seed` is that of what is `seeded`."""
     command = subparsers.add_parser(name, help=brief)
-    command.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    command.add_argument("run", metavar="RUN", type=Path, help=directory)
     command.add_argument(
         "--epoch",
         metavar="E",

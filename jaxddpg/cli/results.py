@@ -11,7 +11,7 @@ import numpy as np
 from jaxddpg import config
 from jaxddpg.config import Plan
 from jaxddpg.report.console import print_table
-from jaxddpg.report.rows import describe, divergence, mean_return, status, unmeasured
+from jaxddpg.report.rows import Row, describe, divergence, mean_return, number, status, swept, unmeasured
 from jaxddpg.runs import distributed
 from jaxddpg.runs.metrics import halted
 
@@ -75,6 +75,47 @@ def _print_returns(
             ]
         ),
     )
+
+
+def print_evaluation(directory: Path, rows: Sequence[Row], path: Path) -> int:
+    """Prints the evaluation of a run or a sweep, which stands in a CSV, and returns the exit code."""
+    returns = np.array([row["return_mean"] for row in rows if row.get("status") != "stopped"])
+    first, last = min(row["epoch"] for row in rows), max(row["epoch"] for row in rows)
+    epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+    title = f"{directory}, {epochs}: {rows[0]['num_episodes']} episodes per seed"
+    if swept(rows[0]) and "status" not in rows[0]:  # over all variants together an IQM would mean nothing
+        print_table(title, _evaluated_variants(rows), f"each member: {path}")
+    else:
+        best = [row["return_mean"] for row in rows if row.get("status") == "best"]
+        found_best = f"; of the member that training found best {number(best[0])}" if best else ""
+        worst = float(np.nan_to_num(returns, nan=-np.inf).min())
+        print_table(title, _evaluated(rows), f"IQM {mean_return(returns)}, worst {number(worst)}{found_best}")
+    sentences = [sentence for row in rows if (sentence := unmeasured(row))]
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return exit_code(returns.tolist(), sentences)
+
+
+def _evaluated(rows: Sequence[Row]) -> list[Row]:
+    return [
+        {path: config.text(value) for path, value in swept(row).items()}
+        | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
+        | {"std": row["return_std"]}
+        | ({"": row["status"]} if "status" in row else {})
+        for row in rows
+    ]
+
+
+def _evaluated_variants(rows: Sequence[Row]) -> list[Row]:
+    variants: dict[str, list[Row]] = {}
+    for row in rows:
+        variants.setdefault(repr(swept(row)), []).append(row)
+    return [
+        {name: config.text(swept(own[0])[path]) for path, name in config.short_names(swept(own[0])).items()}
+        | {"seeds": len(own), "IQM (95 % interval)": mean_return(np.array([row["return_mean"] for row in own]))}
+        | {"diverged": sum(row["diverged"] for row in own)}
+        for own in variants.values()
+    ]
 
 
 def exit_code(returns: Sequence[float], unmeasured: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from jaxddpg import settings
 from jaxddpg.config import tracing, trial
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.envs.gymnax import check_box, from_gymnax
-from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
 _NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names
@@ -25,21 +25,18 @@ _NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_modu
 
 
 def make_environment(section: settings.Environment) -> Environment:
-    """The environment that a name stands for: gymnax's, ours, or what `package.module:factory` makes.
+    """The environment that a name stands for: gymnax's, ours, one that is registered, or what `package.module:factory`
+    makes.
 
-    The factory is called with the parameters and returns an `Environment` or a gymnax environment.
+    A factory is called with the parameters and returns an `Environment` or a gymnax environment.
 
     Raises:
         ConfigError: there is no such environment, or it cannot be used.
     """
     try:
-        name = CONTINUOUS[section.name].factory or section.name if section.name in CONTINUOUS else section.name
-        if ":" not in name:
-            return from_gymnax(name, section.parameters)
-        module, _, factory = name.partition(":")
-        make = getattr(importlib.import_module(module), factory)
-        if not callable(make) or isinstance(make, Environment):
-            raise ValueError(f"{factory} has the type {type(make).__name__}, but must be a function that returns one")
+        make = _factory(section.name)
+        if make is None:
+            return from_gymnax(section.name, section.parameters)
         made = make(**section.parameters)
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
@@ -62,6 +59,20 @@ def make_environment(section: settings.Environment) -> Environment:
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
     except (Exception, SystemExit) as error:
         raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
+
+
+def _factory(name: str) -> Callable[..., Any] | None:
+    """What makes the environment of a name; None where gymnax does."""
+    if name in REGISTERED:
+        return REGISTERED[name]
+    place = (CONTINUOUS[name].factory or name) if name in CONTINUOUS else name
+    if ":" not in place:
+        return None
+    module, _, function = place.partition(":")
+    make = getattr(importlib.import_module(module), function)
+    if not callable(make) or isinstance(make, Environment):
+        raise ValueError(f"{function} has the type {type(make).__name__}, but must be a function that returns one")
+    return make
 
 
 def check_environment(section: settings.Environment) -> None:

@@ -305,13 +305,15 @@ def read_environment(environment: settings.Environment, errors: dict[str, str]) 
             f"environment.name is {name}, which has discrete actions, but deterministic policies need continuous ones; "
             f"try {suitable}"
         )
-    # One of the user's own is known to its module, or to the gymnax that this program has imported.
-    elif ":" not in name and not ("gymnax" in sys.modules and name in sys.modules["gymnax"].registered_envs):
-        near = difflib.get_close_matches(name, registry.CONTINUOUS, n=2, cutoff=0.4)
+    # One of the user's own is registered, or known to its module or to the gymnax that this program has imported.
+    elif not (":" in name or name in registry.REGISTERED) and not (
+        "gymnax" in sys.modules and name in sys.modules["gymnax"].registered_envs
+    ):
+        near = difflib.get_close_matches(name, [*registry.CONTINUOUS, *registry.REGISTERED], n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(registry.CONTINUOUS)}."
         errors["environment.name"] = (
             f"environment.name is {text(name)}, which is neither of gymnax nor ours; {question} One of your own is "
-            "named package.module:factory"
+            "named package.module:factory, or in Python registered by jaxddpg.register"
         )
     parameters = {}
     for parameter, value in environment.parameters.items():

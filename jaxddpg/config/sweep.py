@@ -50,6 +50,10 @@ class RunPlan(NamedTuple):
     """as its `config.yaml` says it"""
     members: Sequence[MemberPlan]
     """variant by variant, each with all its seeds"""
+    position: int = 0
+    """among the runs of a sweep"""
+    num_runs: int = 1
+    """of the sweep"""
 
     @property
     def variants(self) -> Sequence[MemberPlan]:
@@ -113,13 +117,13 @@ def resolve(experiment: Experiment) -> Plan:
     groups = dict[str, list[MemberPlan]]()
     for member in members:
         groups.setdefault(repr([member.swept[path] for path in shaping]), []).append(member)
-    runs = [RunPlan("", experiment, group) for group in groups.values()]
+    runs = [RunPlan("", experiment, group, index, len(groups)) for index, group in enumerate(groups.values())]
     if shaping:
-        runs = [_with_program(run, shaping, index if len(runs) > 1 else None) for index, run in enumerate(runs)]
+        runs = [_with_program(run, shaping) for run in runs]
     return Plan(experiment, runs)
 
 
-def _with_program(run: RunPlan, shaping: Sequence[str], index: int | None) -> RunPlan:
+def _with_program(run: RunPlan, shaping: Sequence[str]) -> RunPlan:
     """A run with the values of the `shaping` settings that its members share, from which its program is made, and with
     the name that it has as one of several."""
     variants, population = run.variants, run.experiment.population
@@ -128,8 +132,8 @@ def _with_program(run: RunPlan, shaping: Sequence[str], index: int | None) -> Ru
     population = dataclasses.replace(population, sweep=lists, combine="zip", num_draws=1)
     experiment = dataclasses.replace(with_values(run.experiment, shared), population=population)
     # The index distinguishes runs of one name, which is cut because file systems allow 255 letters.
-    name = "" if index is None else f"{index}_{_name(shared)}"[:120]
-    return RunPlan(name, experiment, run.members)
+    name = f"{run.position}_{_name(shared)}"[:120] if run.num_runs > 1 else ""
+    return run._replace(name=name, experiment=experiment)
 
 
 def _variants(experiment: Experiment) -> list[tuple[Experiment, dict[str, Any]]]:

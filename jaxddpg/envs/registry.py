@@ -3,7 +3,8 @@
 Tests compare it with the environments themselves.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 
 class Known(NamedTuple):
@@ -95,3 +96,30 @@ DISCRETE = (
     "Pong-misc",
     "FrozenLake-misc",
 )
+
+REGISTERED: dict[str, Callable[..., Any]] = {}
+"""What makes the environments that this process has registered, by name."""
+
+
+def register(name: str, environment: Any) -> None:
+    """Gives an environment a name for `environment.name` in this process. A process that later resumes or evaluates a
+    run with it has to register it, too. The last registration of a name holds.
+
+    Args:
+        environment: an `Environment`, one written for gymnax, or a function that returns either, which is called with
+            `environment.parameters`.
+
+    Raises:
+        ValueError: the name has a colon, or stands for an environment of gymnax or of this package.
+    """
+    if ":" in name or name in CONTINUOUS or name in DISCRETE:
+        reason = "a colon is for package.module:factory" if ":" in name else "that is a known environment"
+        raise ValueError(f"an environment cannot be registered as {name}: {reason}; choose another name")
+
+    def give(**parameters: Any) -> Any:
+        if parameters:
+            raise ValueError("it is registered as an object, which takes no parameters; register a function of them")
+        return environment
+
+    is_factory = callable(environment) and not hasattr(environment, "default_params")
+    REGISTERED[name] = environment if is_factory else give

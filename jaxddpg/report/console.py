@@ -89,9 +89,9 @@ class Display:
             self.note(f"epoch {row['epoch']}/{self._num_epochs} | {status}")
 
 
-def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = False) -> None:
+def print_table(title: str, rows: Sequence[Row], summary: str = "") -> None:
     """Prints a table with a line per row, and a closing sentence, to standard output."""
-    console = _console(sys.stdout, quiet)
+    console = _console(sys.stdout, quiet=False)
     if not console.is_terminal:
         console.width = 240  # nothing is cut off in a file
     table = Table(title=title, title_justify="left", box=None, header_style="bold underline")
@@ -101,4 +101,5 @@ def print_table(title: str, rows: Sequence[Row], summary: str, quiet: bool = Fal
     for row in rows:
         table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
-    console.print(summary)
+    if summary:
+        console.print(summary)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxddpg import statistics
 from jaxddpg.report import figures
 from jaxddpg.report.curves import Curves, chosen, of_common_length
+from jaxddpg.report.rows import Row
 
 FEW_SEEDS = 5
 """The bootstrap over fewer seeds is unreliable."""
@@ -34,12 +35,15 @@ class Source(NamedTuple):
 
 def write(
     runs: Sequence[Curves], sources: Sequence[Source], command: str, directory: Path, unfinished: Sequence[str] = ()
-) -> None:
+) -> dict[str, list[Row]]:
     """Writes `report.md`, its figures and `returns.csv` into a directory.
 
     Args:
         command: the command that made the report.
         unfinished: the runs that have not reached their last epoch, each with how far they are.
+
+    Returns:
+        The rows of the tables of final returns, by environment.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _write_returns(runs, directory / TABLE)
@@ -60,11 +64,14 @@ def write(
         )
     if unfinished:
         parts.append(f"**Not finished**, so that their results are not final: {', '.join(unfinished)}.")
-    compared = list[Curves]()
+    compared, tables = list[Curves](), dict[str, list[Row]]()
     for number, environment in enumerate(environments):
         own = [run for run in runs if run.environment == environment]
         compared += (ends := [chosen(run) for run in of_common_length(own)])
-        parts += _of_environment(own, ends, directory, "" if len(environments) == 1 else f"_{number}")
+        tables[environment] = [_final_returns(run) for run in ends]
+        parts += _of_environment(
+            own, ends, tables[environment], directory, "" if len(environments) == 1 else f"_{number}"
+        )
     methods = dict.fromkeys(run.label for run in compared)
     shared = [method for method in methods if {r.environment for r in compared if r.label == method} == {*environments}]
     comparable = all({"random", "best known"} <= run.references.keys() for run in runs)
@@ -77,24 +84,29 @@ def write(
         ]
     parts += ["## Sources", _table(map(_provenance, sources)), f"This page: `{command}`."]
     (directory / PAGE).write_text("\n\n".join(parts) + "\n")
+    return tables
 
 
-def _of_environment(whole: Sequence[Curves], runs: Sequence[Curves], directory: Path, suffix: str) -> list[str]:
-    """The section on one environment, from its runs in full and as they are compared."""
+def _final_returns(run: Curves) -> Row:
+    """The row of a run in the table of its environment."""
+    final = np.where(np.isfinite(run.returns[-1]), run.returns[-1], -np.inf)
+    return {
+        "method": run.label,
+        "seeds": len(final),
+        "IQM [95 %]": _interval(statistics.pooled_mean, [final]),
+        "median": _number(np.median(final)),
+        "worst and best seed": f"{_number(final.min())} to {_number(final.max())}",
+        **{what: int(lost.sum()) for what, lost in run.lost.items()},
+        "env steps per seed": f"{run.env_steps[-1]:,.0f}",
+    }
+
+
+def _of_environment(
+    whole: Sequence[Curves], runs: Sequence[Curves], rows: Sequence[Row], directory: Path, suffix: str
+) -> list[str]:
+    """The section on one environment, from its runs in full and as they are compared, with their final returns."""
     curves, profile = f"curves{suffix}.png", f"profile{suffix}.png"
     figures.plot([chosen(run) for run in whole], directory / curves)
-    rows = [
-        {
-            "method": run.label,
-            "seeds": len(final := np.where(np.isfinite(run.returns[-1]), run.returns[-1], -np.inf)),
-            "IQM [95 %]": _interval(statistics.pooled_mean, [final]),
-            "median": _number(np.median(final)),
-            "worst and best seed": f"{_number(final.min())} to {_number(final.max())}",
-            **{what: int(lost.sum()) for what, lost in run.lost.items()},
-            "env steps per seed": f"{run.env_steps[-1]:,.0f}",
-        }
-        for run in runs
-    ]
     known = ", ".join(f"{name} {level:g}" for name, level in runs[0].references.items())
     return [
         f"## {runs[0].environment}",

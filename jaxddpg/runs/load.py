@@ -26,9 +26,10 @@ NEWEST, BEST = "newest", "best"
 
 
 def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoch: int | str = NEWEST) -> list[Row]:
-    """Evaluates the policies of a run without noise, on episodes that training never saw; a row per member.
+    """Evaluates the policies of a run or a sweep without noise, on episodes that training never saw; a row per member.
 
-    A diverged member has no return; `unmeasured_by` says what was not finite for another.
+    A diverged member has no return; `unmeasured_by` says what was not finite for another. Of a sweep of several runs a
+    row has the name of its run, and those that have no checkpoint yet are left out with a warning.
 
     Args:
         epoch: of which policies: "newest", "best", those at the best evaluation of each member, or the number of an
@@ -41,7 +42,27 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoc
         raise ConfigError([f"--num-episodes is {num_episodes}, but must be at least 1"])
     _check_seed(seed)
     backend.start()
-    found = _policies(Path(directory), epoch)
+    directory = Path(directory)
+    runs = config.read_run_or_sweep(directory).runs
+    if len(runs) == 1:
+        return _evaluate(directory, num_episodes, seed, epoch)
+    found = {run.name: bool(checkpoint.epochs(directory / run.name)) for run in runs}
+    if not any(found.values()):
+        raise ConfigError([f"{directory} holds no checkpoint; was the sweep stopped before its first epoch ended?"])
+    for name, has_checkpoint in found.items():
+        if not has_checkpoint:
+            warnings.warn(f"{directory / name} has no checkpoint yet and is left out", stacklevel=2)
+    return [
+        {"run": name} | row
+        for name, has_checkpoint in found.items()
+        if has_checkpoint
+        for row in _evaluate(directory / name, num_episodes, seed, epoch)
+    ]
+
+
+def _evaluate(directory: Path, num_episodes: int, seed: int, epoch: int | str) -> list[Row]:
+    """As `evaluate`, of one run."""
+    found = _policies(directory, epoch)
     section = settings.Evaluation(num_episodes)
     members = [member._replace(settings=replace(member.settings, evaluation=section)) for member in found.plan.members]
     plan = found.plan._replace(experiment=replace(found.plan.experiment, evaluation=section), members=members)
@@ -67,10 +88,12 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoc
     ]
 
 
-def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWEST) -> Callable[[Any], np.ndarray]:
+def load_policy(
+    directory: str | Path, member: int = 0, epoch: int | str = NEWEST
+) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """The deterministic policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
-    environment; NumPy arrays, for use outside of compiled functions. `epoch` as for `evaluate`; of a diverged member
-    the policy before it diverged."""
+    environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; of a diverged member the policy is
+    that before it diverged."""
     _, environment, agent, state = _policy(Path(directory), member, epoch)
     low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
 
@@ -78,11 +101,11 @@ def load_policy(directory: str | Path, member: int = 0, epoch: int | str = NEWES
     def act(observation: jax.Array) -> jax.Array:
         return rescale(agent.act(state, observation), low, high)
 
-    def policy(observation: Any) -> np.ndarray:
-        given = np.asarray(observation, np.float32)
+    def policy(observation: jax.typing.ArrayLike) -> jax.Array:
+        given = jnp.asarray(observation, jnp.float32)
         if given.shape[-1:] != (environment.observation_size,):
             raise ValueError(f"observation has shape {given.shape}, but must be [..., {environment.observation_size}]")
-        return np.asarray(act(given))
+        return act(given)
 
     return policy
 

@@ -215,7 +215,8 @@ class Run:
         parts += [f"{each} on each, {placement.block} at once"] if each > placement.block else []
         parts += [f"{idle} idle"] if (idle := jax.device_count() - devices) else []
         where = f" -> {self._directory}" if self._directory else ""
-        return f"{self._plan.experiment.environment.name}, {', '.join(parts)}{where}"
+        number = f"run {self._plan.position + 1} of {self._plan.num_runs}: " if self._plan.num_runs > 1 else ""
+        return f"{number}{self._plan.experiment.environment.name}, {', '.join(parts)}{where}"
 
 
 @contextmanager

@@ -32,11 +32,16 @@ def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> No
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 
 
-def write_report(directories: str | Path | Sequence[str | Path], path: str | Path, command: str = "") -> None:
+def write_report(
+    directories: str | Path | Sequence[str | Path], path: str | Path, command: str = ""
+) -> dict[str, list[Row]]:
     """Writes a report on runs and sweeps into a directory: `report.md`, figures and `returns.csv` with every seed.
 
     Args:
         command: what made the report, to be stated in it.
+
+    Returns:
+        The rows of its tables of final returns, by environment.
 
     Raises:
         ConfigError: a directory holds no run with a complete epoch, or the report cannot be written.
@@ -59,7 +64,7 @@ def write_report(directories: str | Path | Sequence[str | Path], path: str | Pat
             found = json.loads(summary.read_text()) if summary.exists() else {}
             sources.append(page.Source(f"{place / run.name}", f"jaxddpg {how} {file}", found))
     try:
-        page.write(runs, sources, command, path, unfinished)
+        return page.write(runs, sources, command, path, unfinished)
     except (OSError, ValueError) as error:
         raise ConfigError([f"--output {path} cannot be written: {error}"]) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxddpg import config, settings
-from jaxddpg.config import Plan, RunPlan
+from jaxddpg.config import ConfigError, Plan, RunPlan
 from jaxddpg.config.build import check_member, populate
 from jaxddpg.config.environment import make_environment
 from jaxddpg.report.rows import METRICS
@@ -46,6 +46,8 @@ def run(experiment: Experiment | Plan, directory: str | Path | None = None, **op
             not suffice, and the directory is left without results.
         RunError: the disk is full or cannot be written; the newest valid checkpoint is kept to resume from.
     """
+    if directory is None and options.get("profile"):
+        raise ConfigError(["profile is True, but there is no directory for the trace; name one"])
     return _train(_plan(experiment).run(), None if directory is None else Path(directory), Options(**options))
 
 
@@ -129,7 +131,7 @@ def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[st
         place, changed = directory / each.name, None
         if each.name in begun:  # what was changed since holds for it, too
             stored, changed = config.read_changed(place, config.mutable_settings(each.experiment))
-            each = stored.run()
+            each = stored.run()._replace(position=each.position, num_runs=each.num_runs)
         results.append(_train(each, place, options, directory, changed))
     if distributed.is_first():
         draw_curves(directory)

@@ -1,0 +1,41 @@
+"""Where JAX keeps what it compiles, so that a program is compiled once on a machine. Needs no JAX."""
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import platformdirs
+
+
+def directory() -> Path:
+    """The directory for programs of this user, processor and version of JAX."""
+    # A program for one processor may not run on another, which may share the directory.
+    description = Path("/proc/cpuinfo")
+    lines = description.read_text().splitlines() if description.exists() else []
+    processor = [
+        platform.machine(),
+        platform.processor(),
+        *(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))),
+    ]
+    name = hashlib.sha256("".join(sorted(set(processor))).encode()).hexdigest()[:8]
+    return platformdirs.user_cache_path("jaxddpg") / f"jax-{importlib.metadata.version('jax')}-{name}"
+
+
+def variables() -> dict[str, str]:
+    """The variables that have a JAX which is not yet imported use that directory."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(directory()), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def enable_compilation_cache(path: str | Path | None = None) -> None:
+    """Has JAX keep what it compiles from now on, as the commands do, and reuse it in other processes.
+
+    Args:
+        path: a directory; None is that of the commands, in the user's cache directory.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()  # it is set up at the first compilation, which may have been
+    jax.config.update("jax_compilation_cache_dir", str(path or directory()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
