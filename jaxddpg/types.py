@@ -127,7 +127,9 @@ class Environment(NamedTuple):
     """`step(key, state, action [A]) -> state, TimeStep`; where the episode ended, the state is the first of the next
     episode."""
     observation_size: int
+    """O"""
     action_size: int
+    """A"""
     episode_length: int
     """The steps after which an episode is truncated, at the latest."""
     action_low: Any = -1.0
@@ -194,6 +196,7 @@ class Agent(NamedTuple):
     diagnostics: Callable[[State, Transition], Metrics]
     """`diagnostics(state, batch [B]) -> metrics []`, which are computed once per epoch."""
     gamma: Scalar
+    """The discount factor."""
     batch_size: int
     """B, of all shards of a member together."""
 

@@ -1,5 +1,6 @@
 """What the pages and the examples show must run."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from helpers import thorough, variants
 
+import jaxddpg
 from jaxddpg import config
 from jaxddpg.cli import main as cli
 from jaxddpg.config import build
@@ -138,6 +140,20 @@ def test_the_commands_of_a_page_are_valid(command, monkeypatch, capsys):
 
 def test_readme_takes_two_minutes_to_read():
     assert len((ROOT / "README.md").read_text().split()) <= 1_000
+
+
+def test_the_api_page_has_every_public_name():
+    text = (ROOT / "docs" / "api.rst").read_text()
+    listed = {*re.findall(r"^\.\. auto\w+:: ([\w.]+)$", text, re.MULTILINE)}
+    modules = [importlib.import_module(name) for name in listed if "." in name]
+    for name in jaxddpg.__all__:
+        found = getattr(jaxddpg, name)
+        assert (
+            name in listed
+            or found in modules
+            or any(getattr(m, name, None) is found for m in modules)
+            or (name == "settings")
+        ), name
 
 
 def anchors(page):

@@ -55,6 +55,7 @@ class Result(NamedTuple):
     rows: list[Row]
     """One per epoch and member, as in `metrics.jsonl`."""
     summary: dict[str, Any]
+    """The content of `summary.json`."""
     agents: State
     """The final agent states, each leaf [M, ...]."""
 

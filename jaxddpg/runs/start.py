@@ -58,7 +58,8 @@ def sweep(experiment: Experiment | Plan, directory: str | Path, **options: Any) 
     of the values that give the program its shape, one after the other, in directories of their own below it.
 
     Raises:
-        ConfigError, RunError: as `run`; of several runs those that ended before are kept.
+        ConfigError: as for `run`.
+        RunError: as for `run`; of several runs those that ended before are kept.
     """
     plan, directory = _plan(experiment), Path(directory)
     if len(plan.runs) == 1:
