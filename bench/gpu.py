@@ -71,7 +71,7 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
     headline |= {"batch_size": 32, "capacity": 2_048, "hidden": 16} if smoke else {}
     learning = {**small, "members": 2 if smoke else 64, "steps_per_epoch": steps if smoke else 5_000}
     return {
-        # A replay of 100 000 rows for each of 4096 members would be 15 GB: so many members have shorter ones.
+        # A replay of 100,000 rows for each of 4096 members would be 15 GB: so many members have shorter ones.
         "members": [
             ({**small, "members": m, "hidden": h, "capacity": 100_000 if m < 2048 else 20_000}, {})
             for h in hiddens

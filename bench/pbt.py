@@ -92,7 +92,7 @@ def told() -> str:
         [
             {
                 f"of {POPULATIONS} populations": name,
-                "IQM (95 % interval)": f"{float(interquartile_mean(values)):.1f} "
+                "IQM (95% interval)": f"{float(interquartile_mean(values)):.1f} "
                 f"({' to '.join(f'{float(end):.1f}' for end in confidence_interval(values))})",
                 "worst to best": f"{values.min():.1f} to {values.max():.1f}",
             }

@@ -5,7 +5,7 @@
     python bench/peers.py --table            # the tables, from bench/results/peers.json
 
 Each trainer lives in an environment of its own, made below runs/peers/ on first use (several GB). A round is the same
-number of updates for every trainer, checked against its optimiser's own counter; rounds take turns, in rotating order.
+number of updates for every trainer, checked against its optimizer's own counter; rounds take turns, in rotating order.
 One member is pinned to one core and measured in CPU time, several have all cores and are measured in wall time.
 """
 

@@ -3,7 +3,7 @@
     python bench/profile_update.py
 
 One member, pinned to one core, in CPU time; each part is timed alone in a compiled loop, so that the parts need not add
-up to the whole. Kernels are those of the optimised program of one update. Writes bench/results/profile_update.json.
+up to the whole. Kernels are those of the optimized program of one update. Writes bench/results/profile_update.json.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from jaxddpg.config import environment as environment_module
 
 
 def kernels(text: str) -> Counter[str]:
-    """How often each operation that costs a launch stands in the entry of an optimised program."""
+    """How often each operation that costs a launch stands in the entry of an optimized program."""
     entry = text[text.index("\nENTRY ") :]
     free = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
     return Counter(name for name in re.findall(r"= [^=]*? ([a-z][\w-]*)\(", entry) if name not in free)

@@ -30,7 +30,7 @@ EXPERIMENTS = {
     "reacher": "configs/reacher.yaml",
     "swimmer": "configs/swimmer.yaml",
     "lillicrap2015": "configs/lillicrap2015.yaml",
-    "lillicrap2015, no batch normalisation": "configs/lillicrap2015.yaml --agent.actor.normalization none "
+    "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
 }
 
@@ -55,7 +55,7 @@ def measure(name: str) -> list[dict[str, str]]:
 def table(rows: list[dict[str, str]]) -> str:
     """The Markdown table of all experiments in the CSV."""
     lines = [
-        "| experiment | env steps per seed | IQM of 10 seeds (95 % interval) | worst seed | `jaxddpg train` |",
+        "| experiment | env steps per seed | IQM of 10 seeds (95% interval) | worst seed | `jaxddpg train` |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, arguments in EXPERIMENTS.items():

@@ -71,7 +71,7 @@ def curves(rows: list[dict[str, str]], name: str) -> tuple[np.ndarray, np.ndarra
 def table(rows: list[dict[str, str]]) -> str:
     """The Markdown table of the final policies."""
     lines = [
-        "| experiment | env steps per seed | IQM of 30 seeds (95 % interval) | worst seed | paper |",
+        "| experiment | env steps per seed | IQM of 30 seeds (95% interval) | worst seed | paper |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, task in TASKS.items():

@@ -4,7 +4,7 @@
     python bench/throughput.py --table    # the table, from bench/results/throughput.json
 
 Every shape runs in a process of its own. Rates are the median of several epochs in wall time, compilation apart, on all
-cores; the number of updates is that of the optimiser's own counter. The floor is what the matrix products alone would
+cores; the number of updates is that of the optimizer's own counter. The floor is what the matrix products alone would
 allow on as many cores as there are members; one member may be above it, for it finds work for a second core. Writes
 bench/results/throughput.json and docs/throughput.png.
 """

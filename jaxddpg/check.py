@@ -1,7 +1,7 @@
-"""A self-test of cases with known answers, to be climbed on one's own accelerator: is what runs here right?
+"""Numerical self-tests with known answers, to verify results on a given accelerator.
 
-Each rung computes something with the package's own functions and compares it with a closed form, or with what NumPy
-says in float64. A rung stands on those below it.
+Each check runs the package's own functions and compares the result with a closed form or a float64 NumPy reference.
+Later checks rely on earlier ones.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
 
 def self_test() -> Iterator[Check]:
-    """Climbs every rung in float32, and those that are exact also in float64 where the device has it.
+    """Runs all checks in float32, and the exact ones again in float64 if the device supports it.
 
     Matrix products are as precise as in training for those that are estimated, and of the highest precision otherwise.
     """
@@ -66,7 +66,7 @@ def self_test() -> Iterator[Check]:
 
 
 def compare(case: Case) -> Check:
-    """Where and by how much a case is off."""
+    """Compares a case; returns the element with the largest error."""
     computed = np.ravel(np.asarray(case.computed))
     exact = np.broadcast_to(np.asarray(case.exact, np.float64), np.shape(case.computed)).ravel()
     error = np.abs(computed.astype(np.float64) - exact)
@@ -101,7 +101,7 @@ def exploration() -> Iterator[Case]:
     last = walks[num_steps // 2 :]
     correlation = np.mean(last[0] * last, axis=1) / np.mean(last[0] ** 2)
     decay = smoothing ** np.arange(len(last))
-    yield Case("OU noise: memory", correlation, decay, 5 / np.sqrt(num_walks))
+    yield Case("OU noise: autocorrelation", correlation, decay, 5 / np.sqrt(num_walks))
 
 
 def target_networks() -> Iterator[Case]:
@@ -118,7 +118,7 @@ def target_networks() -> Iterator[Case]:
 
 
 def offset_observations() -> Iterator[Case]:
-    """Batch normalisation finds the moments of observations that lie far from zero: half 9,999, half 10,001."""
+    """Batch normalization finds the moments of observations that lie far from zero: half 9,999, half 10,001."""
     actor = Actor(action_size=1, hidden_sizes=(2,), normalization="batch", final_bound=1.0)
     rows = 10_000.0 + jnp.asarray([[-1.0], [1.0]] * 128)
 

@@ -1,7 +1,7 @@
 """The settings of an experiment: its sections, and for each setting its default, its meaning and its rule.
 
 A setting typed `Scalar` is a number that the compiled program takes as input: changing or sweeping it never compiles
-again. Everything else gives the program its shape. The sections are pytrees whose leaves are those numbers. This module
+again. All other settings are static. Each section is a pytree whose leaves are its traced settings. This module
 does not import JAX, so that help and configuration errors never wait for it.
 """
 
@@ -18,7 +18,7 @@ import wrapt
 
 Scalar = Annotated[float, "traced"]
 AXIS_FORM = (
-    "a list of values, {linspace: [first, last, number]} or {geomspace: [first, last, number]}, or to be drawn from "
+    "a list of values, {linspace: [first, last, num]}, {geomspace: [first, last, num]}, or, for random draws, "
     "{uniform: [low, high]} or {loguniform: [low, high]}"
 )
 """What describes the values of a swept setting."""
@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
     holds: bool
     names: tuple[str, ...]
-    """The settings it speaks of, below its section; the sentence begins with the first."""
+    """The settings involved, relative to the section; the message starts with the first."""
     words: str
     """The sentence after "NAME is VALUE, "."""
 
@@ -44,7 +44,7 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field with its default, its meaning and its rule; for a list of numbers the rule is that of each.
+    """A settings field with a default, a description and constraints; for a list, the constraints apply to each entry.
 
     A number may be infinite only where that is its neutral default.
     """
@@ -57,17 +57,19 @@ def setting(
 
 @dataclass(frozen=True)
 class Environment:
-    """The environment, one copy of it."""
+    """The environment (a single instance)."""
 
-    name: str = setting("Pendulum-v1", "a gymnax environment, or `package.module:factory` for one of your own")
-    parameters: Mapping[str, Any] = setting(dict, "its parameters by name; floats are traced, the others static")
+    name: str = setting("Pendulum-v1", "a gymnax environment name, or `package.module:factory` for a custom one")
+    parameters: Mapping[str, Any] = setting(
+        dict, "environment parameters by name; floats are traced, other values static"
+    )
 
 
 def _layer_normalization(normalization: str, hidden_sizes: tuple[int, ...]) -> Rule:
     return Rule(
         normalization != "layer" or min(hidden_sizes) > 1,
         ("normalization", "hidden_sizes"),
-        "but in a hidden layer of 1 unit the unit is its own mean, and nothing is learned; use at least 2 units",
+        "but layer normalization makes a single unit constant, so nothing is learned; use at least 2 units",
     )
 
 
@@ -76,8 +78,8 @@ class Actor:
     """The policy network."""
 
     hidden_sizes: tuple[int, ...] = setting((256, 256), "units of each hidden layer", at_least=1)
-    normalization: Literal["none", "layer", "batch"] = setting("none", "of the hidden layers")
-    final_bound: Scalar = setting(3e-3, "last layer starts from U(-bound, bound)", at_least=0)
+    normalization: Literal["none", "layer", "batch"] = setting("none", "normalization of the hidden layers")
+    final_bound: Scalar = setting(3e-3, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
 
     def rules(self) -> list[Rule]:
         return [_layer_normalization(self.normalization, self.hidden_sizes)]
@@ -88,9 +90,11 @@ class Critic:
     """The action-value network."""
 
     hidden_sizes: tuple[int, ...] = setting((256, 256), "units of each hidden layer", at_least=1)
-    action_layer: int = setting(0, "the hidden layer at whose input the action joins", at_least=0, at_most=1)
-    normalization: Literal["none", "layer", "batch"] = setting("none", "of the hidden layers")
-    final_bound: Scalar = setting(3e-3, "last layer starts from U(-bound, bound)", at_least=0)
+    action_layer: int = setting(
+        0, "index of the hidden layer that takes the action as an extra input", at_least=0, at_most=1
+    )
+    normalization: Literal["none", "layer", "batch"] = setting("none", "normalization of the hidden layers")
+    final_bound: Scalar = setting(3e-3, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
     weight_decay: Scalar = setting(0.0, "L2 coefficient on the weights, added to the gradient", at_least=0)
 
     def rules(self) -> list[Rule]:
@@ -108,22 +112,27 @@ class Critic:
 class DDPG:
     """Deep deterministic policy gradient (Lillicrap et al. 2015)."""
 
-    algorithm: Literal["ddpg"] = setting("ddpg", "the learner")
+    algorithm: Literal["ddpg"] = setting("ddpg", "the algorithm")
     gamma: Scalar = setting(0.99, "discount factor", at_least=0, at_most=1)
-    tau: Scalar = setting(0.005, "share of the online network in each soft target update", above=0, at_most=1)
+    tau: Scalar = setting(0.005, "soft target update rate (Polyak averaging)", above=0, at_most=1)
     actor_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
     critic_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
-    final_actor_learning_rate: Scalar = setting(0.0, "reached linearly after learning_rate_decay_steps", at_least=0)
-    final_critic_learning_rate: Scalar = setting(0.0, "reached linearly after learning_rate_decay_steps", at_least=0)
-    learning_rate_decay_steps: Scalar = setting(inf, "env steps; inf keeps the rates for ever", above=0)
+    final_actor_learning_rate: Scalar = setting(
+        0.0, "final learning rate, after linear decay over learning_rate_decay_steps", at_least=0
+    )
+    final_critic_learning_rate: Scalar = setting(
+        0.0, "final learning rate, after linear decay over learning_rate_decay_steps", at_least=0
+    )
+    learning_rate_decay_steps: Scalar = setting(inf, "env steps of linear learning-rate decay; inf: constant", above=0)
     batch_size: int = setting(256, "transitions per update", at_least=1)
     microbatch_size: int = setting(
         0,
-        "rows of a batch whose gradient is taken at once; 0 picks: on a CPU a divisor from 256 to 512, else all",
+        "microbatch size for gradient accumulation; 0: automatic (on CPU, the largest divisor of the batch size from "
+        "256 to 512; otherwise the whole batch)",
         at_least=0,
     )
-    reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
-    max_grad_norm: Scalar = setting(inf, "bound on the global norm of each gradient", above=0)
+    reward_scale: Scalar = setting(1.0, "reward multiplier inside the agent", above=0)
+    max_grad_norm: Scalar = setting(inf, "gradient clipping threshold (global norm); inf: no clipping", above=0)
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
 
@@ -134,27 +143,32 @@ class DDPG:
             Rule(
                 whole or "batch" not in normalizations,
                 ("microbatch_size", "actor.normalization", "critic.normalization"),
-                "but batch normalisation needs the statistics of the whole batch; use 0",
+                "but batch normalization needs the statistics of the whole batch; use 0",
             ),
             Rule(
                 self.batch_size > 1 or "batch" not in normalizations,
                 ("batch_size", "actor.normalization", "critic.normalization"),
-                "but batch normalisation needs at least 2 transitions: one alone is its own mean, and nothing is "
-                "learned; use at least 2",
+                "but batch normalization makes a single transition constant, so nothing is learned; use at least 2",
             ),
         ]
 
 
 @dataclass(frozen=True)
 class Features:
-    """What all encodings share: the ranges to which they scale an observation."""
+    """Settings shared by all encodings: the observation ranges they scale from."""
 
-    low: tuple[float, ...] = setting((), "lower end of each observation's range; []: the environment's own")
+    low: tuple[float, ...] = setting((), "lower bound of each observation; []: use the environment's")
     high: tuple[float, ...] = setting((), "upper end of each observation's range; []: the environment's own")
 
     def rules(self) -> list[Rule]:
         paired = len(self.low) == len(self.high) and all(a < b for a, b in zip(self.low, self.high, strict=True))
-        return [Rule(paired, ("low", "high"), f"but must have one number for and below each of high, {[*self.high]}")]
+        return [
+            Rule(
+                paired,
+                ("low", "high"),
+                f"but must have as many entries as high, {[*self.high]}, each below its counterpart",
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -162,8 +176,10 @@ class Tiles(Features):
     """Tile coding (Sutton & Barto 2018, section 9.5.4)."""
 
     encoding: Literal["tiles"] = setting("tiles", "binary features of offset grids")
-    num_tilings: int = setting(8, "grids, each offset from the others; a power of 2 offsets them evenly", at_least=1)
-    num_tiles: int = setting(10, "tiles of a grid along each dimension", at_least=1)
+    num_tilings: int = setting(
+        8, "number of tilings, each with its own offset; powers of 2 give even offsets", at_least=1
+    )
+    num_tiles: int = setting(10, "tiles per dimension in each tiling", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -176,11 +192,11 @@ class Fourier(Features):
 
 @dataclass(frozen=True)
 class Radial(Features):
-    """Normalised Gaussian bumps on a grid."""
+    """Normalized Gaussian radial basis functions on a grid."""
 
     encoding: Literal["radial"] = setting("radial", "Gaussian bumps that sum to 1")
-    num_centers: int = setting(5, "bumps along each dimension", at_least=2)
-    width: Scalar = setting(1.0, "standard deviation of a bump, in distances between neighbours", above=0)
+    num_centers: int = setting(5, "centers per dimension", at_least=2)
+    width: Scalar = setting(1.0, "standard deviation of each basis function, in grid spacings", above=0)
 
 
 @dataclass(frozen=True)
@@ -196,7 +212,7 @@ class FeatureActor:
     """The policy on the features."""
 
     hidden_sizes: tuple[int, ...] = setting((), "units of each sigmoid layer; []: linear in the features", at_least=1)
-    squash: Literal["none", "tanh"] = setting("none", "what bends the output into [-1, 1]")
+    squash: Literal["none", "tanh"] = setting("none", "squashing function for the output")
 
 
 @dataclass(frozen=True)
@@ -212,17 +228,21 @@ class COPDAC:
 
     algorithm: Literal["copdac"] = setting("copdac", "linear deterministic policy gradient")
     critic: Literal["q", "gq", "regression"] = setting(
-        "q", "Q-learning, gradient Q-learning, or least squares on each batch, which needs no rates but the actor's"
+        "q",
+        "critic update: Q-learning, gradient Q-learning, or least squares on each batch (uses only the actor's "
+        "learning rate)",
     )
-    gradient: Literal["vanilla", "natural"] = setting("vanilla", "the actor's direction")
+    gradient: Literal["vanilla", "natural"] = setting("vanilla", "direction of the actor update")
     gamma: Scalar = setting(0.99, "discount factor", at_least=0, at_most=1)
-    actor_learning_rate: Scalar = setting(1e-3, "alpha_theta, of the policy's weights", above=0)
+    actor_learning_rate: Scalar = setting(1e-3, "learning rate of the policy weights (alpha_theta)", above=0)
     critic_learning_rate: Scalar = setting(1e-2, "alpha_w, of the compatible weights", above=0)
     baseline_learning_rate: Scalar = setting(0.1, "alpha_v, of the state-value weights", above=0)
     correction_learning_rate: Scalar = setting(1e-2, "alpha_u, of gradient Q-learning's second weights", above=0)
     batch_size: int = setting(1, "transitions per update", at_least=1)
-    reward_scale: Scalar = setting(1.0, "factor on the reward inside the learner", above=0)
-    max_grad_norm: Scalar = setting(inf, "bound on the norm of each step before its rate", above=0)
+    reward_scale: Scalar = setting(1.0, "reward multiplier inside the agent", above=0)
+    max_grad_norm: Scalar = setting(
+        inf, "clipping threshold for the norm of each step, before the learning rate; inf: no clipping", above=0
+    )
     features: Tiles | Fourier | Radial | Polynomial = setting(Tiles, "the encoding of observations")
     actor: FeatureActor = setting(FeatureActor, "the policy on the features")
     baseline: Baseline = setting(Baseline, "the state-value function on the features")
@@ -230,13 +250,15 @@ class COPDAC:
 
 @dataclass(frozen=True)
 class Noise:
-    """Exploration: x' = smoothing * x + scale * eps, in half-widths of the action Box."""
+    """Exploration noise: x' = smoothing * x + scale * eps, in units of half the action range."""
 
     smoothing: Scalar = setting(0.85, "0: Gaussian white noise; in between: Ornstein-Uhlenbeck", at_least=0, at_most=1)
-    scale: Scalar = setting(0.2, "a standard deviation", at_least=0)
-    scale_of: Literal["innovation", "stationary"] = setting("innovation", "deviation of eps's term, or of x itself")
+    scale: Scalar = setting(0.2, "standard deviation; see scale_of", at_least=0)
+    scale_of: Literal["innovation", "stationary"] = setting(
+        "innovation", "whether scale is the standard deviation of the per-step innovation or of the stationary process"
+    )
     final_scale: Scalar = setting(0.0, "reached linearly after decay_steps", at_least=0)
-    decay_steps: Scalar = setting(inf, "env steps; inf keeps the scale for ever", above=0)
+    decay_steps: Scalar = setting(inf, "env steps of linear decay; inf: constant", above=0)
 
     def rules(self) -> list[Rule]:
         return [
@@ -250,10 +272,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Replay:
-    """The memory of experience."""
+    """The replay buffer."""
 
-    sampling: Literal["uniform", "latest"] = setting("uniform", "at random, or the newest rows in their order")
-    capacity: int = setting(100_000, "rows per member, a multiple of training.num_envs", at_least=1)
+    sampling: Literal["uniform", "latest"] = setting("uniform", "uniform at random, or the newest transitions in order")
+    capacity: int = setting(100_000, "transitions per member; a multiple of training.num_envs", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -261,12 +283,17 @@ class Training:
     """The loop of one member. A vector step is one step of each of its environments."""
 
     num_envs: int = setting(1, "parallel environments per member", at_least=1)
-    updates_per_step: Fraction = setting(Fraction(1), "updates per vector step: k, or 1/k for one every k", above=0)
+    updates_per_step: Fraction = setting(
+        Fraction(1), "gradient updates per vector step: k, or 1/k for one update every k steps", above=0
+    )
     warmup_steps: int = setting(1_000, "vector steps of uniformly random actions before learning", at_least=0)
-    steps_per_epoch: int = setting(1_000, "vector steps from one evaluation to the next", at_least=1)
+    steps_per_epoch: int = setting(1_000, "vector steps per epoch, i.e. between evaluations", at_least=1)
     num_epochs: int = setting(100, "epochs after the warm-up", at_least=1)
     num_shards: int = setting(
-        1, "shares of a member's environments, replay and batches, on a device each where there are so many", at_least=1
+        1,
+        "number of data-parallel shards per member (environments, replay and batches), each on its own device if "
+        "there are enough",
+        at_least=1,
     )
 
     def rules(self) -> list[Rule]:
@@ -282,8 +309,8 @@ class Training:
             Rule(
                 last_step < 2**32,
                 ("num_epochs", "steps_per_epoch", "warmup_steps"),
-                f"which makes {last_step} vector steps, but a run counts them in 32 bits; use more "
-                "training.num_envs and fewer steps",
+                f"which makes {last_step} vector steps, but a run can have at most 2^32; use more training.num_envs "
+                "and fewer steps",
             ),
             Rule(
                 self.num_envs % shards == 0,
@@ -294,7 +321,7 @@ class Training:
 
     @property
     def env_steps(self) -> int:
-        """Of one member, from the first of the warm-up to the end of the run."""
+        """Total env steps of one member over the run, including warm-up."""
         return self.num_envs * (self.warmup_steps + self.num_epochs * self.steps_per_epoch)
 
 
@@ -317,13 +344,15 @@ class PopulationBased:
     """Population-based training (Jaderberg et al. 2017)."""
 
     method: Literal["pbt"] = setting("pbt", "the worst continue from the best, with perturbed settings")
-    interval: int = setting(5, "epochs from one choice to the next", at_least=1)
-    share: float = setting(0.25, "of the members, at least one, that are replaced by as many", above=0, at_most=0.5)
-    factors: tuple[float, ...] = setting(
-        (0.8, 1.25), "one multiplies each swept setting of a member that is replaced", above=0
+    interval: int = setting(5, "epochs between selections", at_least=1)
+    share: float = setting(
+        0.25, "fraction of members (at least one) replaced by copies of the best", above=0, at_most=0.5
     )
-    copy_replay: bool = setting(True, "copy the replay, too; always done where a member diverged")
-    seed: int = setting(0, "of these choices alone", at_least=0)
+    factors: tuple[float, ...] = setting(
+        (0.8, 1.25), "each swept setting of a replaced member is multiplied by one of these, chosen at random", above=0
+    )
+    copy_replay: bool = setting(True, "also copy the replay buffer (always done for diverged members)")
+    seed: int = setting(0, "seed for selection and perturbation", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -331,37 +360,39 @@ class Halving:
     """Successive halving (Jamieson & Talwalkar 2016)."""
 
     method: Literal["halving"] = setting("halving", "only the best continue, the others are stopped")
-    interval: int = setting(5, "epochs from one choice to the next", at_least=1)
-    reduction: int = setting(2, "one of so many members continues, rounded up", at_least=2)
+    interval: int = setting(5, "epochs between selections", at_least=1)
+    reduction: int = setting(2, "1/reduction of the members continue, rounded up", at_least=2)
 
 
 @dataclass(frozen=True)
 class Population:
     """The members: every variant of the swept settings with every seed."""
 
-    seed: int = setting(0, "the first seed; the others count on from it", at_least=0)
-    num_seeds: int = setting(1, "members, or where settings are swept members of each variant", at_least=1)
+    seed: int = setting(0, "first seed; members use consecutive seeds", at_least=0)
+    num_seeds: int = setting(1, "number of seeds; in a sweep, per variant", at_least=1)
     sweep: Mapping[str, Any] = setting(
         dict, f"swept settings by dotted path, such as noise.scale, each with its values: {AXIS_FORM}"
     )
     combine: Literal["grid", "zip", "random"] = setting(
-        "grid", "the variants: all combinations, the first values then the second and so on, or drawn at random"
+        "grid", "how axes combine into variants: full grid, element-wise, or random draws"
     )
-    num_draws: int = setting(1, "variants that are drawn at random", at_least=1, at_most=MAX_VARIANTS)
-    draw_seed: int = setting(0, "seed of these draws alone", at_least=0)
+    num_draws: int = setting(1, "number of random draws", at_least=1, at_most=MAX_VARIANTS)
+    draw_seed: int = setting(0, "seed for the random draws", at_least=0)
     selection: NoSelection | PopulationBased | Halving = setting(
         NoSelection, "which members are replaced or stopped between epochs"
     )
     placement: int = setting(
-        0, "at most so many members that a device computes at once; 0 picks: 1 on a CPU, else all", at_least=0
+        0,
+        "maximum number of members a device runs at once under vmap; 0: automatic (1 on CPU, otherwise all)",
+        at_least=0,
     )
     on_divergence: Literal["freeze", "stop"] = setting(
-        "freeze", "a member whose numbers are not finite stays as it was before, or ends the run"
+        "freeze", "what to do when a member has non-finite values: freeze it, or stop the run"
     )
 
     @property
     def selects(self) -> bool:
-        """Whether members are replaced or stopped in favour of others."""
+        """Whether members are replaced or stopped in favor of others."""
         return not isinstance(self.selection, NoSelection)
 
     def rules(self) -> list[Rule]:
@@ -376,17 +407,15 @@ class Population:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is kept on disk to resume from."""
+    """Checkpointing."""
 
-    interval_seconds: float = setting(
-        30.0, "at least so long from one checkpoint to the next; 0: after every epoch", at_least=0
-    )
-    keep: int = setting(2, "so many of the newest; each also holds the best policies", at_least=1)
+    interval_seconds: float = setting(30.0, "minimum seconds between checkpoints; 0: after every epoch", at_least=0)
+    keep: int = setting(2, "number of newest checkpoints to keep; each also holds the best policies", at_least=1)
 
 
 @dataclass(frozen=True)
 class Reporting:
-    """Where results go beside the run directory."""
+    """Additional logging backends."""
 
     tensorboard: bool = setting(False, "write TensorBoard event files into the run directory")
     wandb: bool = setting(False, "log to Weights & Biases (WANDB_MODE=offline works without a network)")
@@ -395,7 +424,7 @@ class Reporting:
 
 @dataclass(frozen=True)
 class Member:
-    """What one member of a population is: everything that the compiled program is made from."""
+    """The settings of one population member: everything the compiled program depends on."""
 
     environment: Environment = setting(Environment, "the environment")
     agent: DDPG | COPDAC = setting(DDPG, "the agent")
@@ -417,8 +446,8 @@ class Member:
             Rule(
                 self.replay.sampling == "uniform" or needed >= made,
                 ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),
-                f"but {made} rows are made from one learning to the next, of which only the newest {needed} would be "
-                f"learned; use {-(-made // share)}, or replay.sampling: uniform",
+                f"but {made} transitions are collected between updates and only the newest {needed} would be used; "
+                f"use {-(-made // share)}, or replay.sampling: uniform",
             ),
             Rule(
                 needed <= capacity,
@@ -429,7 +458,7 @@ class Member:
             Rule(
                 rows >= needed,
                 ("training.warmup_steps", "training.num_envs", "agent.batch_size", "training.updates_per_step"),
-                f"which with {num_envs} environments makes {rows} rows, but the first {first}; use at least "
+                f"which with {num_envs} environments fills {rows} rows, but the first {first}; use at least "
                 f"{-(-needed // num_envs)} steps",
             ),
             Rule(
@@ -446,12 +475,12 @@ class Member:
             Rule(
                 not microbatch_size or batch_size // shards % microbatch_size == 0,
                 ("agent.microbatch_size", "agent.batch_size", "training.num_shards"),
-                f"but must divide a shard's part of the batch, {batch_size // shards}; use 0 to have it chosen",
+                f"but must divide the per-shard batch size, {batch_size // shards}; use 0 to choose it automatically",
             ),
         ]
 
     def cautions(self) -> list[str]:
-        """What is allowed but hardly meant, in sentences."""
+        """Warnings about valid settings that are probably unintended."""
         end, env_steps = getattr(self.agent, "learning_rate_decay_steps", inf), self.training.env_steps
         fixed = [name for name in ("actor", "critic") if getattr(self.agent, f"final_{name}_learning_rate", None) == 0]
         if end >= env_steps or not fixed:
@@ -480,7 +509,7 @@ class Experiment(Member):
             Rule(
                 isinstance(selection, NoSelection) or selection.interval <= num_epochs,
                 ("population.selection.interval", "training.num_epochs"),
-                f"so that in the {num_epochs} of training.num_epochs nobody is ever chosen; use less",
+                f"but training.num_epochs is {num_epochs}, so selection would never run; use a smaller interval",
             ),
         ]
 
@@ -499,7 +528,7 @@ def _sections(section: type) -> Iterator[type]:
 
 
 def _text(item: Any) -> str | None:
-    """What is no number to be traced as text, which can be hashed, and in which 1 and True differ; else None."""
+    """A static value as JSON text, which is hashable and distinguishes 1 from True; None for a value to be traced."""
     if not isinstance(item, int | str | list | tuple | Mapping):
         return None
     try:
@@ -509,7 +538,7 @@ def _text(item: Any) -> str | None:
 
 
 def _flattening(section: type) -> tuple[Callable, Callable]:
-    """How JAX takes a settings class apart and puts it together again."""
+    """The pytree flatten and unflatten functions of a settings class."""
     # By the default, not by the value: while JAX rebuilds a tree, a section may be any object.
     sections = {field.name for field in dataclasses.fields(section) if isinstance(field.default_factory, type)}
 
@@ -543,7 +572,7 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
 def _register(jax: Any) -> None:
     """Makes every settings class a pytree: what it declares a `Scalar`, and the floats of a mapping, are leaves.
 
-    JAX is not imported for it, only waited for, because help and configuration errors do without.
+    Runs when JAX is first imported, so that help and configuration errors do not import it.
     """
     for section in dict.fromkeys(_sections(Member)):
         jax.tree_util.register_pytree_node(section, *_flattening(section))

@@ -1,4 +1,4 @@
-"""Honest statistics over members: the interquartile mean, performance profiles and the probability of improvement, each
+"""Robust statistics over members: the interquartile mean, performance profiles and the probability of improvement, each
 with its bootstrap interval (Agarwal et al. 2021, arXiv 2108.13264)."""
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 
 
 def confidence_interval(values: np.ndarray, resamples: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % percentile bootstrap interval of the interquartile mean over the last axis, members [..., M]."""
+    """The 95% percentile bootstrap interval of the interquartile mean over the last axis, members [..., M]."""
     index = np.random.default_rng(0).integers(values.shape[-1], size=(resamples, values.shape[-1]))
     # Row by row: all resamples of all rows at once would take gigabytes for a long run.
     rows = values.reshape(-1, values.shape[-1])
@@ -47,7 +47,7 @@ def performance_profile(strata: Sequence[np.ndarray], thresholds: np.ndarray) ->
 
 
 def probability_of_improvement(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    """How likely a member of one method is above one of the other, equal ones counted half, the mean over the strata.
+    """Probability that a member of one method exceeds a member of the other (ties count half), averaged over strata.
 
     A member whose value is not finite is below all that are. Agarwal et al. 2021, section 4.3: the Mann-Whitney U
     statistic over the number of pairs.
@@ -62,7 +62,7 @@ def probability_of_improvement(one: Sequence[np.ndarray], other: Sequence[np.nda
 def stratified_interval(
     statistic: Callable[..., np.ndarray | float], *samples: Sequence[np.ndarray], resamples: int = 2_000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % percentile bootstrap interval of `statistic(*samples)`, each sample a list of strata [M], whose members
+    """The 95% percentile bootstrap interval of `statistic(*samples)`, each sample a list of strata [M], whose members
     are drawn again, each within its stratum."""
     rng = np.random.default_rng(0)
     found = [

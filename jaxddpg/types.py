@@ -1,7 +1,7 @@
-"""The data types, and the records of functions that every part is made of.
+"""Data types and function records.
 
-Data are `PyTreeNode`s of arrays: they cross `jit`, `vmap` and the disk. Behaviour is a `NamedTuple` of pure functions
-that close over their numbers: it is never returned from `jit` and never part of a state.
+Data are `PyTreeNode`s of arrays: they pass through `jit` and `vmap` and can be checkpointed. Behavior is a `NamedTuple`
+of pure functions that close over their hyperparameters; it is never returned from `jit` and never part of a state.
 
 Functions take key, clock, state and data, in that order, and return state and output. Keys are typed and consumed: no
 caller uses a key again.
@@ -27,12 +27,12 @@ Metrics = dict[str, jax.Array]
 
 
 def seed_key(seed: int | jax.Array | np.ndarray) -> Key:
-    """The key of a seed; its generator is the same whatever JAX's default is."""
+    """The PRNG key of a seed, always threefry2x32 regardless of JAX's default."""
     return jax.random.key(seed, impl="threefry2x32")
 
 
 class Clock(PyTreeNode):
-    """The time, shared by all members of a population and never batched.
+    """The training clock, shared by all members of a population and never batched.
 
     Every member's replay is written at the same position. With the clock outside the members' state that write is a
     slice; a batched position would make it a scatter over the whole buffer.
@@ -57,8 +57,8 @@ class Clock(PyTreeNode):
         return self.replace(step=self.step + steps)
 
     def anneal(self, initial: Scalar, final: Scalar, decay_steps: Scalar) -> jax.Array:
-        """The value on the line from `initial` to `final`, which it reaches after `decay_steps` env steps of the
-        member; with `decay_steps` inf it stays `initial`."""
+        """Linear schedule from `initial` to `final` over `decay_steps` env steps of the member; constant if
+        `decay_steps` is inf."""
         env_steps = self.step.astype(jnp.float32) * self.num_envs
         return initial + (final - initial) * jnp.minimum(env_steps / decay_steps, 1.0)
 
@@ -67,9 +67,9 @@ class TimeStep(PyTreeNode):
     """The result of one step of an environment."""
 
     observation: jax.Array
-    """[O] to act on next: the first of a new episode where one has just ended."""
+    """[O] next observation to act on; at the end of an episode, the first of the next one."""
     final_observation: jax.Array
-    """[O] to which the action led: the successor to learn from."""
+    """[O] true successor observation, for learning."""
     reward: jax.Array
     """[]"""
     terminated: jax.Array
@@ -84,7 +84,7 @@ class Experience(PyTreeNode):
     observation: jax.Array
     """[O]"""
     action: jax.Array
-    """[A], as it was executed: with noise, then clipped."""
+    """[A] executed action, after adding noise and clipping."""
     reward: jax.Array
     """[]"""
     next_observation: jax.Array
@@ -104,7 +104,7 @@ class Experience(PyTreeNode):
 
 
 class Transition(PyTreeNode):
-    """One transition to learn from: s, a, r, s' and the discount of what follows."""
+    """One transition (s, a, r, s') with the discount of the next value."""
 
     observation: jax.Array
     """[O]"""
@@ -119,7 +119,7 @@ class Transition(PyTreeNode):
 
 
 class Environment(NamedTuple):
-    """One environment that resets itself; the trainer maps it by `vmap`."""
+    """A single auto-resetting environment; the trainer vmaps it."""
 
     reset: Callable[[Key], tuple[State, jax.Array]]
     """`reset(key) -> state, observation [O]`"""
@@ -133,12 +133,11 @@ class Environment(NamedTuple):
     episode_length: int
     """The steps after which an episode is truncated, at the latest."""
     action_low: Any = -1.0
-    """[A] or scalar: the meaning of action -1 in the environment's own units."""
+    """[A] or scalar: lower end of the action range, in environment units."""
     action_high: Any = 1.0
     """[A] or scalar: the meaning of action 1 in the environment's own units."""
     observation_low: Any = -jnp.inf
-    """[O] or scalar: the lower end of the range to which features of linear learners scale; infinite where there is
-    none."""
+    """[O] or scalar: lower bound used to scale features for linear agents; -inf if unbounded."""
     observation_high: Any = jnp.inf
     """[O] or scalar: its upper end."""
 
@@ -173,7 +172,7 @@ class Replay(NamedTuple):
 
 
 class Features(NamedTuple):
-    """A fixed encoding phi of observations, for functions that are linear in it."""
+    """A fixed feature map phi for linear function approximation."""
 
     size: int
     """The number of features."""
@@ -202,7 +201,7 @@ class Agent(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """The training of one member, or of one of its shards; nothing here is jitted."""
+    """The training functions of one member, or of one of its shards; not jitted."""
 
     init: Callable[[Key], State]
     """`init(key) -> state`, after the warm-up."""

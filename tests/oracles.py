@@ -209,7 +209,7 @@ class COPDAC:
 
 
 class Goddard:
-    """Goddard's rocket with the height h from the centre of the planet, whose surface is at 1."""
+    """Goddard's rocket with the height h from the center of the planet, whose surface is at 1."""
 
     def __init__(self):
         self.v, self.h, self.m, self.highest, self.time = 0.0, 1.0, 1.0, 1.0, 0

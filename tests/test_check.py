@@ -33,7 +33,7 @@ def test_exact_rungs_hold_to_the_precision_of_float64(rung):
 
 
 def swapped(environment):
-    """An environment that mixes up its neighbours when there are several."""
+    """An environment that mixes up its neighbors when there are several."""
 
     @jax.custom_batching.custom_vmap
     def confuse(observation):

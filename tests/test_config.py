@@ -431,11 +431,11 @@ def test_a_count_that_no_machine_holds_is_refused():
 @pytest.mark.parametrize(
     ("normalization", "hidden_size", "batch_size", "place", "remedy"),
     [
-        ("batch", 8, 1, "agent.batch_size is 1, but batch normalisation needs", "use at least 2"),
+        ("batch", 8, 1, "agent.batch_size is 1, but batch normalization needs", "use at least 2"),
         ("layer", 1, 64, "agent.{}.normalization is layer, but in a hidden layer of 1 unit", "use at least 2 units"),
     ],
 )
-def test_a_normalisation_over_one_value_is_refused(network, normalization, hidden_size, batch_size, place, remedy):
+def test_a_normalization_over_one_value_is_refused(network, normalization, hidden_size, batch_size, place, remedy):
     """It gives 0 whatever the value, so that no weight ever moves."""
     section = {"normalization": normalization, "hidden_sizes": [4, hidden_size]}
     (sentence,) = faults({"agent": {"batch_size": batch_size, network: section}})

@@ -192,14 +192,14 @@ def test_microbatches_change_nothing_but_the_rounding(rows, microbatch_size):
         close(*states, rtol=1e-3, atol=2e-6)
 
 
-def test_a_batch_normalised_batch_is_never_cut():
+def test_a_batch_normalized_batch_is_never_cut():
     config = dataclasses.replace(BATCH_NORM, batch_size=1024)
     _, state = start(BATCH_NORM)
     traced = FUNCTIONS["update"].trace(config, jax.random.key(0), CLOCK, state, batch(rows=1024))
     assert "scan[" not in str(traced.jaxpr)
 
 
-def test_one_update_is_one_step_of_each_optimiser_and_one_soft_update():
+def test_one_update_is_one_step_of_each_optimizer_and_one_soft_update():
     agent, state = start()
     for count in (1, 2, 3):
         before = state
@@ -252,7 +252,7 @@ def test_the_reward_scale_scales_what_is_learned_but_not_what_is_reported():
     )
 
 
-def test_batch_normalisation_divides_who_changes_what():
+def test_batch_normalization_divides_who_changes_what():
     _, state = start(BATCH_NORM)
     frozen = dataclasses.replace(BATCH_NORM, actor_learning_rate=0.0, critic_learning_rate=0.0)
     new, _ = update(make(frozen), state, batch())
@@ -264,7 +264,7 @@ def test_batch_normalisation_divides_who_changes_what():
         np.testing.assert_allclose(network["batch_stats"]["BatchNorm_0"]["mean"], mean, rtol=1e-4)
 
 
-def test_batch_normalised_targets_follow_as_a_whole():
+def test_batch_normalized_targets_follow_as_a_whole():
     agent, state = start(BATCH_NORM)
     new, _ = update(agent, state, batch())
     for target, before, online in (
@@ -292,12 +292,12 @@ def test_learning_does_not_see_the_online_running_averages():
 
 
 @pytest.mark.parametrize("name", ["target_actor", "target_critic"])
-def test_targets_are_normalised_by_the_batch_of_successors(name):
+def test_targets_are_normalized_by_the_batch_of_successors(name):
     agent, state = start(BATCH_NORM)
     loss = update(agent, state, batch())[1]["critic_loss"]
     moved = state.replace(**{name: shifted(getattr(state, name))})
     assert update(agent, moved, batch())[1]["critic_loss"] == loss
-    # Seen as a shifted and stretched batch, the successors are the same to an input normalised by the batch.
+    # Seen as a shifted and stretched batch, the successors are the same to an input normalized by the batch.
     stretched = batch().replace(next_observation=3 * batch().next_observation - 5)
     assert update(agent, state, stretched)[1]["critic_loss"] == pytest.approx(float(loss), rel=1e-3)
 
@@ -310,7 +310,7 @@ def test_acting_and_predicting_change_nothing_and_see_one_row_at_a_time():
     np.testing.assert_allclose(agent.value(state, observation)[:1], agent.value(state, observation[:1]), atol=1e-6)
 
 
-def test_batch_normalised_members_are_independent():
+def test_batch_normalized_members_are_independent():
     agent = make(BATCH_NORM)
     members = [host(agent.init(jax.random.key(seed))) for seed in range(3)]
     states, data = (jax.tree.map(lambda *x: np.stack(x), *trees) for trees in (members, map(batch, range(3))))
@@ -322,7 +322,7 @@ def test_batch_normalised_members_are_independent():
         return jax.vmap(agent.act, (0, None))(together, observation)
 
     alone, _ = update(agent, members[1], batch(1))
-    # Compared by what they do: a bias before a normalisation has no gradient, and Adam turns its rounding into steps.
+    # Compared by what they do: a bias before a normalization has no gradient, and Adam turns its rounding into steps.
     np.testing.assert_allclose(acted(states, data)[1], agent.act(alone, observation), atol=1e-4)
 
 

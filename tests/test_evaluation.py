@@ -54,7 +54,7 @@ def test_the_standard_deviation_is_over_episodes():
 
 
 def test_a_return_does_not_drift():
-    """A million rewards of 0.1; added up plainly in single precision they are 100 958."""
+    """A million rewards of 0.1; added up plainly in single precision they are 100,958."""
     environment = probes.endless_reward(0.1, limit=1_000_000)
 
     @jax.jit

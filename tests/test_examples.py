@@ -191,11 +191,11 @@ def test_every_test_named_on_a_page_exists(page):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_budget_in_a_configs_comment_is_true(path):
-    said = re.search(r"# ([\d ]+) env steps and ([\d ]+) updates per member", path.read_text())
+    said = re.search(r"# ([\d,]+) env steps and ([\d,]+) updates per member", path.read_text())
     training = config.read(path).experiment.training
     steps = (training.warmup_steps + training.num_epochs * training.steps_per_epoch) * training.num_envs
     updates = training.num_epochs * training.steps_per_epoch * training.updates_per_step
-    assert [int(number.replace(" ", "")) for number in said.groups()] == [steps, updates]
+    assert [int(number.replace(",", "")) for number in said.groups()] == [steps, updates]
 
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -294,7 +294,7 @@ def test_a_benchmark_runs(script):
 
 
 @pytest.mark.slow
-def test_peers_are_compared_by_the_updates_that_their_optimisers_count(monkeypatch):
+def test_peers_are_compared_by_the_updates_that_their_optimizers_count(monkeypatch):
     """The straightforward loop needs only what the tests need; the other peers bring environments of their own."""
     monkeypatch.syspath_prepend(ROOT / "bench")
     peers = importlib.import_module("peers")

@@ -73,7 +73,7 @@ def measured(finished):
 
 
 def update_counts(agents):
-    """The steps that each member's two optimisers have taken, by their own count."""
+    """The steps that each member's two optimizers have taken, by their own count."""
     return np.stack([optax.tree.get(agents.actor_optimizer, "count"), optax.tree.get(agents.critic_optimizer, "count")])
 
 
@@ -83,7 +83,7 @@ def test_a_result_is_shown_in_a_line(finished):
     returns = np.array([member["final_return"] for member in result.summary["members"]])
     low, high = confidence_interval(returns)
     expected = f"members: {MEMBERS}, epochs: {EPOCHS}, IQM of the final returns: {returns.mean():.5g}"
-    assert repr(result) == f"Result(MountainCarContinuous-v0, {expected} (95 % interval {low:.5g} to {high:.5g}))"
+    assert repr(result) == f"Result(MountainCarContinuous-v0, {expected} (95% interval {low:.5g} to {high:.5g}))"
     assert len(repr(result)) < 400
 
 
@@ -244,7 +244,7 @@ def test_a_loaded_policy_acts_as_the_agent_in_the_environments_units(member, fin
     np.testing.assert_allclose(load_policy(directory, member)(observation[0]), expected[0], rtol=1e-5)
 
 
-def test_a_policy_can_be_compiled_and_vectorised(finished):
+def test_a_policy_can_be_compiled_and_vectorized(finished):
     policy = load_policy(finished[0], 1)
     observations = np.random.default_rng(1).normal(size=(5, 2))
     expected = np.stack([policy(observation) for observation in observations])

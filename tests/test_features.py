@@ -75,7 +75,7 @@ def test_observations_a_fraction_of_a_tile_apart_share_all_tilings_but_as_many_f
     np.testing.assert_array_equal(np.count_nonzero(here * there, axis=-1), n - np.arange(n + 1))
 
 
-def test_neighbours_in_every_dimension_share_most_tiles(float64):
+def test_neighbors_in_every_dimension_share_most_tiles(float64):
     encoding, rng = features.tiles(LOW[:2], HIGH[:2], 10, 10), np.random.default_rng(2)
     here = points(200, 2) * 0.9
     step = rng.uniform(-1, 1, here.shape) * (HIGH - LOW)[:2] / 10 / 10
@@ -121,7 +121,7 @@ def test_fourier_features_are_the_cosines_along_and_across(float64, dimensions, 
 
 
 @pytest.mark.parametrize(("num_centers", "width"), [(2, 1.0), (5, 0.5), (4, 3.0)])
-def test_radial_features_are_normalised_gaussians_around_a_grid(float64, num_centers, width):
+def test_radial_features_are_normalized_gaussians_around_a_grid(float64, num_centers, width):
     low, high = LOW[:2], HIGH[:2]
     seen, spacing = points(20, 2, beyond=0.2), (high - low) / (num_centers - 1)
     centers = [low + spacing * place for place in itertools.product(range(num_centers), repeat=2)]

@@ -59,7 +59,7 @@ def test_the_action_joins_where_it_is_told(action_layer, shapes):
     assert [variables["params"][f"Dense_{k}"]["kernel"].shape for k in range(2)] == shapes
 
 
-def test_batch_normalisation_stands_where_the_paper_puts_it():
+def test_batch_normalization_stands_where_the_paper_puts_it():
     _, variables = actor("batch")
     assert {k: v["mean"].shape for k, v in variables["batch_stats"].items()} == {
         "BatchNorm_0": (5,),
@@ -76,18 +76,18 @@ def test_batch_normalisation_stands_where_the_paper_puts_it():
 
 
 @pytest.mark.parametrize("normalization", ["none", "layer"])
-def test_without_batch_normalisation_there_are_no_statistics(normalization):
+def test_without_batch_normalization_there_are_no_statistics(normalization):
     assert set(actor(normalization)[1]) == set(critic(normalization)[1]) == {"params"}
 
 
-def test_learning_normalises_by_the_batch_and_moves_the_averages_towards_it():
+def test_learning_normalizes_by_the_batch_and_moves_the_averages_towards_it():
     network, variables = actor("batch")
     output, learned = learn(network, variables, OBSERVATION)
     moved = learned["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(moved["mean"], 0.01 * OBSERVATION.mean(0), rtol=1e-4)
     np.testing.assert_allclose(moved["var"], 0.99 + 0.01 * OBSERVATION.var(0), rtol=1e-4)
     shifted = learn(network, variables, OBSERVATION * 7 - 3)[0]
-    np.testing.assert_allclose(shifted, output, atol=1e-5)  # the input's scale is normalised away
+    np.testing.assert_allclose(shifted, output, atol=1e-5)  # the input's scale is normalized away
 
 
 def test_running_averages_reach_the_datas_moments():
@@ -127,7 +127,7 @@ def unfriendly(offset, deviation, size, columns=5, dtype=np.float32):
 
 
 def standardized(values, axis, epsilon):
-    """What a normalisation makes of values, in NumPy's float64."""
+    """What a normalization makes of values, in NumPy's float64."""
     values = np.asarray(values, np.float64)
     return (values - values.mean(axis, keepdims=True)) / np.sqrt(values.var(axis, keepdims=True) + epsilon)
 
@@ -160,7 +160,7 @@ def normalizers(network, variables, kind, *inputs, **how):
         (1, 2),
     ),
 )
-def test_batch_normalisation_standardizes_whatever_the_offset(offset, deviation, size, shards, dtype):
+def test_batch_normalization_standardizes_whatever_the_offset(offset, deviation, size, shards, dtype):
     """Also where the batch falls into shards, whose own means differ: rows are in order, so that shards are unlike."""
     size += size % shards
     with jax.enable_x64(dtype == np.float64):
@@ -194,7 +194,7 @@ def test_batch_normalisation_standardizes_whatever_the_offset(offset, deviation,
         ("actor", "critic"),
     ),
 )
-def test_layer_normalisation_standardizes_whatever_the_offset(offset, deviation, size, network, dtype):
+def test_layer_normalization_standardizes_whatever_the_offset(offset, deviation, size, network, dtype):
     """The first layer is replaced by one that passes the data on."""
     with jax.enable_x64(dtype == np.float64):
         values = unfriendly(offset, deviation, 7, columns=size, dtype=dtype)

@@ -123,7 +123,7 @@ def test_drawing_leaves_the_users_backend_alone(tmp_path):
 @pytest.mark.parametrize(
     ("lineage", "words"),
     [
-        (None, "bands: 95 % bootstrap interval"),
+        (None, "bands: 95% bootstrap interval"),
         (Lineage(np.zeros((3, 4)), {"agent.tau": np.ones((3, 4))}), "IQM of the active ones"),
     ],
     ids=["seeds", "selected"],

@@ -109,7 +109,7 @@ def test_progress_is_shown_on_every_terminal(term, redraws, surroundings, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
-def test_in_a_pipe_progress_is_lines_whatever_colours_are_asked_for(variable, surroundings):
+def test_in_a_pipe_progress_is_lines_whatever_colors_are_asked_for(variable, surroundings):
     done = shell(f"train tiny.yaml --run-dir piped_{variable}", surroundings, **{variable: "1"})
     assert done.returncode == 0
     assert "epoch 1/1 | " in done.stderr

@@ -106,7 +106,7 @@ def test_the_last_frame_is_the_whole_drawing_of_the_last_step(name, tmp_path):
     with Image.open(tmp_path / "whole.png") as image:
         whole = np.asarray(image.convert("RGB")).astype(float)
     distance = np.abs(drawn(rollout, tmp_path)[-1] - whole)
-    # A GIF has 256 colours, and what moves is drawn over what does not.
+    # A GIF has 256 colors, and what moves is drawn over what does not.
     assert distance.mean() < 0.5
     assert np.sum(distance.max(axis=-1) > 30) <= 50
 

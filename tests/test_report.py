@@ -103,12 +103,12 @@ def test_methods_have_their_intervals(tmp_path):
     text = written(runs, tmp_path, drawn=True)
     for run, row in zip(runs, table(text, "median"), strict=True):
         low, high = statistics.confidence_interval(run.returns[-1])
-        found = [float(number) for number in re.findall(r"-?[\d.]+", row["IQM [95 %]"])]
+        found = [float(number) for number in re.findall(r"-?[\d.]+", row["IQM [95%]"])]
         assert found[0] == pytest.approx(float(statistics.interquartile_mean(run.returns[-1])), rel=1e-3)
         np.testing.assert_allclose(found[1:], [low, high], atol=0.3)
         assert (row["method"], row["seeds"], row["diverged"], row["not finite"]) == (run.label, "6", "0", "0")
     (pair,) = table(text, "is above")
-    assert pair == {"method": "a", "is above": "b", "with probability [95 %]": "0 [0, 0]"}
+    assert pair == {"method": "a", "is above": "b", "with probability [95%]": "0 [0, 0]"}
     for name in re.findall(r"\]\((\w+\.png)\)", text):
         assert matplotlib.image.imread(tmp_path / name)[..., :3].std() > 0.01
     assert "random -1200, best known -200" in text
@@ -121,10 +121,10 @@ def test_a_method_in_several_environments_is_one_method(tmp_path):
     runs += [curves("b", middle=-200), curves("b", "Reacher-misc", 50, seed=2, references=other)]
     text = written(runs, tmp_path, drawn=True)
     pooled = text[text.index("## Over all environments") :]
-    rows = table(pooled, "IQM [95 %]")
+    rows = table(pooled, "IQM [95%]")
     assert [row["method"] for row in rows] == ["a", "b"]
-    assert float(rows[0]["IQM [95 %]"].split()[0]) == pytest.approx(0.5, abs=0.02)
-    assert float(rows[1]["IQM [95 %]"].split()[0]) == pytest.approx(1.0, abs=0.02)
+    assert float(rows[0]["IQM [95%]"].split()[0]) == pytest.approx(0.5, abs=0.02)
+    assert float(rows[1]["IQM [95%]"].split()[0]) == pytest.approx(1.0, abs=0.02)
     assert text.count("![Curves]") == 2
     for name in re.findall(r"\]\((\w+\.png)\)", text):
         assert (tmp_path / name).stat().st_size > 10_000
@@ -143,7 +143,7 @@ def test_a_seed_that_diverged_counts_as_the_worst(tmp_path):
     assert row["diverged"] == "1"
     assert row["worst and best seed"].startswith("not finite to ")
     expected = np.sort(run.returns[-1, 1:])[:2].mean()
-    assert float(row["IQM [95 %]"].split()[0]) == pytest.approx(expected, rel=1e-3)
+    assert float(row["IQM [95%]"].split()[0]) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
@@ -159,7 +159,7 @@ def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
     assert heading.split() == " ".join(table(text, "median")[0]).split()
     assert methods[:2] == ["sweep: scale 0.1, batch_size 4", "sweep: scale 0.2, batch_size 4"]
     assert methods[6:] == ["mine: scale 0.1", "mine: scale 0.2"]
-    means = [float(row["IQM [95 %]"].split()[0]) for row in table(text, "median")[6:]]
+    means = [float(row["IQM [95%]"].split()[0]) for row in table(text, "median")[6:]]
     np.testing.assert_allclose(means, [v["final_return_iqm"] for v in summary_of(mine)["variants"]], rtol=1e-3)
     commands = [row["command"] for row in table(text, "command")]
     assert commands == 2 * [f"`jaxddpg sweep {several}/sweep.yaml`"] + [f"`jaxddpg sweep {mine}/config.yaml`"]
@@ -182,9 +182,9 @@ def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):
     rows = table(text, "median")
     assert [row["env steps per seed"] for row in rows] == ["100", "100"]
     expected = float(statistics.interquartile_mean(long.returns[2]))
-    assert float(rows[1]["IQM [95 %]"].split()[0]) == pytest.approx(expected, rel=1e-3)
+    assert float(rows[1]["IQM [95%]"].split()[0]) == pytest.approx(expected, rel=1e-3)
     (pair,) = table(text, "is above")
-    assert pair["with probability [95 %]"] == "1 [1, 1]"
+    assert pair["with probability [95%]"] == "1 [1, 1]"
     with (tmp_path / report.TABLE).open() as file:
         assert [row["env_steps"] for row in csv.DictReader(file)] == ["100"] * 6 + ["300"] * 6
     assert "different length" not in written([short, curves("other", epochs=3)], tmp_path)
@@ -248,7 +248,7 @@ def test_environments_have_panels_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     runs = [*grid(-200.0, "a"), curves("b", "Pendulum-v1 (m 3.0)", references={})]
     figures.plot(runs, tmp_path / "figure.png")
-    titles = [title for axes in drawn[0].axes if (title := axes.get_title())]  # a colour bar has none
+    titles = [title for axes in drawn[0].axes if (title := axes.get_title())]  # a color bar has none
     assert titles[0] == "Return in Pendulum-v1"
     assert titles[-2:] == ["Return in Pendulum-v1 (m 3.0)", "Predicted and actual return"]
     known = [line.get_label() for line in drawn[0].axes[0].lines if "known" in line.get_label()]

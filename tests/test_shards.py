@@ -67,7 +67,7 @@ def over_vmap(update):
 @pytest.mark.parametrize("over", [over_vmap, over_devices])
 def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     """The update of shards is that of the whole batch: parameters, moments, statistics, metrics; in double precision,
-    as Adam divides gradients of zero, such as those of biases before a normalisation, by their size."""
+    as Adam divides gradients of zero, such as those of biases before a normalization, by their size."""
     environment, make = learner(kind)
     key = jax.random.key(0)
     with jax.enable_x64(True):

@@ -59,7 +59,7 @@ def test_the_interval_is_the_same_each_time():
 
 
 def test_the_interval_has_its_coverage():
-    """A 95 % bootstrap of ten members is known to be a few percent too narrow."""
+    """A 95% bootstrap of ten members is known to be a few percent too narrow."""
     rng = np.random.default_rng(0)
     low, high = confidence_interval(rng.normal(size=(400, 10)), resamples=500)
     assert 0.87 < np.mean((low < 0) & (high > 0)) < 0.97

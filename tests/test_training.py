@@ -67,7 +67,7 @@ def stored_rows(state):
 
 @jax.jit
 def learned_value(mean, deviation, limit, terminates):
-    """What the critic of a member believes of the policy at the start, after 4 000 updates, where every step is
+    """What the critic of a member believes of the policy at the start, after 4,000 updates, where every step is
     rewarded with N(mean, deviation^2). One program serves all tests."""
     environment = probes.rewarding(mean, deviation, limit, terminates)
     config = Training(num_envs=4, updates_per_step=Fraction(4), warmup_steps=8, steps_per_epoch=1_000, num_epochs=1)
@@ -84,7 +84,7 @@ def test_a_time_limit_does_not_cut_the_bootstrap():
 
 
 @pytest.mark.slow
-def test_batch_normalisation_learns_from_observations_with_an_offset():
+def test_batch_normalization_learns_from_observations_with_an_offset():
     """Doing nothing earns -0.213; where the variance is E[x^2] - E[x]^2 nothing is learned."""
     environment, network = probes.offset_observation(1000.0), {"hidden_sizes": (32, 32), "normalization": "batch"}
     agent = DDPG(batch_size=64, actor=Actor(**network), critic=Critic(**network))

@@ -57,7 +57,7 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 
 
 def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
-    """With rejax's own settings for Pendulum where `spec` has none: one evaluation every 1 000 steps."""
+    """With rejax's own settings for Pendulum where `spec` has none: one evaluation every 1,000 steps."""
     import jax
 
     algorithm = make(spec, policy_delay=spec["policy_delay"], **spec["settings"])

@@ -22,7 +22,7 @@ def make(spec: dict[str, Any], **settings: Any) -> Any:
 
 
 def counted(model: Any) -> int:
-    """What the critic's optimiser has counted."""
+    """What the critic's optimizer has counted."""
     if hasattr(model.policy, "qf_state"):
         import optax
 
@@ -46,7 +46,7 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
 
 
 def learn(spec: dict[str, Any]) -> Iterator[tuple[int, float]]:
-    """One evaluation of 20 episodes every 1 000 steps, whose time does not count."""
+    """One evaluation of 20 episodes every 1,000 steps, whose time does not count."""
     import time
 
     import gymnasium

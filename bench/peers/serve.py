@@ -16,7 +16,7 @@ def main(prepare: Callable[[dict[str, Any]], Callable[[], int]], learn: Callable
 
     Args:
         prepare: spec -> round, compiled and past its warm-up; a round makes `spec["updates"]` updates of each of
-            `spec["members"]` learners and returns the sum of what their optimisers have counted so far.
+            `spec["members"]` learners and returns the sum of what their optimizers have counted so far.
         learn: spec -> (env steps, the worst return of all learners) after each evaluation, for ever.
     """
     spec = json.loads(sys.argv[1])

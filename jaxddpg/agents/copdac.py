@@ -95,9 +95,9 @@ def copdac(
 
         w, v, u = state.w, state.v, state.u
         if config.critic == "regression":
-            # The change of w and v that explains the errors best, with offsets scaled to 1 so that both count alike.
-            # Offsets near rounding carry no information: the damping (Levenberg 1944) is 1 there, which keeps w, and
-            # near 0 elsewhere.
+            # Least-squares change of w and v, with offsets scaled to unit size so both are weighted equally. Offsets
+            # near rounding error carry no information: the damping (Levenberg 1944) is 1 there, leaving w unchanged,
+            # and near 0 elsewhere.
             epsilon = jnp.finfo(offset.dtype).eps
             size = jnp.sqrt(average(jnp.mean(offset**2)) + epsilon)
             unit, damping = offset / size, epsilon / size**2
@@ -106,7 +106,7 @@ def copdac(
                 fit = equations.compatible_advantage(unit, jvp(change[0])) + value_jvp(change[1])
                 return jax.tree.map(lambda g, c: g + damping * c, vjp(fit[:, None] * unit), change[0]), value_vjp(fit)
 
-            # Slopes are small beside values, so the tolerance is tight; single precision cannot always reach it.
+            # Advantage slopes are small compared with values, so the tolerance is tight; float32 may not reach it.
             change, _ = cg(normal, (vjp(error[:, None] * unit), value_vjp(error)), tol=1e-6, maxiter=100)
             w, v = ascend(w, 1 / size, change[0]), ascend(v, 1.0, change[1])
         else:
@@ -119,7 +119,7 @@ def copdac(
             w = ascend(w, config.critic_learning_rate, vjp(error[:, None] * offset))
             v = ascend(v, config.baseline_learning_rate, v_step)
 
-        # Equations 19 to 27 step all weights at once; a critic that is fitted to the batch is used immediately.
+        # Equations 19 to 27 step all weights at once; with `regression`, the newly fitted critic is used immediately.
         guide = w if config.critic == "regression" else state.w
         theta_step = guide if config.gradient == "natural" else vjp(jvp(guide))
         theta = ascend(state.theta, config.actor_learning_rate, theta_step)

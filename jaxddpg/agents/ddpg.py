@@ -16,7 +16,7 @@ from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Trans
 
 
 class DDPGState(PyTreeNode):
-    """The networks, as flax variables ("params" and, with batch normalisation, "batch_stats"), and Adam's moments."""
+    """The networks, as flax variables ("params" and, with batch normalization, "batch_stats"), and Adam's moments."""
 
     actor: Params
     critic: Params
@@ -30,13 +30,13 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
     """Makes the DDPG agent for an environment.
 
     An update takes one step of the critic on the replayed actions, then one of the actor on its own recomputed actions
-    through the critic just updated, and moves both targets. With batch normalisation all four networks are normalised
-    by the batch in updates; each network's own step moves its running averages, which serve acting alone.
+    through the critic just updated, and moves both targets. With batch normalization, all four networks use batch
+    statistics in updates; running averages are updated only by the network's own step and used only for acting.
 
     Args:
         environment: only its sizes are read.
         config: its numbers may be traced.
-        axis_name: the mapped axis of the shards of a batch; None where the batch is whole.
+        axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
     actor = Actor(
         environment.action_size,
@@ -64,7 +64,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         return DDPGState(
             actor=actor_variables,
             critic=critic_variables,
-            # Copies: a donated state may not hold one buffer twice.
+            # Copies, because a donated state must not alias buffers.
             target_actor=jax.tree.map(jnp.copy, actor_variables),
             target_critic=jax.tree.map(jnp.copy, critic_variables),
             actor_optimizer=optimizer.init(actor_variables["params"]),
@@ -137,7 +137,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         }
 
     def dead_units(hidden: Params) -> jax.Array:
-        """The share of ReLU units, in arrays [B, H], that are zero on the whole batch."""
+        """The fraction of ReLU units [B, H] that are zero on the entire batch."""
         zero = average([jnp.mean(units == 0, axis=0) for units in jax.tree.leaves(hidden)])
         return jnp.mean(jnp.concatenate(zero) == 1)
 
@@ -145,7 +145,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
 
 
 def _microbatch_size(config: settings.DDPG, batch_size: int) -> int:
-    """The size of the microbatches; batch normalisation needs the whole batch."""
+    """The size of the microbatches; batch normalization needs the whole batch."""
     if config.microbatch_size:
         return config.microbatch_size
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
@@ -153,10 +153,10 @@ def _microbatch_size(config: settings.DDPG, batch_size: int) -> int:
 
 
 def _infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
-    """The output of a network, each row normalised by the running averages."""
+    """Applies a network in inference mode (running averages)."""
     return network.apply(variables, *inputs)
 
 
 def _train(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
-    """The output on a batch normalised by its own statistics, and the running averages as that batch moves them."""
+    """Applies a network in training mode: returns the output and the updated batch_stats."""
     return network.apply(variables, *inputs, train=True, mutable=["batch_stats"])

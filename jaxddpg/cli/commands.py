@@ -1,4 +1,4 @@
-"""The commands: each takes its options and settings, and returns an exit code. JAX is imported once they need it."""
+"""The CLI commands. Each takes parsed options and returns an exit code; JAX is imported lazily."""
 
 import argparse
 import csv
@@ -37,11 +37,11 @@ def train(options: argparse.Namespace) -> int:
         return 0
     swept = plan.experiment.population.sweep
     if swept and not options.sweep:
-        raise ConfigError(["population.sweep names settings to sweep; `jaxddpg sweep` does that"])
+        raise ConfigError(["population.sweep is set; use `jaxddpg sweep` instead of `jaxddpg train`"])
     if options.sweep and not swept:
-        raise ConfigError(["population.sweep is {}, but must name what to sweep, such as {noise.scale: [0.1, 0.2]}"])
+        raise ConfigError(["population.sweep is empty; list the settings to sweep, e.g. {noise.scale: [0.1, 0.2]}"])
     if options.run_dir == "":
-        raise ConfigError(["--run-dir is empty; name a directory, or leave --run-dir out"])
+        raise ConfigError(["--run-dir is empty; pass a directory or omit the flag"])
     directory = Path(options.run_dir) if options.run_dir else _new_directory(options.config.stem)
     if options.distributed and not options.run_dir:
         raise ConfigError(["--distributed needs a --run-dir, the same for all processes"])
@@ -113,7 +113,7 @@ def _run_here(
         print(f"error: {error}", file=sys.stderr)
         return 1
     except FloatingPointError as error:
-        remedy = "without --debug the run reports the member, the env step and what was not finite"
+        remedy = "run without --debug to see which member and env step, and which value was non-finite"
         print(f"error: {config.first_line(error)}; {remedy}", file=sys.stderr)
         return 1
     received = distributed.largest(signals.received)
@@ -138,7 +138,7 @@ def _rendezvous(options: argparse.Namespace) -> distributed.Rendezvous | None:
     if seconds < 1:
         raise ConfigError([f"--meet-seconds is {seconds}, but must be at least 1"])
     if len({value is None for value in given}) > 1:
-        raise ConfigError(["--coordinator, --num-processes and --process-id are given only together"])
+        raise ConfigError(["--coordinator, --num-processes and --process-id must be given together"])
     if options.coordinator is not None:
         host, _, port = options.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -171,7 +171,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from jaxddpg.runs import load
 
     rows = load.evaluate(options.run, options.num_episodes, options.seed, options.epoch)
-    with path.open("w", newline="") as file:  # before anything is printed, whose reader may have gone
+    with path.open("w", newline="") as file:  # before printing, since stdout may be a closed pipe
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -183,7 +183,7 @@ def plot(options: argparse.Namespace) -> int:
     for run in options.run:
         config.read_run_or_sweep(run)
     if options.output is None and len(options.run) > 1:
-        raise ConfigError(["several runs make a new figure; name it with --output FILE.png"])
+        raise ConfigError(["plotting several runs requires --output FILE.png"])
     _import_jax()
     from jaxddpg.runs import show
 
@@ -227,7 +227,7 @@ def check(options: argparse.Namespace) -> int:
 
     backend.check_devices()
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-    print(f"{device}: less than a minute on a CPU ...", file=sys.stderr, flush=True)
+    print(f"running self-tests on {device} (less than a minute on CPU) ...", file=sys.stderr, flush=True)
     checks = list(self_test())
     failed = [f"{each.name} ({each.dtype})" for each in checks if not each.holds]
     print_table(
@@ -239,12 +239,14 @@ def check(options: argparse.Namespace) -> int:
                 "computed": f"{each.computed:.4g}",
                 "exact": f"{each.exact:.4g}",
                 "error": f"{each.error:.1e}",
-                "bound": f"{each.bound:.1e}",
+                "tolerance": f"{each.bound:.1e}",
                 "holds": "yes" if each.holds else "NO",
             }
             for each in checks
         ],
-        f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}" if failed else f"all {len(checks)} hold",
+        f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        if failed
+        else f"all {len(checks)} checks passed",
     )
     return 1 if failed else 0
 
@@ -266,9 +268,9 @@ def _import_jax() -> None:
     try:
         import jax  # noqa: F401
     except ValueError as error:
-        raise ConfigError([f"JAX cannot start: {config.first_line(error)}; correct or unset that variable"]) from error
+        raise ConfigError([f"JAX failed to import: {config.first_line(error)}; fix or unset that variable"]) from error
 
 
 def _new_directory(name: str) -> Path:
-    """A name below runs/ that no run beside this one will choose."""
+    """A unique new directory under runs/."""
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

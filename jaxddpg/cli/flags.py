@@ -34,7 +34,7 @@ class ShowHelp(argparse.Action):
 def add_settings(command: Any) -> None:
     """Adds a flag for every setting and every section."""
     command.set_defaults(takes_settings=True, overrides={})
-    groups = {section: command.add_argument_group(f"settings of {section}") for section in SECTIONS}
+    groups = {section: command.add_argument_group(f"{section} settings") for section in SECTIONS}
     found: dict[str, list[Leaf]] = {}  # in the order of declaration, each section before what it has
     for leaf in config.leaves():
         parts = leaf.path.split(".")
@@ -46,7 +46,11 @@ def add_settings(command: Any) -> None:
             f"--{path}", action=SetSetting, dest="overrides", default=argparse.SUPPRESS, metavar="VALUE"
         )
         action.completer = _Choices(leaves)  # read by argcomplete
-        command.hide(path, action, _meaning(leaves) if leaves else "a whole section, such as '{name: value, ...}'")
+        command.hide(
+            path,
+            action,
+            _meaning(leaves) if leaves else "the whole section as a YAML mapping, e.g. '{name: value, ...}'",
+        )
 
 
 def joined(tokens: Sequence[str]) -> list[str]:
@@ -90,8 +94,7 @@ def _choices(leaf: Leaf) -> Sequence[Any]:
 
 
 def _meaning(leaves: Iterable[Leaf]) -> str:
-    """What a setting means, with its choices, rule and default; where alternatives of a section differ in it, of
-    each."""
+    """The help of a setting: description, choices, constraints and default, per alternative where these differ."""
     having: dict[str, list[str]] = {}
     for leaf in leaves:
         rule = " and ".join(f"{words} {bound}" for words, bound in leaf.field.metadata["rule"].items())

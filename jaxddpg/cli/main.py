@@ -42,7 +42,7 @@ def _run(arguments: Sequence[str]) -> int:
     except RuntimeError as error:  # JAX's, which may not be imported
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("error: there is not enough memory for this; ask for less", file=sys.stderr)
+        print("error: out of memory; reduce the size of the request", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGINT, previous)

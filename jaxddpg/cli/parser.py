@@ -34,8 +34,10 @@ class Parser(argparse.ArgumentParser):
         settings = [token for token in unknown if is_setting(token)]
         if settings and not self.get_default("takes_settings"):
             names = [token.partition("=")[0] for token in settings]
-            raise ConfigError([f"{name} is a setting of `jaxddpg train`, `sweep` and `resume`" for name in names])
-        for token in settings:  # names of the user's own, such as of parameters, or errors that are found with others
+            raise ConfigError([f"{name} is only accepted by `jaxddpg train`, `sweep` and `resume`" for name in names])
+        for (
+            token
+        ) in settings:  # custom names, such as environment parameters, or errors that are reported with the others
             path, _, value = token.removeprefix("--").partition("=")
             options.overrides = options.overrides | {path: value}
         if unknown := [token for token in unknown if token not in settings]:
@@ -87,26 +89,26 @@ def _add_training(subparsers: Any) -> None:
         ("train", "run an experiment", "Runs the experiment of a YAML file."),
         (
             "sweep",
-            "run an experiment with many values of its settings",
-            "Runs the experiment of a YAML file with every variant of the settings that its population.sweep names, "
-            "each with all seeds: as one compiled program where the settings are numbers that it takes as input.",
+            "train all variants of a sweep",
+            "Trains every variant defined by population.sweep in a YAML file, each with all seeds. Variants that "
+            "differ only in traced settings share one compiled program.",
         ),
     ):
         train = _add_command_with_settings(subparsers, name, "CONFIG", brief, description)
         train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
-        train.add_argument("--num-seeds", metavar="N", help="as --population.num_seeds")
+        train.add_argument("--num-seeds", metavar="N", help="number of seeds; same as --population.num_seeds")
         train.add_argument("--seed", metavar="S", help="the first seed, as --population.seed")
-        train.add_argument("--run-dir", metavar="DIR", help="directory of the run (default: a new one below runs/)")
-        train.add_argument("--print-config", action="store_true", help="print the whole experiment as YAML and end")
+        train.add_argument("--run-dir", metavar="DIR", help="run directory (default: a new one under runs/)")
+        train.add_argument("--print-config", action="store_true", help="print the complete experiment as YAML and exit")
         train.set_defaults(command=commands.train, sweep=name == "sweep")
 
     resume = _add_command_with_settings(
         subparsers,
         "resume",
         "RUN",
-        "continue a run or a sweep that was interrupted, or with more epochs",
+        "resume an interrupted run or sweep, or extend it with more epochs",
         "Continues a run from its newest valid checkpoint, as if it had never been interrupted. Settings that do not "
-        "alter what is learned may be changed, such as --training.num_epochs.",
+        "affect learning, such as --training.num_epochs, may be changed.",
     )
     resume.add_argument("run", metavar="RUN", type=Path, help="a run directory")
     resume.set_defaults(command=commands.resume)
@@ -128,19 +130,19 @@ def _add_command_with_settings(subparsers: Any, name: str, operand: str, brief: 
         nargs="?",
         metavar="SECTION",
         action=ShowHelp,
-        help=f"show this help, or with the settings of a section: {topics}; or with the flags of distributed",
+        help=f"show this help; with SECTION, include its settings ({topics}) or the multi-process flags (distributed)",
     )
     command.add_argument("--help-all", nargs=0, action=ShowHelp, help="show every flag")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.add_argument("--debug", action="store_true", help="stop at the first NaN or reused key (slow)")
     command.add_argument("--profile", action="store_true", help="trace a second of training into the run directory")
-    command.add_argument("--distributed", action="store_true", help="be one of several processes that train together")
-    group = command.add_argument_group("the processes of --distributed; SLURM and its like set the first three")
+    command.add_argument("--distributed", action="store_true", help="join a multi-process run")
+    group = command.add_argument_group("multi-process options; SLURM and Open MPI set the first three")
     for flag, metavar, kind, text in (
-        ("--coordinator", "HOST:PORT", str, "where they meet, served by process 0"),
-        ("--num-processes", "N", int, "how many there are"),
-        ("--process-id", "K", int, "which of them this is, from 0"),
-        ("--meet-seconds", "S", int, "to wait until all are there (default 300)"),
+        ("--coordinator", "HOST:PORT", str, "address of the coordinator, served by process 0"),
+        ("--num-processes", "N", int, "number of processes"),
+        ("--process-id", "K", int, "index of this process, from 0"),
+        ("--meet-seconds", "S", int, "seconds to wait for all processes (default 300)"),
     ):
         command.hide("distributed", group.add_argument(flag, metavar=metavar, type=kind), text)
     group.add_argument("--child", help=argparse.SUPPRESS)  # the streams of the process that started this one
@@ -151,32 +153,49 @@ def _add_command_with_settings(subparsers: Any, name: str, operand: str, brief: 
 def _add_reading(subparsers: Any) -> None:
     """The commands that read runs."""
     evaluate = _add_policies(
-        subparsers, "evaluate", "measure the policies of a run or a sweep", "the directory of either", "of the episodes"
+        subparsers,
+        "evaluate",
+        "evaluate the policies of a run or sweep",
+        "run or sweep directory",
+        "seed of the episodes",
     )
-    evaluate.add_argument("--num-episodes", metavar="N", type=int, default=100, help="per member (default 100)")
-    evaluate.add_argument("--output", metavar="CSV", type=Path, help="default: evaluation.csv in the run")
+    evaluate.add_argument(
+        "--num-episodes", metavar="N", type=int, default=100, help="episodes per member (default 100)"
+    )
+    evaluate.add_argument(
+        "--output", metavar="CSV", type=Path, help="output file (default: evaluation.csv in the run directory)"
+    )
     evaluate.set_defaults(command=commands.evaluate)
 
     plot = subparsers.add_parser("plot", help="draw the learning curves of runs")
     plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
-    plot.add_argument("--output", metavar="FILE", type=Path, help="of one run: by default its learning_curve.png")
+    plot.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="output image; required for several runs (default for one run: its learning_curve.png)",
+    )
     plot.set_defaults(command=commands.plot)
 
     report = subparsers.add_parser("report", help="compare runs and sweeps, with tables and figures")
     report.add_argument("run", metavar="RUN", type=Path, nargs="+", help="directories of runs and sweeps")
-    report.add_argument("--output", metavar="DIR", type=Path, default=Path("report"), help="default: report")
+    report.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("report"), help="output directory (default: report)"
+    )
     report.set_defaults(command=commands.report)
 
     render = _add_policies(
         subparsers, "render", "draw an episode of a policy as a GIF", "a run directory", "of the episode"
     )
-    render.add_argument("--member", metavar="K", type=int, default=0, help="whose policy, from 0 (default 0)")
-    render.add_argument("--output", metavar="FILE", type=Path, help="default: rollout.gif in the run")
+    render.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")
+    render.add_argument(
+        "--output", metavar="FILE", type=Path, help="output file (default: rollout.gif in the run directory)"
+    )
     render.set_defaults(command=commands.render)
 
 
 def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded: str) -> argparse.ArgumentParser:
-    """A command that plays policies of a run, whose `--seed` is that of what is `seeded`."""
+    """Adds a command that runs policies of a run; `seeded` completes the help of `--seed`."""
     command = subparsers.add_parser(name, help=brief)
     command.add_argument("run", metavar="RUN", type=Path, help=directory)
     command.add_argument(
@@ -184,7 +203,7 @@ def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded
         metavar="E",
         type=lambda text: int(text) if text.isdecimal() else text,
         default="newest",
-        help="of which policies: newest (default), best of each member, or a number",
+        help="checkpoint to use: newest (default), best (each member's best evaluation), or an epoch number",
     )
     command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{seeded} (default 0)")
     return command

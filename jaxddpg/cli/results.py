@@ -1,4 +1,4 @@
-"""What a command prints of finished runs, and its exit code."""
+"""Printing results, and the exit code."""
 
 import math
 import sys
@@ -27,7 +27,7 @@ def print_results(plan: Plan, directory: Path, summaries: Sequence[dict[str, Any
     epochs = min(summary["epochs"] for summary in summaries)
     ended = len(members) == plan.num_members and epochs == experiment.training.num_epochs
     if received and not is_halted and not ended:
-        print(f"stopped after epoch {epochs}; `jaxddpg resume {directory}` continues", file=sys.stderr)
+        print(f"stopped after epoch {epochs}; to continue, run `jaxddpg resume {directory}`", file=sys.stderr)
         return 128 + received
     diverged = [member for member in members if member["diverged_by"]]
     sentences = [sentence for member in members if (sentence := unmeasured(member))]
@@ -37,9 +37,9 @@ def print_results(plan: Plan, directory: Path, summaries: Sequence[dict[str, Any
         for sentence in sentences:
             print(f"warning: in the last evaluation, {sentence}", file=sys.stderr)
     if is_halted:
-        remedy = "lower the learning rates, bound max_grad_norm, or look into the environment"
+        remedy = "lower the learning rates, set max_grad_norm, or check the environment"
         if all(member.get("diverged_in") for member in diverged):
-            remedy = "look into the environment, whose numbers are not finite"
+            remedy = "check the environment, which returned non-finite values"
         print(f"error: {len(diverged)} of {len(members)} members diverged; {remedy}", file=sys.stderr)
         return 1
     return exit_code([member["final_return"] for member in members], sentences)
@@ -60,17 +60,17 @@ def _print_returns(
     if plan.runs[0].selects:
         # The best of several by this very measure: an independent evaluation has to measure it.
         chosen = describe(members[summaries[0]["chosen"]])
-        result = f"the best member at the end is that of {chosen}; `jaxddpg evaluate` measures it on new episodes"
+        result = f"best final member: {chosen}; run `jaxddpg evaluate` for an unbiased estimate"
     print_table(
         f"{experiment.environment.name}: {'IQM of the final returns, ' * variants}{experiment.evaluation.num_episodes} "
         "episodes of the deterministic policy per seed",
         _by_variant(summaries) if variants else _by_seed(members, summaries[0]["chosen"]),
         "\n".join(
             [
-                # Over all variants together it would mean nothing.
+                # An IQM pooled over variants would be meaningless.
                 *([] if variants else [result]),
                 f"{total['env_steps_total']:,} env steps and {total['updates_total']:,} updates in "
-                f"{total['wall_seconds']:.0f} s, after {total['compile_seconds']:.1f} s of compiling",
+                f"{total['wall_seconds']:.0f} s, plus {total['compile_seconds']:.1f} s of compilation",
                 f"run directory: {directory}",
             ]
         ),
@@ -87,7 +87,7 @@ def print_evaluation(directory: Path, rows: Sequence[Row], path: Path) -> int:
         print_table(title, _evaluated_variants(rows), f"each member: {path}")
     else:
         best = [row["return_mean"] for row in rows if row.get("status") == "best"]
-        found_best = f"; of the member that training found best {number(best[0])}" if best else ""
+        found_best = f"; best member during training {number(best[0])}" if best else ""
         worst = float(np.nan_to_num(returns, nan=-np.inf).min())
         print_table(title, _evaluated(rows), f"IQM {mean_return(returns)}, worst {number(worst)}{found_best}")
     sentences = [sentence for row in rows if (sentence := unmeasured(row))]
@@ -112,7 +112,7 @@ def _evaluated_variants(rows: Sequence[Row]) -> list[Row]:
         variants.setdefault(repr(swept(row)), []).append(row)
     return [
         {name: config.text(swept(own[0])[path]) for path, name in config.short_names(swept(own[0])).items()}
-        | {"seeds": len(own), "IQM (95 % interval)": mean_return(np.array([row["return_mean"] for row in own]))}
+        | {"seeds": len(own), "IQM (95% interval)": mean_return(np.array([row["return_mean"] for row in own]))}
         | {"diverged": sum(row["diverged"] for row in own)}
         for own in variants.values()
     ]
@@ -124,8 +124,8 @@ def exit_code(returns: Sequence[float], unmeasured: Sequence[str]) -> int:
     if not unmeasured or any(map(math.isfinite, returns)):
         return 0
     print(
-        f"error: the evaluations of {len(unmeasured)} of {len(returns)} members are not finite, and no other member "
-        "has a return; look into the environment",
+        f"error: {len(unmeasured)} of {len(returns)} members have a non-finite evaluation and no other member has a "
+        "return; check the environment",
         file=sys.stderr,
     )
     return 1
@@ -138,8 +138,8 @@ def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict
         | {
             "seed": member["seed"],
             "final return": "diverged" if member["diverged_by"] else member["final_return"],
-            "best of all epochs": member["best_return"],
-            "in epoch": member["best_epoch"],
+            "best return": member["best_return"],
+            "best epoch": member["best_epoch"],
         }
         | ({"": "best" if index == chosen else status(member)} if "parent" in member else {})
         for index, member in enumerate(members)
@@ -152,7 +152,7 @@ def _by_variant(summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         *values, iqm, (low, high) = variant.values()
         names = config.short_names([*variant][: len(values)])
         named = {name: config.text(value) for name, value in zip(names.values(), values, strict=True)}
-        rows.append(named | {"IQM": iqm, "from": low, "to (95 %)": high})
+        rows.append(named | {"IQM": iqm, "from": low, "to (95%)": high})
     if sum(len(summary["members"]) for summary in summaries) == len(rows):  # of one seed there is no interval
-        rows = [{name: value for name, value in row.items() if name not in ("from", "to (95 %)")} for row in rows]
+        rows = [{name: value for name, value in row.items() if name not in ("from", "to (95%)")} for row in rows]
     return rows

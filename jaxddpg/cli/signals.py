@@ -49,7 +49,7 @@ class Signals:
             # Not print: the signal may have come in the middle of one.
             os.write(
                 sys.stderr.fileno() if self._from_parent else 2,
-                b"\nstopping after this epoch; once more to stop at once\n",
+                b"\nstopping after this epoch; send the signal again to stop immediately\n",
             )
         if self._from_parent:
             os._exit(1)  # the parent has ended

@@ -21,13 +21,13 @@ def points(axis: Any) -> list[Any]:
     """The values along an axis that is no range, in order.
 
     Raises:
-        ValueError: it is no axis; the text says what would be one.
+        ValueError: it is not a valid axis; the message says what would be.
     """
     if isinstance(axis, list | tuple) and axis:
         return list(axis)
     kind, (first, last, count) = _numbers(axis, POINTS, 3)
     if not 2 <= count == int(count) <= MAX_VARIANTS:
-        raise ValueError(f"{AXIS_FORM}; the number of its points must be whole, at least 2 and at most {MAX_VARIANTS}")
+        raise ValueError(f"{AXIS_FORM}; num must be an integer from 2 to {MAX_VARIANTS}")
     return [_between(kind == "geomspace", first, last, index / (count - 1)) for index in range(int(count))]
 
 
@@ -63,7 +63,7 @@ def variants(axes: Mapping[str, Any], combine: str, num_draws: int, seed: int) -
         source, drawn = random.Random(seed), dict[str, list[Any]]()
         for _ in range(100 * num_draws):
             values = [draw(axis, source) for axis in axes.values()]
-            drawn.setdefault(repr(values), values)  # the same once more would be no further variant
+            drawn.setdefault(repr(values), values)  # skip duplicates
             if len(drawn) == num_draws:
                 break
         choices = iter(drawn.values())
@@ -78,8 +78,7 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
     """The kind of an axis that is given by numbers, and these."""
     if isinstance(axis, Mapping) and "logspace" in axis:
         raise ValueError(
-            "{geomspace: [first, last, number]}, whose first and last are values, not exponents as those of NumPy's "
-            "logspace"
+            "{geomspace: [first, last, number]}, where first and last are values, not exponents as in np.logspace"
         )
     try:
         ((kind, given),) = axis.items()
@@ -91,7 +90,7 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
     if numbers[0] >= numbers[1]:
         raise ValueError(f"{AXIS_FORM}; the first number must be below the second")
     if kind in ("geomspace", "loguniform") and numbers[0] <= 0:
-        raise ValueError(f"{AXIS_FORM}; a logarithmic one must lie above 0")
+        raise ValueError(f"{AXIS_FORM}; both bounds of a geomspace or loguniform axis must be positive")
     return kind, numbers
 
 

@@ -22,7 +22,7 @@ REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "lates
 
 
 def check_member(member: Member) -> None:
-    """Looks at an environment, and at an agent for it, before anything depends on them.
+    """Validates an environment and the agent for it.
 
     Raises:
         ConfigError: as `check_environment`, or the agent does not suit the environment.
@@ -31,13 +31,16 @@ def check_member(member: Member) -> None:
     try:
         make_agent(make_environment(member.environment), member.agent)
     except ValueError as error:
-        raise ConfigError([f"{member.agent.algorithm} cannot learn {member.environment.name}: {error}"]) from error
+        raise ConfigError(
+            [f"{member.agent.algorithm} cannot be used with {member.environment.name}: {error}"]
+        ) from error
 
 
 def make_agent(
     environment: Environment, section: settings.DDPG | settings.COPDAC, axis_name: str | None = None
 ) -> Agent:
-    """The agent that a section describes; `axis_name` is that of the shards into which its batches fall, if they do."""
+    """Makes the agent described by a section; `axis_name` is the mapped axis over which its batches are sharded, if
+    any."""
     match section:
         case settings.DDPG():
             return ddpg(environment, section, axis_name)
@@ -67,7 +70,7 @@ def make_features(
     ranged = (low > -1e30) & (low < high) & (high < 1e30)
     if not isinstance(ranged, jax.core.Tracer) and not bool(jnp.all(ranged)):
         raise ValueError(
-            f"features scale to finite ranges of the observations, but low is {low} and high {high}; state "
+            f"features require finite observation bounds, but low is {low} and high is {high}; set "
             "agent.features.low and agent.features.high, one number per observation, each low below its high"
         )
     match section:
@@ -84,7 +87,7 @@ def make_features(
 
 
 def build(member: Member) -> Trainer:
-    """The trainer of one member, which an `Experiment` also is; built inside `jit`, its numbers may be traced."""
+    """Builds the trainer of one member (an `Experiment` is a `Member`). Inside `jit`, its settings may be traced."""
     trainer, num_shards = build_shard(member), member.training.num_shards
     return trainer if num_shards == 1 else sharding.vmap_shards(trainer, num_shards)
 

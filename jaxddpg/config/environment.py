@@ -21,7 +21,7 @@ from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
 _NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names
-"""Modules in which an error of the user's code may be raised, but not made."""
+"""Modules that are not user code, skipped when locating an error."""
 
 
 def make_environment(section: settings.Environment) -> Environment:
@@ -80,7 +80,7 @@ def check_environment(section: settings.Environment) -> None:
 
     Raises:
         ConfigError: with its concrete numbers its Box or an episode is impossible, or with traced ones its functions
-            do not keep the contract of `Environment`, as far as tracing shows it, or a few episodes of one's own.
+            violate the contract of `Environment`, as shown by tracing or by a few episodes of a custom environment.
     """
     environment = make_environment(section)
     try:
@@ -99,17 +99,19 @@ def check_environment(section: settings.Environment) -> None:
         "truncated": (time_step.truncated, flag),
     }
     errors = [
-        f"environment {section.name} gives {name} as {_kind(leaf)}, but must give {kind}{list(shape)}"
+        f"environment {section.name} returns {name} as {_kind(leaf)}, but must return {kind}{list(shape)}"
         for name, (leaf, (shape, kind)) in contract.items()
         if _kind(leaf) != f"{kind}{list(shape)}"
     ]
     if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
-        errors.append(f"environment {section.name} returns from step a state of other shapes or types than from reset")
+        errors.append(
+            f"environment {section.name} returns a state from step whose shapes or dtypes differ from those from reset"
+        )
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(before)):
-        errors.append(f"environment {section.name} keeps a random key in its state; use the one that step is given")
+        errors.append(f"environment {section.name} stores a PRNG key in its state; use the key passed to step instead")
     if environment.episode_length < 1:
         errors.append(
-            f"environment {section.name} has episodes of {environment.episode_length} steps, but they need at least 1"
+            f"environment {section.name} has episode_length {environment.episode_length}, but it must be at least 1"
         )
     if errors:
         raise ConfigError(errors)
@@ -189,15 +191,14 @@ def _sentence(error: BaseException) -> str:
     text = next((line for line in str(error).splitlines() if line.strip()), "")
     place = next(reversed(theirs or [summary for _, summary in frames]), None)
     if place is None:
-        return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'without a text'}"
+        return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'no message'}"
     file = Path(place.filename)
     named = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     return f"{named} line {place.lineno}: {type(error).__name__}: {text or f'{place.line} in {place.name}'}"
 
 
 def callback_error(error: jax.errors.JaxRuntimeError) -> str | None:
-    """Where in the user's code a Python function was that JAX called back and that failed, and how; None where it was
-    something else that failed."""
+    """The location and message of a failed Python callback; None if the error was not raised in a callback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines or "callback" not in lines[0]:
         return None

@@ -1,7 +1,7 @@
 """Reads an experiment from YAML and flags, checks it, and writes it back. Needs no JAX.
 
-There is one way in: flags are laid over the file, then every value is read by its declared type, then the rules are
-checked, then the variants of a sweep are resolved. All errors of a step are found before any is reported.
+Overrides are applied to the file, values are parsed according to their declared types, constraints are checked, and the
+variants of a sweep are resolved. Each step collects all of its errors before reporting.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         ConfigError: with all errors at once.
     """
     if not isinstance(path, str | Path):
-        raise ConfigError([f"an experiment is loaded from a YAML file, not from {text(path)}; give the file's path"])
+        raise ConfigError([f"expected the path of a YAML file, not {text(path)}"])
     path = Path(path)
     if path.is_dir():
         raise ConfigError([f"{path} is a directory; name a YAML file in it"])
@@ -42,13 +42,13 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
         hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
-        raise ConfigError([f"there is no file {path}{hint}"]) from None
+        raise ConfigError([f"{path} does not exist{hint}"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
     except notation.Error as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
     if not isinstance(content, dict | types.NoneType):
-        raise ConfigError([f"{path} must hold sections such as `agent:`, not {content!r}"])
+        raise ConfigError([f"{path} must be a mapping of sections such as `agent:`, not {content!r}"])
     return parse(content or {}, overrides)
 
 
@@ -72,7 +72,7 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 def validate(experiment: Experiment) -> Plan:
     """The runs of an experiment made or changed in Python; ConfigError unless it obeys every rule."""
     if not isinstance(experiment, Experiment):
-        raise ConfigError([f"an experiment is needed, not {text(experiment)}; read one with jaxddpg.load(PATH)"])
+        raise ConfigError([f"expected an Experiment, not {text(experiment)}; load one with jaxddpg.load(PATH)"])
     return parse(as_mapping(experiment))
 
 

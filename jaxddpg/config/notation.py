@@ -26,9 +26,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a name must be a text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "keys must be strings", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -51,7 +51,7 @@ for tag in (_INT, _FLOAT):
     _Loader.add_constructor(tag, _Loader.construct_number)
 for language in (_Loader, _Dumper):
     language.add_implicit_resolver(_FLOAT, _NUMBER, "-+.0123456789")
-# What no setting can be, such as a function or a date, still has to stand in the sentence that refuses it.
+# Values that no setting can take, such as functions or dates, must still be printable in error messages.
 PLAIN = (type(None), bool, int, float, str, list, tuple, dict)
 _Dumper.yaml_representers = {kind: _Dumper.yaml_representers[kind] for kind in PLAIN}
 _Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(repr(value)[:80]))

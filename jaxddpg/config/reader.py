@@ -24,7 +24,7 @@ PARAMETERS = "environment.parameters."
 
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
-"""The size of a float in a compiled program: of 32 bits, and a smaller one may count as 0 there."""
+"""The range of normal float32 numbers; smaller ones may be flushed to 0."""
 
 
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
@@ -39,7 +39,7 @@ class ConfigError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What another library says is wrong, as part of a sentence."""
+    """The first line of another library's error message."""
     return str(error).split("\n")[0][:200]
 
 
@@ -118,7 +118,9 @@ def read_section(kind: Any, content: Any, path: str, errors: dict[str, str]) -> 
             here = [leaf.path for leaf in leaves(kind, path)]
             if f"{path}{name}" in here:  # with dots, as on the command line
                 section, _, last = f"{path}{name}".rpartition(".")
-                errors[f"{path}{name}"] = f"{path}{name} has dots; write {last} into the section {section}"
+                errors[f"{path}{name}"] = (
+                    f"{path}{name}: dotted names are not allowed here; put {last} in the section {section}"
+                )
                 continue
             errors[f"{path}{name}"] = f"{path}{name} is not a setting{suggest(str(name), path, here)}"
             continue
@@ -198,7 +200,7 @@ def read_value(kind: Any, value: Any, field: dataclasses.Field) -> Any:
         return tuple(read_value(typing.get_args(kind)[0], entry, field) for entry in value)
     if typing.get_origin(kind) is Mapping:
         if not isinstance(value, Mapping):
-            raise ValueError("names with values, {name: value, ...}")
+            raise ValueError("a mapping {name: value, ...}")
         return dict(value)
     if kind is bool:
         if not isinstance(value, bool):
@@ -226,7 +228,7 @@ def read_number(kind: type, value: Any) -> Any:
     """A float, int or Fraction; a text that spells a number, such as inf, is that number."""
     words = {
         float: "a number",
-        int: "a whole number",
+        int: "an integer",
         Fraction: "a whole number k, or 1/k for one update every k vector steps",
     }[kind]
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction) or not str(value).isascii():
@@ -247,7 +249,7 @@ def read_number(kind: type, value: Any) -> Any:
     if number is None or number != number:
         raise ValueError(words + (" in decimal digits" if isinstance(value, str) and kind is not Fraction else ""))
     if kind is float and 0 < abs(number) < inf and not _SMALLEST <= abs(number) <= _LARGEST:
-        raise ValueError("0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are")
+        raise ValueError("0, or between 1.2e-38 and 3.4e38 in magnitude (the float32 range)")
     if kind is not float and number >= 2**31:
         raise ValueError(f"{words} below 2^31")
     return number
@@ -259,7 +261,7 @@ def kind_of(section: Any, name: str) -> Any:
 
 
 def suggest(name: str, path: str, here: list[str]) -> str:
-    """The end of a sentence that says that there is no such name at this path: the nearest that there is, or all.
+    """A suggestion to append to an 'unknown name' error: the closest names, or all names.
 
     `here` are the dotted paths below this one.
     """
@@ -312,8 +314,8 @@ def read_environment(environment: settings.Environment, errors: dict[str, str]) 
         near = difflib.get_close_matches(name, [*registry.CONTINUOUS, *registry.REGISTERED], n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(registry.CONTINUOUS)}."
         errors["environment.name"] = (
-            f"environment.name is {text(name)}, which is neither of gymnax nor ours; {question} One of your own is "
-            "named package.module:factory, or in Python registered by jaxddpg.register"
+            f"environment.name is {text(name)}, which is neither a gymnax nor a built-in environment; {question} For a "
+            "custom environment use package.module:factory, or jaxddpg.register in Python"
         )
     parameters = {}
     for parameter, value in environment.parameters.items():

@@ -18,16 +18,16 @@ MUTABLE_ON_RESUME = (
     "checkpoint.",
     "reporting.",
 )
-"""Settings that do not alter what is learned up to an epoch, or placement by no more than rounding."""
+"""Settings that do not affect learning (placement only up to rounding)."""
 
 
 def read_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> RunPlan:
     """The run of a directory."""
     if (directory / SWEEP).is_file():
-        raise ConfigError([f"{directory} holds a sweep of several runs; name one of the directories in it"])
+        raise ConfigError([f"{directory} is a sweep of several runs; choose one of its subdirectories"])
     if not (directory / "config.yaml").is_file():
         why = "there is no config.yaml in it" if directory.exists() else "there is no such directory"
-        raise ConfigError([f"{directory} holds no run: {why}"])
+        raise ConfigError([f"{directory} is not a run directory: {why}"])
     return read(directory / "config.yaml", overrides).run()
 
 
@@ -67,7 +67,7 @@ def all_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _mutable(experiment: Experiment) -> tuple[str, ...]:
-    """Where members are selected, rounding may decide which."""
+    """With selection, rounding can change which members are selected, so placement is fixed."""
     selects = experiment.population.selects
     return tuple(path for path in MUTABLE_ON_RESUME if not (selects and path == "population.placement"))
 
@@ -76,7 +76,8 @@ def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
     """ConfigError where the fixed settings of an experiment are not those `before`."""
     after = fixed_settings(experiment)
     errors = [
-        f"{path} is {text(after.get(path))}, but {text(old)} in this run, which cannot change; train a new one"
+        f"{path} is {text(after.get(path))}, but this run was trained with {text(old)}, which cannot be changed; start "
+        "a new run"
         for path, old in before.items()
         if after.get(path) != old
     ]
@@ -85,7 +86,7 @@ def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
 
 
 def check_output(path: Path) -> None:
-    """ConfigError where a file cannot be written, before what takes long begins; leaves nothing behind."""
+    """Raises ConfigError if a file cannot be written; called before long computations. Leaves no file behind."""
     file = path.resolve()  # what a link leads to, which stays
     existed = file.exists()
     try:

@@ -1,4 +1,4 @@
-"""From the settings of an experiment to the members of its runs. What is resolved here is never parsed again."""
+"""From the settings of an experiment to the members of its runs. Resolved plans are not parsed again."""
 
 import dataclasses
 import functools
@@ -62,7 +62,7 @@ class RunPlan(NamedTuple):
 
     @property
     def selects(self) -> bool:
-        """Whether members are replaced or stopped in favour of others."""
+        """Whether members are replaced or stopped in favor of others."""
         return self.experiment.population.selects
 
     def identities(self) -> list[dict[str, Any]]:
@@ -150,10 +150,10 @@ def _variants(experiment: Experiment) -> list[tuple[Experiment, dict[str, Any]]]
             continue
         read = values_at(variant, population.sweep)
         if repr(read) in found:
-            errors[f"the variant {text(read)} is named twice; name it once"] = None
+            errors[f"the variant {text(read)} occurs twice; remove the duplicate"] = None
         found[repr(read)] = variant, read
     if not errors and population.combine == "random" and len(found) < population.num_draws:
-        errors = {f"there are only {len(found)} different variants to draw, not {population.num_draws}": None}
+        errors = {f"only {len(found)} distinct variants could be drawn, not {population.num_draws}": None}
     if errors:
         raise ConfigError([f"population.sweep: {error}" for error in errors])
     return [*found.values()]
@@ -215,7 +215,7 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def warnings_of(run: RunPlan) -> list[str]:
-    """What is allowed but hardly meant, in sentences; in a sweep, of the first variant that it concerns."""
+    """Warnings about probably unintended settings; in a sweep, for the first affected variant."""
     each = [variant.settings.cautions() for variant in run.variants]
     concerned = [found for found in each if found]
     where = f"in {len(concerned)} of {len(each)} variants, the first of which says: " if len(each) > 1 else ""
@@ -257,22 +257,22 @@ def check_axes(population: settings.Population, errors: dict[str, str]) -> setti
 
 
 def _unsuitable(path: str, population: settings.Population) -> str:
-    """Why a setting cannot be swept, as part of a sentence; empty where it can."""
+    """Why a setting cannot be swept, as an error fragment; empty if it can."""
     tags = [leaf.path for leaf in leaves(Member) if leaf.alternative and leaf.field.default == leaf.alternative]
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     if path in tags:
-        return "decides which settings there are, so it cannot be swept; make a sweep for each value"
+        return "determines which settings exist, so it cannot be swept; run one sweep per value"
     if path not in here and not path.startswith(PARAMETERS):
         section, dot, name = path.rpartition(".")
         if inside := [leaf for leaf in here if leaf.startswith(f"{path}.")]:
             return f"is a section; name a setting in it, such as {inside[-1]}"
         below = [leaf for leaf in here if leaf.startswith(section + dot)]
         hint = suggest(name, section + dot, below) if below else suggest(path, "", here)
-        return f"is no setting of a member{hint}"
+        return f"is not a member setting{hint}"
     if population.selects and (path not in traced() or path.startswith("environment.")):
         return (
             f"cannot be swept where members are selected, population.selection.method {population.selection.method}: "
-            "they must share one environment and one program; make a run of each value"
+            "all members must share one environment and one program; run each value separately"
         )
     return ""
 
@@ -284,13 +284,10 @@ def broken_axes(population: settings.Population) -> list[str]:
     errors, combine = [], f"population.combine is {population.combine}"
     product = math.prod(lengths.values())
     if ranges and population.combine != "random":
-        errors.append(
-            f"{combine}, but from the range of {' and '.join(ranges)} values can only be drawn; use random, or name "
-            "values"
-        )
+        errors.append(f"{combine}, but {' and '.join(ranges)} is a range; use combine: random, or list values")
     if population.combine == "zip" and len({*lengths.values()}) > 1:
         listed = ", ".join(f"{path} {length}" for path, length in lengths.items())
-        errors.append(f"{combine}, but then all axes must have as many values, and they have {listed}")
+        errors.append(f"{combine}, which requires axes of equal length, but they have {listed}")
     if population.combine == "grid" and product > settings.MAX_VARIANTS:
         errors.append(
             f"{combine}, which makes {product} variants, but at most {settings.MAX_VARIANTS} can be swept at once; "
@@ -300,7 +297,7 @@ def broken_axes(population: settings.Population) -> list[str]:
     alone = population.num_seeds * (counts[population.combine] if population.sweep else 1) == 1
     if not errors and population.selects and alone:
         errors.append(
-            f"population.selection.method is {population.selection.method}, but one member alone has none to be "
-            "compared with; use more population.num_seeds, or a sweep"
+            f"population.selection.method is {population.selection.method}, but there is only one member; use more "
+            "population.num_seeds, or a sweep"
         )
     return errors

@@ -1,4 +1,4 @@
-"""A few short episodes of an environment of one's own: whether they end as its contract says."""
+"""A smoke test of custom environments: whether a few short episodes end as the contract requires."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Ends(NamedTuple):
     moved: np.ndarray
     """Whether what is observed next is not where the episode ended."""
     stale: np.ndarray
-    """Whether it is, and no beginning that was seen."""
+    """Whether it equals final_observation and is not one of the observed initial observations."""
     played: int
     """Steps"""
 
@@ -60,8 +60,8 @@ def errors(ends: Ends, episode_length: int) -> list[str]:
     ended = ends.steps > 0
     if ends.played == episode_length and not ended.all():
         return [
-            f"does not end its episodes after {episode_length:,} steps, the length that it states; count its steps and "
-            "return truncated there"
+            f"does not end its episodes after episode_length = {episode_length:,} steps; count the steps and return "
+            "truncated=True at the limit"
         ]
     return [_STALE] if ended.all() and _stale(ends) and ends.truncated.any() else []
 
@@ -73,16 +73,15 @@ def doubts(ends: Ends, episode_length: int) -> list[str]:
     limited = (ends.steps == episode_length) | ((ends.steps > 0) & ends.truncated)
     if episode_length > 1 and limited.any() and ends.terminated[limited].all():
         found += [
-            f"terminates its episodes where they have lasted {episode_length:,} steps, its time limit, as if nothing "
-            "could follow; return terminated for the task alone and truncated for the limit, as gymnax does since 1.0, "
-            "where step_env leaves the limit to is_truncated"
+            f"returns terminated at its time limit of {episode_length:,} steps; return truncated at the limit and "
+            "terminated only for true terminal states (in gymnax >= 1.0, step_env leaves the limit to is_truncated)"
         ]
     return found
 
 
 _STALE = (
-    "gives one observation as observation and final_observation where an episode ends; return from step the state and "
-    "the observation of a reset there, and as final_observation what is observed where the action led"
+    "returns the same observation and final_observation when an episode ends; step must return the reset state and its "
+    "observation, and the true successor as final_observation"
 )
 
 

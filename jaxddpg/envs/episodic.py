@@ -20,7 +20,7 @@ def episodic(
     timeout_reward: Scalar = 0.0,
     **ranges: Any,
 ) -> Environment:
-    """Makes an `Environment` of a task without time limit and automatic resets.
+    """Adds a time limit and auto-reset to a task, making an `Environment`.
 
     Args:
         reset: key -> the first state of an episode.

@@ -47,14 +47,15 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
     observation_space = environment.observation_space(params)
     if not (hasattr(observation_space, "low") and hasattr(observation_space, "high")):
         raise ValueError(
-            f"{environment.name} has the observation space {type(observation_space).__name__}, but networks read one "
-            "array of numbers; return all that is observed as one array, such as one-hot codes, and a Box as its space"
+            f"{environment.name} has the observation space {type(observation_space).__name__}, but networks take a "
+            "single numeric array; return one array (e.g. one-hot encoded) and a Box as its space"
         )
 
     def flat(observation: Any) -> jax.Array:
         if not hasattr(observation, "dtype"):
             raise ValueError(
-                f"{environment.name} observes a {type(observation).__name__}, but must observe one array of numbers"
+                f"{environment.name} returns {type(observation).__name__} observations, but must return a single "
+                "numeric array"
             )
         return jnp.ravel(observation).astype(jnp.float32)
 
@@ -110,8 +111,8 @@ def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[j
         # Boxes without bounds are sometimes written with the largest float instead of infinity.
         if not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
             raise ValueError(
-                f"{name} has an action Box without bounds, low {low} and high {high}; actions are scaled to the Box, "
-                "so give it finite bounds"
+                f"{name} has an unbounded action Box (low {low}, high {high}); actions are scaled to the Box, so it "
+                "needs finite bounds"
             )
         if not bool(jnp.all(low < high)):
             raise ValueError(f"{name} has a reversed action Box: low {low} must be below high {high}")

@@ -98,7 +98,7 @@ DISCRETE = (
 )
 
 REGISTERED: dict[str, Callable[..., Any]] = {}
-"""What makes the environments that this process has registered, by name."""
+"""Factories of the environments registered in this process, by name."""
 
 
 def register(name: str, environment: Any) -> None:
@@ -113,12 +113,14 @@ def register(name: str, environment: Any) -> None:
         ValueError: the name has a colon, or stands for an environment of gymnax or of this package.
     """
     if ":" in name or name in CONTINUOUS or name in DISCRETE:
-        reason = "a colon is for package.module:factory" if ":" in name else "that is a known environment"
+        reason = "colons are reserved for package.module:factory" if ":" in name else "that is a known environment"
         raise ValueError(f"an environment cannot be registered as {name}: {reason}; choose another name")
 
     def give(**parameters: Any) -> Any:
         if parameters:
-            raise ValueError("it is registered as an object, which takes no parameters; register a function of them")
+            raise ValueError(
+                "it was registered as an instance, which takes no parameters; register a factory function instead"
+            )
         return environment
 
     is_factory = callable(environment) and not hasattr(environment, "default_params")

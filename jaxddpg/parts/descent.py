@@ -43,12 +43,13 @@ def descend(
 
     Args:
         loss: see `Loss`; it is differentiated with respect to `variables["params"]`.
-        optimizer: transforms the gradient to the direction that is subtracted, times the learning rate.
+        optimizer: maps the gradient to the update direction, which is scaled by the learning rate and subtracted.
         learning_rate: traced or not.
         variables: flax variables.
         batch: [B, ...]
-        microbatch_size: of the microbatches that are differentiated one after the other, a divisor of B; 0 is B.
-        weight_decay: times a parameter of rank 2 or more is added to its gradient, before the optimizer.
+        microbatch_size: microbatch size for sequential gradient accumulation; must divide B; 0 means B.
+        weight_decay: L2 coefficient: `weight_decay * parameter` is added to the gradient of parameters of rank >= 2,
+            before the optimizer.
         axis_name: the mapped axis of the shards of a batch, over which the loss, its aux and its gradient are averaged;
             None where the batch is whole.
     """

@@ -49,7 +49,7 @@ def fourier(low: jax.Array, high: jax.Array, order: int = 3) -> Features:
 
 
 def radial(low: jax.Array, high: jax.Array, num_centers: int = 5, width: Scalar = 1.0) -> Features:
-    """Gaussian bumps on a grid, normalised to sum to 1; `width` is their standard deviation, in grid spacings."""
+    """Gaussian bumps on a grid, normalized to sum to 1; `width` is their standard deviation, in grid spacings."""
     center = _grid(np.linspace(0, 1, num_centers), np.shape(low)[0])
 
     def encode(observation: jax.Array) -> jax.Array:
@@ -95,7 +95,8 @@ def _bounded(size: int, dimensions: int) -> int:
     """Returns the number of features; raises ValueError where it is too large to be intended."""
     if size > 2**24:
         raise ValueError(
-            f"{dimensions} observations make {size} features, but there can be at most {2**24}; use a coarser grid, or "
+            f"{dimensions} observation dimensions give {size} features, more than the maximum of {2**24}; use a "
+            "coarser grid, or "
             "the polynomial encoding, which grows slowly"
         )
     return size

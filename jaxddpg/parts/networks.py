@@ -1,4 +1,4 @@
-"""Networks (flax linen): actor and critic, initialised and normalised as in Lillicrap et al. 2015, sections 3 and 7;
+"""Networks (flax linen): actor and critic, initialized and normalized as in Lillicrap et al. 2015, sections 3 and 7;
 functions of features, as in Silver et al. 2014."""
 
 from typing import Any
@@ -36,7 +36,7 @@ def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Ar
 
 
 def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None) -> jax.Array:
-    """A dense layer, its normalisation ("none", "layer" or "batch") and its ReLU."""
+    """A dense layer, its normalization ("none", "layer" or "batch") and its ReLU."""
     x = _dense(size, inputs)
     if normalization == "batch":
         x = _batch_norm(x, train, axis_name)
@@ -49,8 +49,8 @@ class Actor(nn.Module):
     """mu: observation [..., O] -> action [..., A] in [-1, 1], by ReLU layers and a tanh.
 
     `normalization` is "none", "layer" (each hidden layer before its ReLU) or "batch" (the observation, too). With
-    `train` a batch is normalised by its own statistics, which move the running averages ("batch_stats"); without it
-    each row is normalised by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
+    `train` a batch is normalized by its own statistics, which move the running averages ("batch_stats"); without it
+    each row is normalized by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
     batch is whole.
     """
 
@@ -73,7 +73,7 @@ class Critic(nn.Module):
     """Q: observation [..., O], action [..., A] -> value [...].
 
     `action_layer` is the hidden layer at whose input the action joins: 0 or, as in the paper, 1. The other fields are
-    those of the actor, but layers after the action has joined are not batch-normalised.
+    those of the actor, but layers after the action has joined are not batch-normalized.
     """
 
     hidden_sizes: tuple[int, ...]

@@ -38,7 +38,7 @@ def uniform(capacity: int) -> Replay:
 def latest(capacity: int) -> Replay:
     """Makes a ring of which `sample` returns the `n` newest rows, from old to new: online learning.
 
-    The caller must have added as many, by the warm-up.
+    The caller must already have added at least n rows, e.g. during warm-up.
 
     Raises:
         ValueError: in `sample`, where `n` is larger than `capacity`.
@@ -47,7 +47,7 @@ def latest(capacity: int) -> Replay:
     def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
         del key  # nothing is drawn
         if n > capacity:
-            raise ValueError(f"{n} newest rows are asked of a replay of capacity {capacity}")
+            raise ValueError(f"cannot sample the newest {n} rows of a replay with capacity {capacity}")
         return (position.astype(jnp.int32) - n + jnp.arange(n)) % capacity
 
     return _ring(capacity, choose)
@@ -85,8 +85,8 @@ def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.
         rows = clock.rows_per_step
         if capacity % rows:
             raise ValueError(
-                f"replay capacity {capacity} is not a multiple of {rows} environments, so a step's rows would wrap "
-                f"around its end; try {-(-capacity // rows) * rows}"
+                f"replay capacity {capacity} is not a multiple of {rows} environments, so a write would wrap around "
+                f"the end; use {-(-capacity // rows) * rows}"
             )
         return capacity // rows
 

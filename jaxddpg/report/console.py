@@ -28,7 +28,7 @@ class Display:
 
     def __init__(self, title: str, num_epochs: int, quiet: bool = False) -> None:
         self._console = _console(sys.stderr, quiet)
-        # Colours may be forced upon a pipe, and a dumb terminal cannot redraw a line.
+        # Colors may be forced upon a pipe, and a dumb terminal cannot redraw a line.
         self._redraws = self._console.is_terminal and sys.stderr.isatty() and not self._console.is_dumb_terminal
         self._title, self._num_epochs = title, num_epochs
         self._first: tuple[int, float] | None = None

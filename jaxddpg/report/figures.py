@@ -23,8 +23,8 @@ from jaxddpg.statistics import (
     worst_if_not_finite,
 )
 
-MOST_COLOURS = 10
-"""Of more runs than this, colours show the order, and only the best and the worst are named."""
+MOST_COLORS = 10
+"""Of more runs than this, colors show the order, and only the best and the worst are named."""
 
 
 def plot(runs: Sequence[Curves], path: Path) -> None:
@@ -50,7 +50,7 @@ def _caption(runs: Sequence[Curves]) -> str:
     """What lines, points and bands mean."""
     parts = []
     if any(not run.lineage for run in runs):
-        parts.append("Lines: IQM of the seeds; thin lines and points: single seeds; bands: 95 % bootstrap interval.")
+        parts.append("Lines: IQM of the seeds; thin lines and points: single seeds; bands: 95% bootstrap interval.")
     if any(run.lineage for run in runs):
         parts.append("With selection, thin lines: members until they are stopped; thick lines: IQM of the active ones.")
     return " ".join(parts)
@@ -80,10 +80,10 @@ def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: P
     """Writes the performance profiles of methods: the share of seeds above each score.
 
     Args:
-        scores: of each method, strata [M]; of at most `MOST_COLOURS` methods, profiles have 95 % bands.
+        scores: of each method, strata [M]; of at most `MOST_COLORS` methods, profiles have 95% bands.
         what: the name of the score.
     """
-    few = len(scores) <= MOST_COLOURS
+    few = len(scores) <= MOST_COLORS
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     everything = np.concatenate([values for strata in scores.values() for values in strata])
@@ -93,14 +93,14 @@ def plot_profiles(scores: Mapping[str, Sequence[np.ndarray]], what: str, path: P
     thresholds = np.linspace(low - margin, high + margin, 200)
     for number, (method, strata) in enumerate(scores.items()):
         profile = functools.partial(performance_profile, thresholds=thresholds)
-        colour = f"C{number}" if few else colormaps["viridis"](number / len(scores))
-        axes.plot(thresholds, profile(strata), color=colour, label=method)
+        color = f"C{number}" if few else colormaps["viridis"](number / len(scores))
+        axes.plot(thresholds, profile(strata), color=color, label=method)
         if few:
             bounds = stratified_interval(profile, strata, resamples=500)
-            axes.fill_between(thresholds, *bounds, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(thresholds, *bounds, color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel=what, ylabel="share of seeds above", ylim=(-0.03, 1.03))
     if few:
-        axes.set_title("Bands: 95 % bootstrap interval", fontsize=8)
+        axes.set_title("Bands: 95% bootstrap interval", fontsize=8)
     axes.grid(alpha=0.25)
     _legend(axes, fontsize=8 if few else 6, ncols=1 + len(scores) // 41)
     figure.savefig(path, dpi=120)
@@ -113,7 +113,7 @@ def _legend(axes: Any, fontsize: float = 7, ncols: int = 1) -> None:
 
 
 def _returns(axes: Any, runs: Sequence[Curves], title: str) -> None:
-    if len(runs) > MOST_COLOURS:
+    if len(runs) > MOST_COLORS:
         _many_runs(axes, runs)
     else:
         for number, run in enumerate(runs):
@@ -133,33 +133,33 @@ def _size(run: Curves) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def _mark_lost(axes: Any, run: Curves, colour: str) -> None:
+def _mark_lost(axes: Any, run: Curves, color: str) -> None:
     """Marks where seeds without a final return were last evaluated."""
     for (what, lost), marker in zip(run.lost.items(), "x+", strict=True):
         for count, curve in enumerate(curves := run.returns.T[lost]):
             last = np.flatnonzero(np.isfinite(curve))[-1:]
             label = None if count else f"{len(curves)} {what}"
-            axes.plot(run.env_steps[last], curve[last], marker, color=colour, label=label)
+            axes.plot(run.env_steps[last], curve[last], marker, color=color, label=label)
 
 
 def _many_runs(axes: Any, runs: Sequence[Curves]) -> None:
-    """The IQM of each of many runs, coloured by the rank of its final value."""
+    """The IQM of each of many runs, colored by the rank of its final value."""
     middles = [interquartile_mean(run.returns) for run in runs]
     ranks = np.argsort(np.argsort([middle[-1] for middle in middles]))
     for run, middle, rank in zip(runs, middles, ranks, strict=True):
         extreme = {0: "lowest final return:\n", len(runs) - 1: "highest final return:\n"}.get(int(rank))
-        colour = colormaps["viridis"](rank / (len(runs) - 1))
+        color = colormaps["viridis"](rank / (len(runs) - 1))
         shown = np.where(np.isfinite(middle), middle, np.nan)
-        axes.plot(run.env_steps, shown, color=colour, linewidth=1, label=extreme and f"{extreme}{run.label}")
+        axes.plot(run.env_steps, shown, color=color, linewidth=1, label=extreme and f"{extreme}{run.label}")
 
 
 def _value_calibration(axes: Any, runs: Sequence[Curves]) -> None:
     for number, run in enumerate(runs):
-        colour = f"C{number % 10}"
-        # The two curves of a single run have two colours; of several, each run has one.
-        prefix, actual_colour = ("", "C1") if len(runs) == 1 else (f"{run.label},\n", colour)
-        _band(axes, run, "eval/q_start_mean", colour, f"{prefix}predicted, Q(s0, mu(s0))")
-        _band(axes, run, "eval/discounted_return_mean", actual_colour, f"{prefix}actual", dashed=True)
+        color = f"C{number % 10}"
+        # The two curves of a single run have two colors; of several, each run has one.
+        prefix, actual_color = ("", "C1") if len(runs) == 1 else (f"{run.label},\n", color)
+        _band(axes, run, "eval/q_start_mean", color, f"{prefix}predicted, Q(s0, mu(s0))")
+        _band(axes, run, "eval/discounted_return_mean", actual_color, f"{prefix}actual", dashed=True)
     _finish(axes, "discounted return from the start", "Predicted and actual return")
 
 
@@ -170,26 +170,26 @@ def _finish(axes: Any, ylabel: str, title: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _selected(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:
+def _selected(axes: Any, run: Curves, name: str, color: str, label: str, dashed: bool = False) -> None:
     """Members until they are stopped, and the IQM of the active ones, which are no independent samples."""
     assert run.lineage
     curves, style = run.metrics[name], "--" if dashed else "-"
     shown = np.where(run.lineage.stopped | ~np.isfinite(curves), np.nan, curves)
-    axes.plot(run.env_steps, shown, color=colour, alpha=0.35, linewidth=0.6, linestyle=style)
+    axes.plot(run.env_steps, shown, color=color, alpha=0.35, linewidth=0.6, linestyle=style)
     middle = np.array(
         [float(interquartile_mean(row[~stopped])) for row, stopped in zip(curves, run.lineage.stopped, strict=True)]
     )
     shown = np.where(np.isfinite(middle), middle, np.nan)
-    axes.plot(run.env_steps, shown, color=colour, linewidth=1.8, linestyle=style, label=label)
+    axes.plot(run.env_steps, shown, color=color, linewidth=1.8, linestyle=style, label=label)
 
 
 def _lineage(axes: Any, run: Curves, name: str) -> None:
     """A setting of each member over time, until it is stopped: dotted where it continued from another member, thick for
-    the ancestors of the best at the end, coloured by the rank of the final return."""
+    the ancestors of the best at the end, colored by the rank of the final return."""
     assert run.lineage
     parents, numbers = run.lineage.parents, run.lineage.numbers[name]
     ranks = np.argsort(np.argsort(worst_if_not_finite(run.returns[-1])))
-    colours = colormaps["viridis"](ranks / max(len(ranks) - 1, 1))
+    colors = colormaps["viridis"](ranks / max(len(ranks) - 1, 1))
     ancestor, lines = best_member(run), []
     for epoch in range(len(parents) - 1, 0, -1):
         for member in np.flatnonzero(~run.lineage.stopped[epoch]):
@@ -198,7 +198,7 @@ def _lineage(axes: Any, run: Curves, name: str) -> None:
                 (run.env_steps[epoch - 1], numbers[epoch - 1, parent]),
                 (run.env_steps[epoch], numbers[epoch, member]),
             )
-            lines.append((ends, colours[member], "-" if parent == member else ":", 2.6 if member == ancestor else 0.9))
+            lines.append((ends, colors[member], "-" if parent == member else ":", 2.6 if member == ancestor else 0.9))
         ancestor = int(parents[epoch, ancestor])
     segments, shades, styles, widths = zip(*lines, strict=True) if lines else ((), (), (), ())
     axes.add_collection(LineCollection(segments, colors=shades, linestyles=styles, linewidths=widths))
@@ -212,7 +212,7 @@ def _lineage(axes: Any, run: Curves, name: str) -> None:
 
 
 def _sensitivity(axes: Any, runs: Sequence[Curves], name: str, what: str = "final return") -> None:
-    """The final return against one setting, whatever the others are, a line for each sweep: the IQM and its 95 %
+    """The final return against one setting, whatever the others are, a line for each sweep: the IQM and its 95%
     interval."""
     values = _ticks(runs, name)
     places = dict(zip(map(str, values), _scale(axes, values), strict=True))
@@ -231,9 +231,9 @@ def _line(axes: Any, runs: Sequence[Curves], name: str, places: Mapping[str, flo
     bounds = np.array([stratified_interval(pooled_mean, variants) for variants in strata]).T
     pooled = [np.concatenate(variants) for variants in strata]
     middle = np.array([interquartile_mean(returns) for returns in pooled])
-    colour, prefix = f"C{number % 10}", f"{runs[0].source}: " if runs[0].source else ""
+    color, prefix = f"C{number % 10}", f"{runs[0].source}: " if runs[0].source else ""
     for (value, place), returns in zip(places.items(), pooled, strict=True):
-        axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color=colour, alpha=0.3)
+        axes.plot([place] * len(returns), np.where(np.isfinite(returns), returns, np.nan), ".", color=color, alpha=0.3)
         losses = Counter[str]()
         for run in runs:
             if str(run.values.get(name)) == value:
@@ -242,9 +242,9 @@ def _line(axes: Any, runs: Sequence[Curves], name: str, places: Mapping[str, flo
             where = (place, 0.02 + 0.05 * number)
             axes.annotate(text, where, xycoords=("data", "axes fraction"), fontsize=7, ha="center")
     low, high, middle = (np.where(np.isfinite(curve), curve, np.nan) for curve in (*bounds, middle))
-    axes.fill_between([*places.values()], low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between([*places.values()], low, high, color=color, alpha=0.18, linewidth=0)
     counts = " or ".join(map(str, sorted({*map(len, pooled)})))
-    axes.plot([*places.values()], middle, "o-", color=colour, label=f"{prefix}{counts} seeds per value")
+    axes.plot([*places.values()], middle, "o-", color=color, label=f"{prefix}{counts} seeds per value")
 
 
 def _map(axes: Any, runs: Sequence[Curves], across: str, up: str, what: str) -> None:
@@ -296,17 +296,17 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _band(axes: Any, run: Curves, name: str, colour: str, label: str, dashed: bool = False) -> None:
-    """Members as thin lines, their IQM as a thick one with its 95 % interval."""
+def _band(axes: Any, run: Curves, name: str, color: str, label: str, dashed: bool = False) -> None:
+    """Members as thin lines, their IQM as a thick one with its 95% interval."""
     if run.lineage:
-        _selected(axes, run, name, colour, label, dashed)
+        _selected(axes, run, name, color, label, dashed)
         return
     curves = run.metrics[name]
     style = "--" if dashed else "-"
     middle = interquartile_mean(curves)
     finite = np.isfinite(middle)
-    axes.plot(run.env_steps, curves, color=colour, alpha=0.25, linewidth=0.6, linestyle=style)
-    axes.plot(run.env_steps[finite], middle[finite], color=colour, linewidth=1.8, linestyle=style, label=label)
+    axes.plot(run.env_steps, curves, color=color, alpha=0.25, linewidth=0.6, linestyle=style)
+    axes.plot(run.env_steps[finite], middle[finite], color=color, linewidth=1.8, linestyle=style, label=label)
     if curves.shape[1] > 1:
         low, high = confidence_interval(curves)
-        axes.fill_between(run.env_steps, low, high, where=np.isfinite(low), color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(run.env_steps, low, high, where=np.isfinite(low), color=color, alpha=0.18, linewidth=0)

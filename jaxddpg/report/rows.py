@@ -18,8 +18,8 @@ METRICS = "metrics.jsonl"
 
 
 NOT_FINITE = ("diverged_by", "diverged_in", "diverged_at", "unmeasured_by")
-"""What rows say about numbers that are not finite: by what a member diverged, in which function of the environment and
-at which env step, and what was not finite in its evaluation."""
+"""The columns about non-finite values: what diverged, in which environment function and at which env step, and what was
+non-finite in an evaluation."""
 
 
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ def mean_return(returns: np.ndarray) -> str:
     """The interquartile mean of members [M], with its interval where there is one, as part of a sentence."""
     low, high = map(float, confidence_interval(returns))
     known = len(returns) > 1 and math.isfinite(low)
-    interval = f" (95 % interval {number(low)} to {number(high)})" if known else ""
+    interval = f" (95% interval {number(low)} to {number(high)})" if known else ""
     return f"{number(float(interquartile_mean(returns)))}{interval}"
 
 
@@ -85,13 +85,13 @@ def divergence(row: Row) -> str:
     """When and by what a member diverged, as part of a sentence."""
     source = f", from the environment's {function}" if (function := row.get("diverged_in")) else ""
     what = _not_finite(row["diverged_by"])
-    return f"the member of {describe(row)} diverged at env step {row['diverged_at']:,}: {what}{source}"
+    return f"member with {describe(row)} diverged at env step {row['diverged_at']:,}: {what}{source}"
 
 
 def unmeasured(row: Row) -> str:
     """What was not finite in the evaluation of a member that did not diverge, as a sentence; empty if nothing was."""
     cause = row.get("unmeasured_by")
-    return f"{_not_finite(cause)} in the evaluation of the member of {describe(row)}" if cause else ""
+    return f"{_not_finite(cause)} in the evaluation of the member with {describe(row)}" if cause else ""
 
 
 def _not_finite(what: str) -> str:

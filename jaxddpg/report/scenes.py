@@ -133,7 +133,7 @@ def _pendulum(figure: Figure, cosine: np.ndarray, sine: np.ndarray, torque: np.n
 def _puddle_world(figure: Figure, rollout: Rollout) -> Show:
     """The path of the point up to a step over the density of the puddles, and the goal in its corner."""
     width = np.array(silver2014.PUDDLE_WIDTHS)
-    # The centres of 100 cells along each axis.
+    # The centers of 100 cells along each axis.
     cells = (np.arange(100) + 0.5) / 100
     offset = (np.stack(np.meshgrid(cells, cells), axis=-1)[..., None, :] - silver2014.PUDDLE_CENTERS) / width
     density = np.sum(np.prod(np.exp(-(offset**2) / 2) / (np.sqrt(2 * np.pi) * width), axis=-1), axis=-1)

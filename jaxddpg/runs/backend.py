@@ -1,4 +1,4 @@
-"""JAX as its variables set it up: whether it finds a device, and whether a run can be computed that way."""
+"""Checks that JAX finds its devices and that its configuration supports a run."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from jaxddpg.training.placement import use_all_cores
 _UNSUITABLE = {
     "jax_disable_jit": "a run is compiled ahead of time",
     "jax_no_tracing": "a run is traced",
-    "jax_enable_x64": "a run computes in 32 bits, and would draw other random numbers",
+    "jax_enable_x64": "runs use 32-bit precision, and x64 would change the random numbers",
     "jax_numpy_dtype_promotion": "environments and libraries rely on the standard promotion of types",
     "jax_transfer_guard": "a run moves numbers between host and device",
     "jax_transfer_guard_host_to_device": "a run moves numbers from the host to the device",
@@ -25,7 +25,7 @@ _OF_DEVICES = "JAX_(PLATFORM|NUM_CPU|CUDA|ROCM|TPU|PJRT)|XLA_|(CUDA|NVIDIA|HIP|R
 
 
 def start() -> None:
-    """Has JAX find its devices for a run, a CPU as one per core.
+    """Initializes JAX's devices for a run, with one CPU device per core.
 
     Raises:
         ConfigError: as `check_devices`, or a run cannot be computed as JAX's variables say.
@@ -47,7 +47,7 @@ def check_devices() -> None:
         jax.devices()
     except Exception as error:  # of a plugin, whatever its type
         reason = f": {first_line(error)}" if str(error) else ""
-        raise ConfigError([f"JAX finds no device{reason}; {_remedy()}"]) from error
+        raise ConfigError([f"JAX found no devices{reason}; {_remedy()}"]) from error
 
 
 def _undo(name: str) -> str:
@@ -58,5 +58,5 @@ def _undo(name: str) -> str:
 def _remedy() -> str:
     names = [name for name in os.environ if re.match(_OF_DEVICES, name)]
     given = " and ".join(f"{name}={os.environ[name]}" for name in sorted(names))
-    others = "install the JAX of your device, such as pip install 'jaxddpg[cuda13]'"
+    others = "install JAX for your device, e.g. pip install 'jaxddpg[cuda13]'"
     return f"correct or unset {given}, or {others}" if given else others

@@ -2,8 +2,8 @@
 member p, and the last places may be left over. Of several processes each writes and reads what is on its own devices.
 
 A checkpoint is a directory, named by its epoch, and beside it a manifest with the checksum of every file. The manifest
-is written last and in one step: without it, or where it does not agree, there is no checkpoint. Orbax itself restores a
-flipped byte or a cut file silently.
+is written last, atomically; a checkpoint without a matching manifest does not count. (Orbax itself silently restores
+corrupted or truncated files.)
 """
 
 import errno
@@ -63,7 +63,7 @@ def check_path(run: Path) -> None:
     odd = [character for character in "[]\\" if character in str(whole)]
     odd += [part for part in whole.parts if part.endswith(":")]  # such as gs:, which begins a URL
     if odd:
-        raise ValueError(f"has {odd[0]} in its path, which the checkpoint library reads as something else")
+        raise ValueError(f"contains {odd[0]}, which the checkpoint library does not support in paths")
     if any("\ud800" <= character <= "\udfff" for character in str(whole)):
         raise ValueError(f"has a path that is not valid {sys.getfilesystemencoding()}")
 
@@ -111,8 +111,8 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong into an OSError, and leaves nothing that is not whole. Only the first process deletes: it
-    alone knows whether the manifest was written."""
+    """Converts errors to OSError and removes partial checkpoints. Only process 0 deletes, since only it knows whether
+    the manifest was written."""
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore's errors are ValueErrors, many lines long
@@ -215,7 +215,7 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
 
 
 class Writer:
-    """Saves checkpoints beside the training, one at a time, and keeps the newest ones.
+    """Writes checkpoints in the background, one at a time, and keeps the newest.
 
     Used as a context manager: leaving it waits for the last one.
     """
@@ -226,7 +226,7 @@ class Writer:
         self._begun: Callable[[], Written] | None = None
         self._running: Future[Written] | None = None
         self.waited_seconds = 0.0
-        """for which training stood still"""
+        """seconds that training waited"""
         self.written: list[Written] = []
 
     def __enter__(self) -> Self:
@@ -280,7 +280,7 @@ class Writer:
     def _finish(self, epoch: int, finish: Callable[[], Written]) -> Written:
         written = finish()
         if distributed.is_first():
-            # What lies ahead was passed over when the run went on from an older one, and comes again.
+            # Newer checkpoints were skipped when the run resumed from an older one, and will be rewritten.
             for passed in (other for other in epochs(self._run) if other > epoch):
                 remove(self._run, passed)
             for old in epochs(self._run)[self._keep :]:
@@ -295,8 +295,8 @@ def remove(run: Path, epoch: int) -> None:
 
 
 def _check_room(run: Path, state: State) -> None:
-    """OSError where the disk cannot hold the state, the parts of all processes together; in the middle of writing Orbax
-    fails with pages of traces."""
+    """Raises OSError if the disk cannot hold the state of all processes; running out of space mid-write makes Orbax
+    print long tracebacks."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(run).free
     full = free < needed + 2**20

@@ -25,17 +25,17 @@ def check_free(directory: Path) -> None:
         raise ConfigError([f"--run-dir {directory} {error}; name another"]) from None
     if (directory / "config.yaml").exists():
         raise ConfigError(
-            [f"--run-dir {directory} already holds a run; name another; `jaxddpg resume` continues a run"]
+            [f"--run-dir {directory} already contains a run; choose another, or continue it with `jaxddpg resume`"]
         )
     if (directory / config.SWEEP).exists():
         raise ConfigError(
             [f"--run-dir {directory} already holds a sweep; name another; `jaxddpg resume` continues a sweep"]
         )
     if any((directory / name).exists() for name in (METRICS, checkpoint.DIRECTORY)):
-        raise ConfigError([f"--run-dir {directory} holds what is left of a run without its config.yaml; name another"])
+        raise ConfigError([f"--run-dir {directory} contains an incomplete run without config.yaml; choose another"])
     parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError([f"--run-dir {directory} cannot be written: {parent} allows no new files; name another"])
+        raise ConfigError([f"--run-dir {directory} cannot be created: {parent} is not writable; choose another"])
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Makes a run directory and locks it against other processes; ConfigError where it cannot be used."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # A file, not the directory: between hosts NFS knows locks of files alone.
+        # Lock a file, not the directory: NFS only supports file locks across hosts.
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
@@ -64,7 +64,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file in one step: whatever happens, it is the old one or the new one."""
+    """Writes a file atomically."""
     unfinished = path.with_name(f"{path.name}.partial")
     unfinished.write_text(text)
     unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""Several processes, perhaps on several hosts, as one JAX program.
+"""Multi-process and multi-host training.
 
 Each process trains the members, or shards of members, on its own devices; all see the same metrics, and the first one
 writes them. JAX aborts a process that has lost a peer. A command with `--distributed` is therefore a parent, whose
@@ -24,23 +24,23 @@ from typing import IO, Any, NamedTuple, NoReturn
 from jaxddpg.config import ConfigError, first_line
 
 _HEARTBEAT_SECONDS = 10
-"""A process that was silent for so long is lost."""
+"""A process is considered lost after this long without a heartbeat."""
 _JOINED, _LEAVING = "the processes have met", "this process ends with code"
 """What a child says to its parent."""
 LOST = "another process of this run was lost or stopped"
 _PORT_TAKEN = (
-    "the coordinator's port is taken, or not allowed, on this host; name another by --coordinator or "
+    "the coordinator port is in use or not permitted on this host; choose another with --coordinator or "
     "JAX_COORDINATOR_PORT"
 )
 _TAIL_LINES = 40
-"""Of what JAX's libraries wrote, to be shown."""
+"""Lines of native library output to show on failure."""
 _REASON_SECONDS = 5
 _LEAVING_SECONDS = 120
 """Within which all processes end after the first one has."""
 
 
 class Rendezvous(NamedTuple):
-    """Where processes meet. What is None is found in the variables of a cluster, such as SLURM's."""
+    """How to reach the coordinator. Fields that are None are detected from the cluster environment, e.g. SLURM."""
 
     coordinator: str | None = None
     """HOST:PORT, which process 0 serves"""
@@ -71,7 +71,7 @@ def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
     if _JOINED not in said and (reason := _not_met(said, seconds)):
         print(f"error: {reason}", file=sys.stderr)
         return 2
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lost = code == -signal.SIGABRT and is_loss(said)
     tail = [] if lost else said.replace(f"{_JOINED}\n", "").splitlines()[-_TAIL_LINES:]
     print(*tail, f"error: {LOST if lost else f'the trainer {how}'}; {remedy}", sep="\n", file=sys.stderr)
@@ -119,19 +119,19 @@ def _not_met(said: str, seconds: int) -> str:
         return _PORT_TAKEN
     if "should be defined" in said or "must be defined" in said:
         return (
-            "--distributed finds no cluster that says where to meet, such as SLURM; name --coordinator HOST:PORT, "
+            "--distributed could not detect a cluster environment such as SLURM; pass --coordinator HOST:PORT, "
             "--num-processes N and --process-id K"
         )
     if "DEADLINE_EXCEEDED" in said or "Barrier timed out" in said or "UNAVAILABLE" in said:
         return (
-            f"not all processes came within {seconds} s; check that each was started, with the same --coordinator and "
-            "--num-processes and a --process-id of its own, and that it reaches process 0"
+            f"timed out after {seconds} s waiting for all processes; check that each was started with the same "
+            "--coordinator and --num-processes and a unique --process-id, and that it can reach process 0"
         )
     return ""
 
 
 def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
-    """Makes this process one of a JAX program of several.
+    """Connects this process to a multi-process JAX program.
 
     Args:
         facts: what must be the same for all processes, by name, as are the versions of libraries and JAX's settings.
@@ -153,7 +153,7 @@ def join(rendezvous: Rendezvous, facts: Mapping[str, Any]) -> None:
         )
     except Exception as error:  # of JAX's libraries, whatever its type
         reason = _not_met(str(error), rendezvous.seconds)
-        raise ConfigError([reason or f"the processes did not meet: {first_line(error)}"]) from error
+        raise ConfigError([reason or f"the processes failed to connect: {first_line(error)}"]) from error
     os.write(1, f"{_JOINED}\n".encode())
     # JAX writes it in process 0 alone; on GPUs one that finds a program there leaves others waiting for its tuning.
     jax.config.update("jax_enable_compilation_cache", False)
@@ -193,7 +193,10 @@ def check_alike(each: Sequence[Mapping[str, Any]]) -> None:
     for name in dict.fromkeys(itertools.chain(*each)):
         first, *others = (facts.get(name) for facts in each)
         if odd := [(number, value) for number, value in enumerate(others, 1) if value != first]:
-            errors.append(f"{name} is {first} in process 0, but {odd[0][1]} in process {odd[0][0]}; start all alike")
+            errors.append(
+                f"{name} is {first} in process 0, but {odd[0][1]} in process {odd[0][0]}; it must be the same in all "
+                "processes"
+            )
     if errors:
         raise ConfigError(errors)
 
@@ -229,7 +232,7 @@ def processes_here() -> int:
 
 
 def any_has(*flags: bool) -> list[bool]:
-    """Of each flag whether it is set in any process; all processes call this together."""
+    """For each flag, whether any process has set it. All processes must call this."""
     return [any(each) for each in zip(*_gathered(flags), strict=True)]
 
 
@@ -240,7 +243,7 @@ def largest(number: int) -> int:
 
 @contextmanager
 def agreeing() -> Iterator[None]:
-    """What this process does inside, all do; where one meets a ConfigError, all raise one.
+    """A block run by all processes: if any raises ConfigError, all of them do.
 
     Raises:
         ConfigError: its own, or that of another process.
@@ -256,8 +259,8 @@ def agreeing() -> Iterator[None]:
 
 
 def of_first(decide: Callable[[], Any]) -> Any:
-    """What the first process decides, of what JSON can hold; all call this together. Others may see files as they were
-    a while ago.
+    """Runs `decide` in process 0 and broadcasts its (JSON) result. All processes must call this; other processes may
+    see stale files.
 
     Raises:
         ConfigError: that of the first process.
@@ -270,7 +273,7 @@ def of_first(decide: Callable[[], Any]) -> Any:
 
 
 def _gathered(value: Any) -> list[Any]:
-    """What each process has, of what JSON can hold."""
+    """All-gathers a JSON value from all processes."""
     import jax
 
     if not jax.distributed.is_initialized():
@@ -285,8 +288,8 @@ def _gathered(value: Any) -> list[Any]:
 
 
 def leave(code: int | None) -> NoReturn:
-    """Ends this process, one of several, with a code that it has explained; None where it failed otherwise. Where it
-    failed it waits only so long for the others that all can say why."""
+    """Exits this process with `code`, or 1 if it is None (an unexplained failure). After a failure, waits only briefly
+    for the other processes."""
     import jax
 
     for stream in (sys.stdout, sys.stderr):

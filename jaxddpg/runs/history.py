@@ -1,4 +1,4 @@
-"""What there is of a run: its rows and states up to the checkpoint from which it continues."""
+"""The rows and states of an existing run, up to the checkpoint from which it continues."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class History(NamedTuple):
 
     rows: Sequence[Row] = ()
     notes: Sequence[str] = ()
-    """What was found while it was read."""
+    """Messages to show the user."""
 
     @property
     def epoch(self) -> int:
@@ -40,7 +40,7 @@ def read_history(directory: Path, plan: RunPlan, environment: str | None) -> His
     with distributed.agreeing():
         rows = read_rows(directory / METRICS)[:count]
         if len(rows) < count:
-            raise ConfigError([f"{directory / METRICS} is not the one that the first process reads"])
+            raise ConfigError([f"{directory / METRICS} differs from the one process 0 reads"])
     return History(rows, notes)
 
 
@@ -64,7 +64,7 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
         try:
             before = checkpoint.origin(directory, epoch)
         except checkpoint.DamagedError as error:
-            notes.append(f"{error}; an older one is looked for")
+            notes.append(f"{error}; trying an older one")
             continue
         origin.check_jax(before)
         origin.check(before, plan, environment)  # its file may have been edited by hand
@@ -72,12 +72,14 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
             notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
             continue
         if (asked := plan.experiment.training.num_epochs) < epoch:
-            raise ConfigError([f"training.num_epochs is {asked}, but the run has reached {epoch}; use more"])
+            raise ConfigError(
+                [f"training.num_epochs is {asked}, but the run has already reached epoch {epoch}; use at least {epoch}"]
+            )
         return epoch, [*notes, f"continuing after epoch {epoch}"]
     if found:
-        remedy = f"put back what was lost, or delete {directory / checkpoint.DIRECTORY} to start over"
+        remedy = f"restore the missing files, or delete {directory / checkpoint.DIRECTORY} to start over"
         raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
-    return -1, ["there is no checkpoint to continue from; starting from the beginning"]
+    return -1, ["no checkpoint found; starting from scratch"]
 
 
 def read_states(directory: Path, population: Population, history: History) -> tuple[State, Best]:

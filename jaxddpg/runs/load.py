@@ -1,4 +1,4 @@
-"""The policies of a run, from its checkpoints: their returns, as functions, as animations."""
+"""Policies loaded from checkpoints: evaluation, inference functions and animations."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ NEWEST, BEST = "newest", "best"
 def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoch: int | str = NEWEST) -> list[Row]:
     """Evaluates the policies of a run or a sweep without noise, on episodes that training never saw; a row per member.
 
-    A diverged member has no return; `unmeasured_by` says what was not finite for another. Of a sweep of several runs a
-    row has the name of its run, and those that have no checkpoint yet are left out with a warning.
+    Diverged members have no return; for the others `unmeasured_by` names any non-finite quantity. In a sweep of several
+    runs each row has the name of its run, and runs without a checkpoint are skipped with a warning.
 
     Args:
-        epoch: of which policies: "newest", "best", those at the best evaluation of each member, or the number of an
-            epoch whose checkpoint is kept.
+        epoch: which checkpoint: "newest", "best" (each member's policy at its best evaluation), or the number of a
+            retained epoch.
 
     Raises:
         ConfigError: the directory holds no such checkpoint, or no episode is asked for or more than memory can hold.
@@ -48,7 +48,7 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoc
         return _evaluate(directory, num_episodes, seed, epoch)
     found = {run.name: bool(checkpoint.epochs(directory / run.name)) for run in runs}
     if not any(found.values()):
-        raise ConfigError([f"{directory} holds no checkpoint; was the sweep stopped before its first epoch ended?"])
+        raise ConfigError([f"{directory} has no checkpoint; was the sweep stopped before its first epoch finished?"])
     for name, has_checkpoint in found.items():
         if not has_checkpoint:
             warnings.warn(f"{directory / name} has no checkpoint yet and is left out", stacklevel=2)
@@ -92,8 +92,8 @@ def load_policy(
     directory: str | Path, member: int = 0, epoch: int | str = NEWEST
 ) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """The deterministic policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
-    environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; of a diverged member the policy is
-    that before it diverged."""
+    environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; for a diverged member this is the
+    policy before it diverged."""
     _, environment, agent, state = _policy(Path(directory), member, epoch)
     low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
 
@@ -118,7 +118,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() != ".gif":
-        raise ConfigError([f"--output {path} does not name a GIF; use a name such as rollout.gif"])
+        raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
     section, environment, agent, state = _policy(Path(directory), member, epoch)
@@ -221,7 +221,9 @@ def _restored(plan: RunPlan, directory: Path, epoch: int | str) -> dict[str, Any
             reasons[left[0]] = config.first_line(error)
             break
         if reasons:
-            warnings.warn(f"{next(iter(reasons.values()))}; the policies are those of epoch {left[0]}", stacklevel=4)
+            warnings.warn(
+                f"{next(iter(reasons.values()))}; using the policies of epoch {left[0]} instead", stacklevel=4
+            )
         at = np.full(count, left[0])
         policies = state.pop("best", {}) or {"agent": state.pop("agent"), "epoch": at}
         return policies | {"health": state["health"], "at": at}
@@ -233,7 +235,9 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     if not found:
         raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
     if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
-        raise ConfigError([f"{directory} was written by an earlier version, which kept no best policies; use {NEWEST}"])
+        raise ConfigError(
+            [f"{directory} was written by an earlier version that did not store best policies; use {NEWEST}"]
+        )
     if epoch in (NEWEST, BEST):
         return found
     if epoch not in found:

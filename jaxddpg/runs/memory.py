@@ -1,4 +1,4 @@
-"""What a population takes, counted before anything is allocated, against what is free."""
+"""Checks a population's memory requirement against free memory before allocating anything."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +33,8 @@ def check(plan: RunPlan, population: Population, length: int, on_disk: bool) -> 
 
 
 def held(population: Population) -> tuple[State, int, int]:
-    """The shapes and types of what one memory holds of a population's state, [members, ...], how many of these members
-    are computed at once, and on how many devices: those of a CPU have one memory."""
+    """The part of a population's state that shares one memory, as shapes and dtypes [members, ...]; how many of these
+    members run at once; and the number of devices sharing that memory (on CPU, all of them)."""
     first = jax.tree.leaves(population.like)[0]
     starts = {index[0].start for index in first.sharding.addressable_devices_indices_map(first.shape).values()}
     devices = len(starts) if jax.default_backend() == "cpu" else 1
@@ -68,9 +68,9 @@ def check_state(
 
     Args:
         like: the shapes and types of the state of those members, [M, ...], that share the memory.
-        copies: how often they are held at once: on a CPU a checkpoint that is being written is a second time.
+        copies: number of copies held simultaneously; on CPU, a checkpoint being written is a second copy.
         free: bytes; None where that is unknown.
-        spare: members that are held another time, because they are computed or copied.
+        spare: additional member copies held while members are computed or copied.
         best: whether the best policy of each member is kept beside its state.
 
     Raises:
@@ -94,9 +94,10 @@ def check_state(
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     raise ConfigError(
         [
-            f"this experiment needs {_readable(needed)}, {_readable(rows * held // members)} of it for the replays of "
-            f"{members} members{f', each {copies} times while a checkpoint is written' if copies > 1 else ''}, but "
-            f"{_readable(free)} are free; lower {' or '.join(remedies) or 'the hidden_sizes'}"
+            f"this experiment needs {_readable(needed)} of memory, of which {_readable(rows * held // members)} for "
+            f"the replay buffers of {members} "
+            f"members{f' (held {copies} times while a checkpoint is written)' if copies > 1 else ''}, but only "
+            f"{_readable(free)} is free; reduce {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )
 
@@ -133,12 +134,12 @@ def check_evaluation(
     if needed <= left:
         return
     fitting = (left // at_once - keys) // episode
-    remedy = f"lower {name} to {fitting}" if fitting > 0 else "have the environment end its episodes earlier"
+    remedy = f"lower {name} to {fitting}" if fitting > 0 else "shorten the environment's episodes"
     members = f"{at_once} member{'s'[: at_once > 1]}"
     raise ConfigError(
         [
             f"the evaluation of this experiment needs {_readable(needed)} for {count:,} episodes of at most {length:,} "
-            f"steps, of {members} at a time, but {_readable(max(left, 0))} are free; {remedy}"
+            f"steps, {members} at a time, but only {_readable(max(left, 0))} is free; {remedy}"
         ]
     )
 
@@ -158,8 +159,7 @@ def free() -> int | None:
 
 
 def _control_groups(own: Path, root: Path) -> Iterator[int]:
-    """Bytes to be had in the control group of this process and in each that holds it, such as those of a container or
-    of a SLURM job."""
+    """Free bytes in this process's cgroup and each enclosing one, such as that of a container or SLURM job."""
     line = next((line for line in own.read_text().splitlines() if line.startswith("0::/")), "") if own.exists() else ""
     group = root / line.removeprefix("0::/")
     for place in (group, *group.parents):

@@ -1,4 +1,4 @@
-"""What a checkpoint comes from, and whether a run that is resumed or read is still the same."""
+"""The provenance of a checkpoint, and whether it matches the current code and settings."""
 
 import warnings
 
@@ -28,8 +28,8 @@ def check(before: Origin, plan: RunPlan, environment: str | None = None) -> None
     alike = now.environment | {"sha256": before.environment["sha256"]} == before.environment and now.jax == before.jax
     if alike and now.environment != before.environment:
         warnings.warn(
-            f"the environment {plan.experiment.environment.name} is not the one that this run was trained in: its code "
-            "or a library of it has changed; put back what it was, or train a new run",
+            f"the environment {plan.experiment.environment.name} differs from the one this run was trained in: its "
+            "code or one of its dependencies has changed; restore the original, or start a new run",
             stacklevel=2,
         )
 
@@ -38,8 +38,8 @@ def check_jax(before: Origin) -> None:
     """Raises ConfigError where JAX is set so that a run would continue with other numbers."""
     now = numerics()
     errors = [
-        f"JAX's setting jax_{name} is {now.get(name)}, but was {old} in this run, whose numbers depend on it; "
-        + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
+        f"the JAX option jax_{name} is {now.get(name)}, but this run was started with {old}, which affects its "
+        "results; " + (f"set JAX_{name.upper()}={old}" if old is not None else f"unset JAX_{name.upper()}")
         for name, old in before.jax.items()
         if now.get(name) != old
     ]

@@ -1,4 +1,4 @@
-"""A run from start to end: its epochs, and what it leaves behind."""
+"""One run: its epochs and its outputs."""
 
 import errno
 import json
@@ -32,25 +32,25 @@ from jaxddpg.types import State
 
 
 class RunError(RuntimeError):
-    """A run that could not continue, in one sentence; what was saved is kept."""
+    """Raised when a run cannot continue; saved checkpoints are kept."""
 
 
 class Options(NamedTuple):
-    """How a run is watched and ended."""
+    """Progress, stopping and profiling options of a run."""
 
     quiet: bool = True
-    """Whether no progress is shown."""
+    """Whether to suppress progress output."""
     should_stop: Callable[[], bool] = lambda: False
-    """Whether to end the run, asked after each epoch."""
+    """Polled after each epoch; the run stops if it returns True."""
     on_epoch: Callable[[Sequence[Row], State], bool | None] | None = None
-    """`on_epoch(rows, agents)`, called after each epoch with its rows and the agent states, each leaf [M, ...]; where
-    it returns True, the run ends there. The next epoch waits for it."""
+    """`on_epoch(rows, agents)`, called after each epoch with its rows and the agent states (leaves [M, ...]); the run
+    stops if it returns True. The next epoch starts only once it has returned."""
     profile: bool = False
     """Whether to write a trace of one second into `profile/` of the run directory; see `loggers.Profiler`."""
 
 
 class Result(NamedTuple):
-    """What a run leaves behind."""
+    """The result of a run."""
 
     rows: list[Row]
     """One per epoch and member, as in `metrics.jsonl`."""
@@ -60,7 +60,7 @@ class Result(NamedTuple):
     """The final agent states, each leaf [M, ...]."""
 
     def __repr__(self) -> str:
-        """Short: rows and agents may be millions of numbers."""
+        """Abbreviated, since rows and agents can be large."""
         members, epochs = self.summary["members"], self.summary["epochs"]
         returns = mean_return(np.array([member["final_return"] for member in members]))
         return (
@@ -70,7 +70,8 @@ class Result(NamedTuple):
 
 
 class Run:
-    """The members of a plan, trained from where their history ends, in a directory that is locked or in none."""
+    """Trains the members of a plan, starting from the end of `history`. `directory` must be locked by the caller; None
+    writes nothing."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class Run:
         return Result(self._rows, found, agents)
 
     def _compile(self) -> float:
-        """Compiles what the run needs; the seconds that it took."""
+        """Compiles the programs of the run; returns the seconds taken."""
         start = time.perf_counter()
         if not is_over(self._plan.experiment, self._last_rows()):
             with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
@@ -127,18 +128,18 @@ class Run:
         return time.perf_counter() - start
 
     def _last_rows(self) -> list[Row]:
-        """The rows of the epoch that has ended last; none before the first."""
+        """The rows of the last completed epoch; empty before the first."""
         return self._rows[-self._count :]
 
     def _states(self) -> tuple[State, Best | None]:
-        """The states of members and their best policies at the end of the history; or at the start."""
+        """The states and best policies at the end of the history, or the initial ones if there is none."""
         if not self._directory or not self._history.rows:
             return self._population.init(), None
         return read_states(self._directory, self._population, self._history)
 
     def _train(self, members: Members) -> State:
-        """Trains the epochs that follow the history; the final agents. While the rows of an epoch are logged and its
-        checkpoint is written, the next epoch computes."""
+        """Trains the remaining epochs and returns the final agents. The next epoch runs while the previous one is
+        logged and checkpointed."""
         experiment, saved, rows = self._plan.experiment, time.perf_counter(), self._last_rows()
         finish = None if is_over(experiment, rows) else self._begin(members, self._history.epoch + 1, rows)
         while finish:
@@ -161,7 +162,7 @@ class Run:
         return self._population.gather(members.state.agent)
 
     def _begin(self, members: Members, epoch: int, before: Sequence[Row]) -> Callable[[], list[Row]]:
-        """Starts the epoch that follows those rows and returns at once, with what waits for its own."""
+        """Dispatches an epoch and returns immediately, with a function that waits for its rows."""
         begun, clock = time.perf_counter(), clock_at(self._plan.experiment.training, epoch)
         members.advance(epoch, before)
         trained: Callable[[], HostMetrics] = dict
@@ -181,7 +182,7 @@ class Run:
         trained: Callable[[], HostMetrics],
         evaluated: Callable[[], HostMetrics],
     ) -> list[Row]:
-        """Waits for an epoch that was begun; its rows."""
+        """Waits for a dispatched epoch and returns its rows."""
         measured, learned = evaluated(), trained()
         now, training = time.perf_counter(), self._plan.experiment.training
         found = self._population.gather(health)
@@ -195,7 +196,7 @@ class Run:
         return stop
 
     def _log(self, rows: list[Row]) -> None:
-        """Hands the rows of an epoch to all callbacks, then has the checkpoint finished that goes with them."""
+        """Passes the rows of an epoch to all callbacks, then commits the pending checkpoint."""
         self._rows += rows
         for callback in self._callbacks:
             callback.epoch(rows)
@@ -203,7 +204,7 @@ class Run:
             self._writer.commit()
 
     def _title(self) -> str:
-        """What is trained, how the members are placed on the devices, and where the results go."""
+        """The first line of output: experiment, device placement and run directory."""
         placement, count, processes = self._population.placement, self._count, jax.process_count()
         row, platform = placement.mesh.shape.get(sharding.AXIS, 1), placement.mesh.devices.flat[0].platform
         each = placement.each
@@ -213,7 +214,7 @@ class Run:
             + f" of {processes} processes" * (processes > 1)
         ]
         parts += [f"each in {row} shards"] if row > 1 else []
-        parts += [f"{each} on each, {placement.block} at once"] if each > placement.block else []
+        parts += [f"{each} per device, {placement.block} at a time"] if each > placement.block else []
         parts += [f"{idle} idle"] if (idle := jax.device_count() - devices) else []
         where = f" -> {self._directory}" if self._directory else ""
         number = f"run {self._plan.position + 1} of {self._plan.num_runs}: " if self._plan.num_runs > 1 else ""
@@ -222,15 +223,15 @@ class Run:
 
 @contextmanager
 def readable_errors(directory: Path | None) -> Iterator[None]:
-    """Turns what memory, disk and other processes refuse into a sentence."""
+    """Converts out-of-memory, disk and lost-process errors into readable ones."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise ConfigError(
                 [
-                    "there is not enough memory for this experiment; lower replay.capacity, population.num_seeds, "
-                    "evaluation.num_episodes or the hidden_sizes, and name a new --run-dir"
+                    "out of memory; reduce replay.capacity, population.num_seeds, evaluation.num_episodes or "
+                    "hidden_sizes, and use a new --run-dir"
                 ]
             ) from error
         if called_back := callback_error(error):
@@ -240,12 +241,12 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
         remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
         raise RunError(f"{distributed.LOST} ({config.first_line(error)}); {remedy}") from error
     except jax.errors.KeyReuseError as error:
-        raise RunError(f"a random key is used twice: {config.first_line(error)}") from error
+        raise RunError(f"a PRNG key was reused: {config.first_line(error)}") from error
     except OSError as error:
         reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         remedy = ""
         if directory is not None:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            resume = f"{'make space, then ' * full}`jaxddpg resume {directory}` continues"
+            resume = f"{'free some space, then ' * full}run `jaxddpg resume {directory}` to continue"
             remedy = f"; {resume if directory.is_dir() else f'{directory} is no longer there'}"
         raise RunError(f"{reason}{remedy}") from error

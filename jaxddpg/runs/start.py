@@ -24,7 +24,7 @@ from jaxddpg.training.population import Population
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of a YAML file, with values from `overrides` ("agent.tau": 0.01) laid over it.
+    """The experiment of a YAML file, with `overrides` applied, e.g. {"agent.tau": 0.01}.
 
     Raises:
         ConfigError: with all errors at once.
@@ -36,30 +36,30 @@ def run(experiment: Experiment | Plan, directory: str | Path | None = None, **op
     """Runs an experiment to its end.
 
     Args:
-        directory: where to leave the run; None leaves nothing on disk.
+        directory: the run directory; None writes nothing to disk.
         options: those of `Options`: `quiet`, by default True, shows no progress; `should_stop()`, asked after each
             epoch, ends the run there, as does `on_epoch(rows, agents)` where it returns True; `profile` writes a trace
             of one second into the directory.
 
     Raises:
-        ConfigError: a setting is invalid or the directory cannot be used, and nothing was written; or the memory does
-            not suffice, and the directory is left without results.
+        ConfigError: a setting is invalid or the directory cannot be used (nothing is written), or there is not enough
+            memory (the directory is left without results).
         RunError: the disk is full or cannot be written; the newest valid checkpoint is kept to resume from.
     """
     if directory is None and options.get("profile"):
-        raise ConfigError(["profile is True, but there is no directory for the trace; name one"])
+        raise ConfigError(["profile=True requires a directory for the trace"])
     return _train(_plan(experiment).run(), None if directory is None else Path(directory), Options(**options))
 
 
 def sweep(experiment: Experiment | Plan, directory: str | Path, **options: Any) -> list[Result]:
     """Runs every variant of the swept settings.
 
-    Where all of them are traced numbers, that is one run in `directory`. Otherwise it is one run for each combination
-    of the values that give the program its shape, one after the other, in directories of their own below it.
+    If all swept settings are traced, this is a single run in `directory`. Otherwise there is one run per combination of
+    static values; they run sequentially, each in its own subdirectory.
 
     Raises:
         ConfigError: as for `run`.
-        RunError: as for `run`; of several runs those that ended before are kept.
+        RunError: as for `run`; runs that have already finished are kept.
     """
     plan, directory = _plan(experiment), Path(directory)
     if len(plan.runs) == 1:
@@ -74,7 +74,7 @@ def sweep(experiment: Experiment | Plan, directory: str | Path, **options: Any) 
         with distributed.agreeing():
             if distributed.is_first():
                 stack.enter_context(locked(directory))
-                check_free(directory)  # of two sweeps that start together, one got it
+                check_free(directory)  # checked again under the lock, in case two sweeps start together
         return _train_all(plan, directory, Options(**options))
 
 
@@ -105,7 +105,7 @@ def resume_sweep(directory: str | Path, changes: Mapping[str, Any] | None = None
     `changes`, options and errors are as for `resume`.
     """
     directory = Path(directory)
-    config.read_run_or_sweep(directory)  # else the lock would make a directory of any name
+    config.read_run_or_sweep(directory)  # otherwise taking the lock would create the directory
     with ExitStack() as stack:
         with distributed.agreeing():
             if distributed.is_first():
@@ -146,8 +146,8 @@ def _train(
     sweep: Path | None = None,
     changed: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Trains a run from its beginning; or, where `changed` says which of its settings differ since, from its newest
-    checkpoint. `sweep` is the directory of the sweep that it is part of, which is resumed as a whole."""
+    """Trains a new run or, if `changed` is given (the settings changed on resume), continues from its newest
+    checkpoint. `sweep` is the directory of the sweep it belongs to, named in error messages."""
     first, resumed = distributed.is_first(), changed is not None
     with ExitStack() as stack:
         stack.enter_context(readable_errors(sweep or directory))
@@ -185,10 +185,10 @@ def _plan(experiment: Experiment | Plan) -> Plan:
 
 
 def _populated(plan: RunPlan, on_disk: bool = True) -> Population:
-    """The population of a run, of which nothing is on a device yet but its keys and numbers.
+    """Creates the population of a run; only its keys and settings are on the devices yet.
 
     Raises:
-        ConfigError: the parts do not fit each other, or the members not this machine's memory.
+        ConfigError: the components do not fit together, or the members do not fit into memory.
     """
     backend.start()
     checked: list[settings.Environment] = []
@@ -217,7 +217,7 @@ def _record_resumption(
 
 
 def _finished(plan: RunPlan, directory: Path, population: Population, history: History) -> Result | None:
-    """The result of a run that has ended, as it left it; None where something is left to be done."""
+    """The stored result of a finished run; None if there is work left."""
     if not is_over(plan.experiment, history.rows[-len(plan.members) :]):
         return None
     path = directory / "summary.json"

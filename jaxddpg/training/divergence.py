@@ -1,4 +1,4 @@
-"""Detection of values that are not finite, and of the time at which the first one appeared."""
+"""Detection of non-finite values and of the step at which the first one appeared."""
 
 from functools import reduce
 from typing import Any, ClassVar
@@ -22,8 +22,8 @@ class Divergence(PyTreeNode):
     """uint32: the vector step at which it was seen; 0 while all values are finite."""
 
     REASONS: ClassVar = ("", "observation", "reward", "loss", "parameter", "start")
-    """A start is the first observation of an episode. A loss stands for all metrics of an update, such as the mean
-    value and the norms of gradients."""
+    """`start` is the first observation of an episode; `loss` covers all update metrics, such as mean Q and gradient
+    norms."""
     FUNCTIONS: ClassVar = {"start": "reset", "observation": "step", "reward": "step"}
     """The function of the environment that returned the value, by reason."""
 
@@ -37,7 +37,7 @@ class Divergence(PyTreeNode):
 
         Args:
             clock: the time that is recorded where a value is not finite.
-            values: by reason, one of `REASONS`; of several that are not finite the first one counts.
+            values: pytrees by reason (one of `REASONS`); if several are non-finite, the first counts.
         """
         reason = self.reason
         for name, tree in values.items():

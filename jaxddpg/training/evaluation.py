@@ -14,13 +14,13 @@ from jaxddpg.types import Environment, Key, Metrics, Scalar, State
 class CompensatedSum(PyTreeNode):
     """A sum whose rounding error does not grow with the number of terms.
 
-    A million rewards of 0.1 add up to 100 958 in single precision, and to 100 000 here. Kahan 1965, "Further remarks on
+    A million rewards of 0.1 add up to 100,958 in single precision, and to 100,000 here. Kahan 1965, "Further remarks on
     reducing truncation errors".
     """
 
     value: jax.Array
     excess: jax.Array
-    """The rounding error of `value`, which is too large by it."""
+    """The accumulated rounding error: `value - excess` is the compensated sum."""
 
     @classmethod
     def zeros(cls, shape: int) -> "CompensatedSum":
@@ -117,8 +117,8 @@ def evaluate(
 def causes(metrics: dict[str, np.ndarray]) -> list[str]:
     """Pops `cause` from the metrics [M] of evaluations and names the value that was not finite in each, "" for none.
 
-    Values of the policy and sums are checked here, by the metrics that they make not finite: a check on the device
-    would change how they are rounded.
+    Critic values and return sums are checked here, via the metrics they make non-finite, since checking them on the
+    device would change their rounding.
     """
     found = [CAUSES[cause] for cause in metrics.pop("cause")]
     summed = np.isfinite(metrics["return_mean"]) & np.isfinite(metrics["return_std"])

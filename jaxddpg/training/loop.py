@@ -9,11 +9,11 @@
     interact         environment.step, replay.add, noise.reset where an episode ended
     evaluate_policy  play whole episodes by agent.act without noise
 
-`training.updates_per_step` is the fraction updates / period. Phases are nested scans, without a condition. The key of a
-vector step is folded from the member's key and the step's number alone, so that the length of an epoch, evaluations and
-interruptions never change what is learned.
+`training.updates_per_step` is the fraction updates / period. Phases are nested scans without conditionals. The key of a
+vector step is derived by folding the step index into the member's key, so epoch length, evaluations and interruptions
+do not affect learning.
 
-N is the number of environments, B the batch size, both of one shard where a member is sharded.
+N is the number of environments and B the batch size, both per shard.
 """
 
 import dataclasses
@@ -34,11 +34,12 @@ from jaxddpg.training.evaluation import CompensatedSum, evaluate
 from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, Noise, Replay, State, Trainer
 
 UPDATES_PER_CHUNK = 50
-"""About as many updates lie between two checks of all parameters, whose cost is then negligible."""
+"""Approximate number of updates between parameter checks, large enough to make their cost negligible."""
 
 
 class TrainingState(PyTreeNode):
-    """Everything that one member carries from step to step; no key and no counter, which follow from seed and clock."""
+    """The complete state of one member. PRNG keys and counters are not included; they are derived from the seed and the
+    clock."""
 
     agent: State
     environment: State
@@ -53,7 +54,7 @@ class TrainingState(PyTreeNode):
 
 
 class Parts(NamedTuple):
-    """What the loop is made of."""
+    """The components of the training loop."""
 
     environment: Environment
     agent: Agent
@@ -135,10 +136,10 @@ def make_trainer(
 
 
 def init(parts: Parts, key: Key) -> TrainingState:
-    """Initialises the networks, resets the environments and fills the replay by random actions.
+    """Initializes the networks, resets the environments and fills the replay with random actions.
 
     Args:
-        key: the member's key, the same in `epoch` and `evaluate_policy`, which use other streams of it.
+        key: the member's key; `epoch` and `evaluate_policy` take the same key and derive other streams from it.
 
     Returns:
         The state after `training.warmup_steps` vector steps.
@@ -210,7 +211,7 @@ def chunk(
     state, metrics = jax.lax.scan(one_cycle, state, _clocks(clock, num_cycles, parts.period))
     health = state.health.update(clock.after(num_cycles * parts.period - 1), parameter=state.agent)
     health = health.sync() if parts.sharded else health
-    # The replay is not restored: a choice between two of them would copy both.
+    # The replay is not rolled back: selecting between two replays would copy both.
     agent = jax.tree.map(partial(jnp.where, health.diverged), before, state.agent)
     return state.replace(agent=agent, health=health), metrics
 
@@ -220,8 +221,8 @@ def cycle(
 ) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
     """Runs the updates of one cycle, then its vector steps. The metrics are those of `explore` [period] and of `learn`
     [updates]."""
-    # Learning comes first: what is then written depends on what was read, so XLA can neither merge the two nor
-    # doubt their order, and never copies the replay.
+    # Update first: the replay write then depends on the read, so XLA cannot reorder them and updates the replay in
+    # place.
     learning_key = jax.random.fold_in(keys.learning, clock.step)
     agent, learning = learn(parts, learning_key, clock, state.agent, state.replay)
     state = state.replace(agent=agent, health=state.health.update(clock, loss=learning))
@@ -248,7 +249,7 @@ def learn(parts: Parts, key: Key, clock: Clock, agent: State, replay: State) -> 
 
 
 def explore(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
-    """Takes one vector step by the policy with noise, clipped to [-1, 1]; the key is consumed."""
+    """Takes one vector step with the noisy policy, clipped to [-1, 1]; the key is consumed."""
     noise_key, interact_key = jax.random.split(key)
     noise, disturbance = parts.noise.sample(noise_key, clock, state.noise)
     action = jnp.clip(parts.agent.act(state.agent, state.observation) + disturbance, -1.0, 1.0)
@@ -256,7 +257,7 @@ def explore(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple
 
 
 def act_randomly(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> TrainingState:
-    """Takes one vector step by actions drawn uniformly from [-1, 1]; the key is consumed."""
+    """Takes one vector step with actions drawn uniformly from [-1, 1]; the key is consumed."""
     action_key, interact_key = jax.random.split(key)
     shape = (parts.num_envs, parts.environment.action_size)
     action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
@@ -266,11 +267,11 @@ def act_randomly(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> 
 def interact(
     parts: Parts, key: Key, clock: Clock, state: TrainingState, action: jax.Array
 ) -> tuple[TrainingState, Metrics]:
-    """Steps the N environments and adds what happened to the replay.
+    """Steps the N environments and adds the transitions to the replay.
 
     Args:
         key: consumed.
-        clock: the clock of this vector step, which fixes where the replay is written.
+        clock: the clock of this vector step, which determines the replay write position.
         action: [N, A] in [-1, 1].
 
     Returns:
@@ -308,8 +309,8 @@ def interact(
 
 
 def evaluate_policy(parts: Parts, key: Key, clock: Clock, agent: State) -> Metrics:
-    """Evaluates the deterministic policy on episodes that differ from one epoch of the clock to the next; the key is
-    the member's. For the metrics see `jaxddpg.training.evaluation.evaluate`."""
+    """Evaluates the deterministic policy on fresh episodes for each epoch. `key` is the member's key. For the metrics,
+    see `jaxddpg.training.evaluation.evaluate`."""
     return evaluate(
         jax.random.fold_in(streams(key).evaluation, clock.epoch),
         parts.environment,
@@ -321,7 +322,7 @@ def evaluate_policy(parts: Parts, key: Key, clock: Clock, agent: State) -> Metri
 
 
 def shard_key(parts: Parts, key: Key) -> Key:
-    """The key of this shard, folded from that of the member; the same key where the member is not sharded."""
+    """This shard's key, with the shard index folded in; unchanged if the member is not sharded."""
     return jax.random.fold_in(key, jax.lax.axis_index(sharding.AXIS)) if parts.sharded else key
 
 
@@ -337,13 +338,13 @@ def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:
 
 
 def _nearest_divisor(number: int, wanted: float) -> int:
-    """The divisor of a positive number that is nearest to `wanted`, by ratio."""
+    """The divisor of `number` closest to `wanted` in log space."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return min([*small, *(number // d for d in small)], key=lambda d: abs(math.log(d / wanted)))
 
 
 def _scan(body: Callable, state: State, inputs: Any) -> tuple[State, Any]:
-    """`lax.scan`, or for a single input the body itself, which XLA then fuses with its surroundings."""
+    """`lax.scan`, with a length-1 scan inlined so that XLA can fuse it."""
     if jax.tree.leaves(inputs)[0].shape[0] == 1:
         state, output = body(state, jax.tree.map(lambda x: x[0], inputs))
         return state, jax.tree.map(lambda x: x[None], output)

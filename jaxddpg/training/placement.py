@@ -30,16 +30,16 @@ def use_all_cores() -> None:
     except RuntimeError:  # the backend runs already
         if jax.default_backend() == "cpu" and jax.local_device_count() < cores:
             warnings.warn(
-                f"the CPU backend was already initialized with {jax.local_device_count()} device(s), so that members "
-                f"train on so many of {cores} cores; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
+                f"the CPU backend was already initialized with {jax.local_device_count()} device(s), so members will "
+                f"use only that many of {cores} cores; set JAX_NUM_CPU_DEVICES={cores} in the environment, or call "
                 f'jax.config.update("jax_num_cpu_devices", {cores}) before any other JAX operation',
                 stacklevel=2,
             )
 
 
 class Placement(NamedTuple):
-    """The places of members on devices: place p holds member p, and the last places may be left over, because each
-    device has the same number of them."""
+    """The assignment of members to device slots: slot p holds member p. Every device has the same number of slots, so
+    the last ones may be padding."""
 
     mesh: Mesh
     """the devices, by member and, where a member is spread over devices, by shard"""
@@ -80,7 +80,7 @@ class Placement(NamedTuple):
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         host = np.asarray(leaf)
-        places = np.minimum(np.arange(self.num_places), len(host) - 1)  # what is left over are copies of the last
+        places = np.minimum(np.arange(self.num_places), len(host) - 1)  # padding slots repeat the last member
 
         def part(index: Any) -> np.ndarray:
             return host[(places[index[0]], *index[1:])]
@@ -91,7 +91,7 @@ class Placement(NamedTuple):
         if not leaf.is_fully_addressable:
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))[: self.num_members]
         host = np.empty(leaf.shape, leaf.dtype)
-        # Shard by shard: of a whole array JAX would make, and keep, another copy.
+        # Shard by shard, because np.asarray of the whole array would make JAX cache another copy.
         for shard in leaf.addressable_shards:
             host[shard.index] = np.asarray(shard.data)
         return host[: self.num_members]
@@ -109,7 +109,7 @@ def place(num_members: int, num_shards: int, at_once: int) -> Placement:
     each = -(-num_members // len(rows))
     block = min(at_once or (1 if jax.default_backend() == "cpu" else each), each)
     turns = -(-each // block)
-    # The fewest in a block for that many turns, then the fewest devices; of several processes all take part.
+    # Use the smallest block for that many turns, then the fewest devices; with several processes, all are used.
     block = -(-each // turns)
     each = turns * block
     used = -(-num_members // each) if jax.process_count() == 1 else len(rows)
@@ -126,7 +126,7 @@ def seeding(sharding: NamedSharding) -> Callable[[jax.Array], Key]:
 
 @cache
 def choosing(sharding: NamedSharding) -> Callable[[jax.Array, State, State], State]:
-    """Of each member takes the one where the mask [P] is true, else the other, which is donated."""
+    """Selects `one` where the mask [P] is true, else `other`, which is donated."""
 
     def chosen(mask: jax.Array, one: State, other: State) -> State:
         return jax.tree.map(lambda a, b: jnp.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), one, other)

@@ -1,9 +1,9 @@
-"""The members of a population, trained together; nothing below knows the axis of members.
+"""Populations of members trained together; lower layers are unaware of the member axis.
 
 A state is one pytree of arrays [P, ...]: place p holds member p, see `placement`. Each function is one compiled
-program, spread by `shard_map` over the devices of all processes. A device computes its members in blocks, one block
-after the other. A block of one runs as if alone, which on a CPU, with one virtual device per core, is faster than a
-vmap; on an accelerator one block holds all.
+program, sharded with `shard_map` over the devices of all processes. A device runs its members in blocks, sequentially.
+A block of one is not vmapped, which is faster on CPU (with one virtual device per core); on an accelerator one block
+holds all members.
 
 A member in shards takes a row of devices, one for each of them, and the mesh has a second dimension; where there are
 fewer devices than shards, a device holds all shards of a member.
@@ -35,7 +35,7 @@ class Program:
         self.compiled: jax.stages.Compiled | None = None
 
     def shapes(self, *args: Any) -> Any:
-        """The shapes and types of what it returns; it is traced no second time when it is lowered."""
+        """The shapes and dtypes of the output; lowering afterwards does not retrace."""
         return self._jitted.eval_shape(*args)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
@@ -44,7 +44,7 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         if _debugging():
-            # Both checks look into what was traced. That each program splits a member's key by purpose is no reuse.
+            # Both checks need the traced function. Each program splits the member's key by purpose, which is not reuse.
             return self._jitted(*jax.tree.map(_unused, args))
         if self.compiled is None:
             self.compiled = self.lower(*args).compile()
@@ -56,18 +56,17 @@ def _debugging() -> bool:
 
 
 def _unused(leaf: Any) -> Any:
-    """A key as if it was never used."""
+    """A clone of a key, so it does not count as reused."""
     return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 _PROGRAMS: dict[Any, dict[str, Program]] = {}
-"""The programs of populations made in this process, in the order of their last use: runs that differ in traced numbers
-and seeds alone compile once."""
+"""An LRU cache of compiled programs: runs that differ only in traced settings and seeds compile once."""
 _MAX_PROGRAMS = 16
 
 
 def numerics() -> dict[str, Any]:
-    """The settings of JAX that change numbers beyond rounding, by name."""
+    """The JAX options that change results beyond rounding, by name."""
     names = ("enable_x64", "threefry_partitionable", "random_seed_offset", "default_matmul_precision")
     return {name: getattr(jax.config, f"jax_{name}") for name in names}
 
@@ -100,17 +99,17 @@ class Population:
         num_shards: int = 1,
         version: str | None = None,
     ) -> None:
-        """Places members on the devices; nothing is computed yet but their keys.
+        """Assigns members to devices; only their keys are computed.
 
         Args:
             build: settings -> Trainer, of a shard where there are several; called while tracing, with the settings'
                 numbers traced.
             settings: M pytrees of one structure, whose leaves are the numbers that may differ.
             seeds: M seeds, each the only source of its member's randomness.
-            at_once: the most members in a block; 0 chooses: 1 on a CPU, all of a device on an accelerator.
+            at_once: maximum block size; 0: automatic (1 on CPU, all members of the device on an accelerator).
             num_shards: of each member.
-            version: of all that `build` reads beside the settings. Programs are kept in the process for populations of
-                the same structure and version; None keeps none.
+            version: a key for everything `build` reads besides the settings. Compiled programs are cached for
+                populations of the same structure and version; None disables caching.
         """
         self.placement, self.version = place(len(seeds), num_shards, at_once), version
         self._specs = _specs(build, settings[0], self.placement)
@@ -136,7 +135,7 @@ class Population:
         """the shapes, types and shardings of the state"""
 
     def compile(self, clock: Clock, resumed: bool) -> None:
-        """Compiles side by side what a run needs, `init` only where it is not resumed. Without it each program compiles
+        """Compiles the programs of a run in parallel, `init` only if it is not resumed. Otherwise each program compiles
         at its first call."""
         if _debugging():
             return  # it traces again at every call
@@ -168,12 +167,12 @@ class Population:
         return state, partial(self.gather, metrics)
 
     def evaluate(self, clock: Clock, agents: State, inputs: Inputs | None = None) -> Callable[[], HostMetrics]:
-        """Evaluates agent states, likewise."""
+        """Evaluates agent states; also returns immediately, with a function that waits for the metrics."""
         return partial(self.gather, self.programs["evaluate"](*(inputs or self.inputs), clock, agents))
 
     def with_settings(self, settings: Sequence[Any], active: Sequence[bool] | np.ndarray | None = None) -> Inputs:
-        """The inputs of M members, each with its first seed, but with these settings. Of those not `active` [M], by
-        default none, agent and health stay as they are, and all else is undefined."""
+        """The inputs of M members with their original seeds but new settings. For members that are not `active` [M]
+        (default: all are), agent and divergence are unchanged and the rest of the state is undefined."""
         placement = self.placement
         numbers = placement.scatter(jax.tree.map(lambda *leaves: np.asarray(leaves, np.float32), *settings))
         mask = np.zeros(placement.num_places, bool)
@@ -181,17 +180,16 @@ class Population:
         return Inputs(numbers, self._keys, placement.scatter(mask))
 
     def copy(self, state: State, learners: Mapping[int, int], replays: Mapping[int, int]) -> State:
-        """Copies between members: the keys of each mapping get what its values have, of the second the replay, of the
-        first all else. The state is donated; beside it each device holds two members more. In a mapping no source may
-        be copied to."""
+        """Copies state between members. Each mapping is target -> source: `learners` copies everything but the replay,
+        `replays` the replay. The state is donated; each device needs memory for two more members. A source must not
+        also be a target."""
         pairs = np.zeros((2, 2, self.placement.num_places), np.int32)
         for which, sources in enumerate((learners, replays)):
             pairs[:, which, : len(sources)] = [*sources], [*sources.values()]
         return self.programs["copy"](state, *pairs, np.array([len(learners), len(replays)], np.int32))
 
     def choose(self, mask: Sequence[bool] | np.ndarray, one: State, other: State) -> State:
-        """Of each member the agent state in `one` where the mask [M] is true, else that in the other, which is
-        donated."""
+        """The agent states from `one` where the mask [M] is true, else from `other`, which is donated."""
         return choosing(self.placement.sharding(BY_MEMBER))(self.placement.scatter(np.asarray(mask)), one, other)
 
     def gather(self, tree: Any) -> Any:
@@ -226,13 +224,13 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
     """The programs of a population; `specs` are those of its state."""
 
     def build_whole(settings: Any) -> Trainer:
-        """What a device runs of a member."""
+        """The part of a member that one device runs."""
         is_spread = len(placement.mesh.axis_names) > 1
         return build(settings) if is_spread or num_shards == 1 else sharding.vmap_shards(build(settings), num_shards)
 
     def program(function: Callable, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
-        # Members never speak to each other, and of what shards say to each other check_vma would take the gradient of
-        # an average for a sum.
+        # Members do not communicate. check_vma is off because it would treat the gradient of a pmean over shards as a
+        # psum.
         mapped = jax.shard_map(
             function,
             mesh=placement.mesh,
@@ -280,8 +278,7 @@ def _evaluate(
 
 
 def _copy(placement: Placement, state: State, places: jax.Array, sources: jax.Array, counts: jax.Array) -> State:
-    """`places` and `sources` are [2, P], of learners and of replays, each of which begins with as many pairs as
-    `counts` [2] says."""
+    """`places` and `sources` are [2, P], for learners and replays; the first `counts` [2] pairs of each are valid."""
     each = placement.each
     first = each * jax.lax.axis_index("member")
 
@@ -304,8 +301,8 @@ def _copy(placement: Placement, state: State, places: jax.Array, sources: jax.Ar
 
 
 def _in_turns(placement: Placement, function: Callable, state: State, *own: Any) -> tuple[State, Any]:
-    """`function(state, *own) -> state, output` of one member for all of a device, each leaf [each, ...], block by
-    block; the state is changed in place."""
+    """Maps `function(state, *own) -> state, output` over the members of a device, block by block; leaves are [each,
+    ...] and the state is updated in place."""
     turns, block = placement.turns, placement.block
 
     def of_block(*args: Any) -> Any:
@@ -331,8 +328,8 @@ def _in_turns(placement: Placement, function: Callable, state: State, *own: Any)
 def _where_active(
     placement: Placement, active: jax.Array, function: Callable, state: State, kept: Sequence[str] = ()
 ) -> tuple[State, Metrics]:
-    """`function(state) -> state, metrics` of a member that trains, else what it has, and zeros; in a block of several
-    only of the entries to be `kept`."""
+    """Applies `function(state) -> state, metrics` if the member is active; otherwise returns its state unchanged and
+    zero metrics. In a vmapped block, only the entries in `kept` are preserved."""
     function = jax.jit(function)  # traced once for both uses
 
     def leave(state: State) -> tuple[State, Metrics]:
