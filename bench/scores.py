@@ -55,7 +55,7 @@ def measure(name: str) -> list[dict[str, str]]:
 def table(rows: list[dict[str, str]]) -> str:
     """The Markdown table of all experiments in the CSV."""
     lines = [
-        "| experiment | env steps per seed | IQM of 10 seeds (95% interval) | worst seed | `jaxddpg train` |",
+        "| experiment | env steps per seed | IQM over 10 seeds (95% CI) | worst seed | `jaxddpg train` |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, arguments in EXPERIMENTS.items():

@@ -309,8 +309,8 @@ class Training:
             Rule(
                 last_step < 2**32,
                 ("num_epochs", "steps_per_epoch", "warmup_steps"),
-                f"which makes {last_step} vector steps, but a run can have at most 2^32; use more training.num_envs "
-                "and fewer steps",
+                f"which makes {last_step} vector steps, but a run must have fewer than 2^32; use more "
+                "training.num_envs and fewer steps",
             ),
             Rule(
                 self.num_envs % shards == 0,

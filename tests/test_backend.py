@@ -24,14 +24,14 @@ def ran(arguments, **variables):
 @pytest.mark.parametrize(
     ("name", "value", "fragments"),
     [
-        slow("JAX_PLATFORMS", "cuda", ["JAX finds no device", "JAX_PLATFORMS=cuda", "pip install"]),
+        slow("JAX_PLATFORMS", "cuda", ["JAX found no devices", "JAX_PLATFORMS=cuda", "pip install"]),
         slow(
             "JAX_PLATFORMS",
             "nonsense",
-            ["JAX finds no device: Unable to initialize backend 'nonsense'"],
+            ["JAX found no devices: Unable to initialize backend 'nonsense'"],
         ),
-        slow("JAX_NUM_CPU_DEVICES", "0", ["JAX finds no device", "correct or unset JAX_NUM_CPU_DEVICES=0"]),
-        ("JAX_NUM_CPU_DEVICES", "x", ["JAX cannot start", "jax_num_cpu_devices; correct or unset that variable"]),
+        slow("JAX_NUM_CPU_DEVICES", "0", ["JAX found no devices", "correct or unset JAX_NUM_CPU_DEVICES=0"]),
+        ("JAX_NUM_CPU_DEVICES", "x", ["JAX failed to import", "jax_num_cpu_devices; fix or unset that variable"]),
         slow("JAX_DISABLE_JIT", "1", ["JAX_DISABLE_JIT is True, but a run is compiled ahead of time; unset it"]),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_command_that_finds_no_device_names_the_variable(command, tmp_path, mo
     for innocent in ("CUDA_HOME", "JAX_DEBUG_NANS"):
         monkeypatch.setenv(innocent, "0")
     monkeypatch.setattr(jax, "devices", without_a_device)
-    fragments = ["JAX finds no device: Unable to initialize backend 'cuda'", "JAX_PLATFORMS=cuda", "pip install"]
+    fragments = ["JAX found no devices: Unable to initialize backend 'cuda'", "JAX_PLATFORMS=cuda", "pip install"]
     said = call(*command.split())
     assert refused(said, *fragments) == []
     assert "CUDA_HOME" not in said[2]

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_and_has_no_best(kept, tmp
     state = checkpoint.restore(tmp_path / "run", 3, like, partial=True)
     origin = checkpoint.origin(tmp_path / "run", 3)
     checkpoint.save(tmp_path / "run", 3, TrainingState(**state), origin)
-    with pytest.raises(ConfigError, match="written by an earlier version, which kept no best policies; use newest"):
+    with pytest.raises(ConfigError, match="written by an earlier version that did not store best policies; use newest"):
         evaluate(tmp_path / "run", 2, epoch="best")
     whole = resume(tmp_path / "run")
     assert max(row["epoch"] for row in evaluate(tmp_path / "run", 2, epoch="best")) >= 3

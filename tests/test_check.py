@@ -54,11 +54,11 @@ ornstein_uhlenbeck, copdac = noise.ornstein_uhlenbeck, check.copdac
 BROKEN = {
     "the noise forgets faster": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: ornstein_uhlenbeck(0.97 * smoothing, scale)),
-        (check.exploration, {"OU noise: memory", "OU noise: deviation"}),
+        (check.exploration, {"OU noise: autocorrelation", "OU noise: deviation"}),
     ),
     "the noise drifts": (
         (noise, "ornstein_uhlenbeck", lambda smoothing, scale: drifting(ornstein_uhlenbeck(smoothing, scale))),
-        (check.exploration, {"OU noise: mean", "OU noise: memory"}),
+        (check.exploration, {"OU noise: mean", "OU noise: autocorrelation"}),
     ),
     "the targets follow too fast": (
         (equations, "soft_update", lambda target, online, tau: (1 - 2 * tau) * target + 2 * tau * online),
@@ -159,7 +159,7 @@ def test_a_value_that_is_not_a_number_does_not_hold():
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"), [(0.5, 0, "all 1 hold"), (2.0, 1, "1 of 1 checks failed: a check")]
+    ("error", "code", "words"), [(0.5, 0, "all 1 checks passed"), (2.0, 1, "1 of 1 checks failed: a check")]
 )
 def test_the_command_prints_the_checks_and_fails_with_them(error, code, words, monkeypatch):
     monkeypatch.setattr(check, "self_test", lambda: iter([check.Check("a check", "float32", error, 0.0, error, 1.0)]))

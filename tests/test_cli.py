@@ -66,8 +66,8 @@ def diverged(tmp_path_factory):
     [
         ("--agent.gama 0.9", ["agent.gama is not a setting", "did you mean agent.gamma?"]),
         ("--foo.bar 1", ["foo is not a setting", "an experiment has environment, agent"]),
-        ("--agent.batch_size many", ["agent.batch_size is many", "must be a whole number", "default 256"]),
-        ("--agent.batch_size 4.5", ["agent.batch_size is 4.5", "must be a whole number"]),
+        ("--agent.batch_size many", ["agent.batch_size is many", "must be an integer", "default 256"]),
+        ("--agent.batch_size 4.5", ["agent.batch_size is 4.5", "must be an integer"]),
         ("--agent.gamma 1.1", ["agent.gamma is 1.1", "at least 0 and at most 1", "default 0.99"]),
         ("--agent.gamma nan", ["agent.gamma is nan", "must be a number"]),
         ("--agent.tau 0", ["agent.tau is 0", "greater than 0 and at most 1", "default 0.005"]),
@@ -80,7 +80,7 @@ def diverged(tmp_path_factory):
         ),
         (
             "--agent.batch_size 9",
-            ["training.warmup_steps is 4", "makes 8 rows", "agent.batch_size, 9", "use at least 5 steps"],
+            ["training.warmup_steps is 4", "fills 8 rows", "agent.batch_size, 9", "use at least 5 steps"],
         ),
         ("--training.updates_per_step 1/4", ["training.steps_per_epoch is 6", "multiple of the 4 steps", "use 8"]),
         ("--training.updates_per_step 0.25", ["training.steps_per_epoch is 6", "multiple of the 4 steps", "use 8"]),
@@ -91,7 +91,7 @@ def diverged(tmp_path_factory):
         ("--training.updates_per_step 1/0", ["updates_per_step is 1/0", "a whole number k, or 1/k"]),
         ("--replay.capacity 63", ["replay.capacity is 63", "multiple of training.num_envs, 2", "use 64"]),
         ("--training.num_envs 0", ["training.num_envs is 0", "at least 1"]),
-        ("--training.num_epochs 1e9", ["training.num_epochs is 1000000000", "32 bits", "training.num_envs"]),
+        ("--training.num_epochs 1e9", ["training.num_epochs is 1000000000", "fewer than 2^32", "training.num_envs"]),
         ("--agent.actor.hidden_sizes []", ["agent.actor.hidden_sizes is []", "such as [64, 64]"]),
         ("--agent.critic.hidden_sizes 64", ["agent.critic.hidden_sizes is 64", "such as [64, 64]"]),
         ("--agent.critic.hidden_sizes [8,0]", ["agent.critic.hidden_sizes is [8, 0]", "at least 1"]),
@@ -108,11 +108,11 @@ def diverged(tmp_path_factory):
             "--environment.parameters.gg 5",
             ["environment.parameters.gg is not a parameter", "did you mean environment.parameters.g?"],
         ),
-        ("--population.seed yes", ["population.seed is true", "must be a whole number"]),
+        ("--population.seed yes", ["population.seed is true", "must be an integer"]),
         ("--seed -1", ["population.seed is -1", "at least 0"]),
         ("--seed 4294967296", ["population.seed is 4294967296", "below 2^31"]),
         ("--num-seeds 0", ["population.num_seeds is 0", "at least 1"]),
-        ("--num-seeds two", ["population.num_seeds is two", "must be a whole number"]),
+        ("--num-seeds two", ["population.num_seeds is two", "must be an integer"]),
         ("--agent.gamma", ["--agent.gamma", "value"]),
         ("--frobnicate", ["unknown option --frobnicate; see jaxddpg train --help"]),
         ("another.yaml", ["unknown argument another.yaml; see jaxddpg train --help"]),
@@ -142,7 +142,7 @@ def test_bad_flags_are_refused(flags, fragments, tiny):
     [
         ("evaluate run --tau 1", "error: unknown option --tau; see jaxddpg evaluate --help"),
         ("evaluate run --num-episode 1", "error: unknown option --num-episode; did you mean --num-episodes?"),
-        ("evaluate run --noise 1", "error: --noise is a setting of `jaxddpg train`, `sweep` and `resume`"),
+        ("evaluate run --noise 1", "error: --noise is only accepted by `jaxddpg train`, `sweep` and `resume`"),
         ("resume run --tau 1", "error: unknown option --tau; did you mean --agent.tau?"),
         ("plot run --ouput 1", "error: unknown option --ouput; did you mean --output?"),
         ("--frobnicate check", "error: unknown option --frobnicate; see jaxddpg --help"),
@@ -157,7 +157,7 @@ def remedies(sentence):
     subject = sentence.removeprefix("error: ").partition(" is ")[0]
     sections = re.findall(r"(--[a-z_.]+) '(.+)'$", sentence)
     settings = re.findall(r"(?:use|or|name) ([a-z_]+\.[a-z_]+): (\w+)", sentence)
-    values = re.findall(r"use (?:at least )?(\d+|random)\b", sentence)
+    values = re.findall(r"use (?:at least |combine: )?(\d+|random)\b", sentence)
     return [
         *sections,
         *((f"--{name}", value) for name, value in settings),
@@ -214,10 +214,10 @@ def test_a_flag_does_not_take_the_next_flag_for_its_value(tiny):
         ("agent: {gamma: [", ["bad.yaml is not valid YAML", "line 1"]),
         ("agent:\n\tgamma: 1", ["bad.yaml is not valid YAML", "line 2"]),
         ("agent: 3", ["agent must be a section", "not 3"]),
-        ("- agent", ["bad.yaml must hold sections such as `agent:`"]),
-        ("population: {seed: yes}", ["population.seed is true", "must be a whole number"]),
+        ("- agent", ["bad.yaml must be a mapping of sections such as `agent:`"]),
+        ("population: {seed: yes}", ["population.seed is true", "must be an integer"]),
         ("agent: {tau: '1e1'}", ["agent.tau is", "at most 1"]),
-        ("environment: {parameters: 5}", ["environment.parameters is 5", "names with values, {name: value, ...}"]),
+        ("environment: {parameters: 5}", ["environment.parameters is 5", "must be a mapping {name: value, ...}"]),
         ("reporting: {wandb: 1}", ["reporting.wandb is 1", "true or false"]),
         ("7: seven", ["7 is not a setting"]),
     ],
@@ -233,11 +233,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_answered_with_those_there_are(tiny):
-    assert refused(call("train", tiny.parent / "tinny.yaml"), "there is no file", "holds tiny.yaml") == []
+    assert refused(call("train", tiny.parent / "tinny.yaml"), "tinny.yaml does not exist", "holds tiny.yaml") == []
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    assert refused(call("train", tmp_path / "no" / "a.yaml"), "there is no file") == []
+    assert refused(call("train", tmp_path / "no" / "a.yaml"), "a.yaml does not exist") == []
 
 
 def test_a_directory_as_config_is_refused(tmp_path):
@@ -259,7 +259,7 @@ def test_an_incomplete_command_is_refused(arguments):
 @pytest.mark.parametrize("place", [".", "nowhere", "tiny.yaml"])
 def test_what_is_no_run_is_refused(command, place, tiny):
     why = "there is no such directory" if place == "nowhere" else "there is no config.yaml in it"
-    assert refused(call(command, place), f"{place} holds no run: {why}") == []
+    assert refused(call(command, place), f"{place} is not a run directory: {why}") == []
 
 
 @pytest.mark.parametrize(
@@ -269,22 +269,29 @@ def test_what_is_no_run_is_refused(command, place, tiny):
         (["--num-episodes", "few"], ["--num-episodes", "few"]),
         (["--seed", "-1"], ["--seed is -1", "at least 0"]),
         (["--seed", "4294967296"], ["--seed is 4294967296"]),
-        (["--agent.gamma", "0.5"], ["--agent.gamma is a setting of `jaxddpg train`"]),
+        (["--agent.gamma", "0.5"], ["--agent.gamma is only accepted by `jaxddpg train`"]),
     ],
 )
 def test_a_bad_evaluation_is_refused(arguments, fragments, trained):
     assert refused(call("evaluate", trained[0], *arguments), *fragments) == []
 
 
-@pytest.mark.parametrize("place", ["/proc/none/run", "tiny.yaml", "tiny.yaml/run"])
-def test_a_run_directory_that_cannot_be_written_is_refused(place, tiny):
-    assert refused(call("train", tiny, "--quiet", "--run-dir", place), f"--run-dir {place}", "name a") == []
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("/proc/none/run", " another"),
+        ("tiny.yaml", "is a file; name a directory"),
+        ("tiny.yaml/run", "tiny.yaml is not writable; choose another"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_written_is_refused(place, remedy, tiny):
+    assert refused(call("train", tiny, "--quiet", "--run-dir", place), f"--run-dir {place} ", remedy) == []
 
 
 def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
     before = {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")}
     said = call("train", tiny, "--quiet", "--run-dir", trained[0])
-    assert refused(said, f"--run-dir {trained[0]} already holds a run", "name another") == []
+    assert refused(said, f"--run-dir {trained[0]} already contains a run", "choose another") == []
     assert {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")} == before
 
 
@@ -292,10 +299,10 @@ def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
     ("environment", "fragments"),
     [
         ("{parameters: {max_torque: -1}}", ["Pendulum-v1", "reversed action Box", "low [1.]", "must be below high"]),
-        ("{parameters: {max_steps_in_episode: 0}}", ["Pendulum-v1", "episodes of 0 steps", "at least 1"]),
-        ("{parameters: {max_steps_in_episode: -5}}", ["Pendulum-v1", "episodes of -5 steps", "at least 1"]),
-        ("{parameters: {max_torque: .inf}}", ["Pendulum-v1", "without bounds", "give it finite bounds"]),
-        ("{name: 'test_from_gymnax:boundless'}", ["without bounds", "give it finite bounds"]),
+        ("{parameters: {max_steps_in_episode: 0}}", ["Pendulum-v1", "episode_length 0", "at least 1"]),
+        ("{parameters: {max_steps_in_episode: -5}}", ["Pendulum-v1", "episode_length -5", "at least 1"]),
+        ("{parameters: {max_torque: .inf}}", ["Pendulum-v1", "unbounded action Box", "needs finite bounds"]),
+        ("{name: 'test_from_gymnax:boundless'}", ["unbounded action Box", "needs finite bounds"]),
         ("{name: 'test_from_gymnax:discrete'}", ["needs a continuous Box"]),
         ("{name: 'test_from_gymnax:absent'}", ["test_from_gymnax:absent", "no attribute 'absent'"]),
         ("{name: 'absent_module:make'}", ["absent_module:make", "No module named"]),
@@ -539,7 +546,7 @@ def test_a_run_whose_members_all_diverged_has_failed_and_says_so_even_if_quiet(d
     *sentences, error = err.splitlines()
     assert len(sentences) == 2
     for seed, sentence in enumerate(sentences):
-        assert sentence.startswith(f"the member of seed {seed} diverged at env step ")
+        assert sentence.startswith(f"member with seed {seed} diverged at env step ")
     assert error.startswith("error: 2 of 2 members diverged; lower the learning rates")
 
 
@@ -563,7 +570,8 @@ def test_networks_that_do_not_fit_the_config_are_refused(trained, tmp_path):
     run.mkdir()
     (run / "checkpoints").symlink_to(trained[0] / "checkpoints")
     (run / "config.yaml").write_text((trained[0] / "config.yaml").read_text().replace("[8]", "[16]", 1))
-    assert refused(call("evaluate", run), "hidden_sizes is [16], but [8] in this run") == []
+    sentence = "hidden_sizes is [16], but this run was trained with [8], which cannot be changed"
+    assert refused(call("evaluate", run), sentence) == []
 
 
 @pytest.fixture(

@@ -192,11 +192,12 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
         ),
         (
             {"algorithm": "copdac", "features": {"low": [1.0], "high": [0.0]}},
-            "agent.features.low is [1.0], but must have one number for and below each of high, [0.0]",
+            "agent.features.low is [1.0], but must have as many entries as high, [0.0], each below its counterpart",
         ),
         (
             {"algorithm": "copdac", "features": {"low": [1.0, 2.0], "high": [3.0]}},
-            "agent.features.low is [1.0, 2.0], but must have one number for and below each of high, [3.0]",
+            "agent.features.low is [1.0, 2.0], but must have as many entries as high, [3.0], "
+            "each below its counterpart",
         ),
         (
             {"algorithm": "copdac", "critic": {"normalization": "none"}},
@@ -226,7 +227,7 @@ def test_an_unknown_algorithm_is_the_only_fault_of_its_section():
         ),
         (
             {"training.updates_per_step": 4, "training.warmup_steps": 1, "agent.batch_size": 2, "replay.capacity": 8},
-            "training.warmup_steps is 1, which with 1 environments makes 1 rows, but the first 4 batches need 8; "
+            "training.warmup_steps is 1, which with 1 environments fills 1 rows, but the first 4 batches need 8; "
             "use at least 8 steps",
         ),
     ],
@@ -352,7 +353,7 @@ def test_an_unsuitable_environment_is_answered_with_suitable_ones(name, fragment
         ({"gg": 5}, ["environment.parameters.gg", "did you mean environment.parameters.g?"]),
         ({"g": "heavy"}, ["environment.parameters.g is heavy", "must be a number"]),
         ({"g": True}, ["environment.parameters.g is true", "must be a number"]),
-        ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be a whole number"]),
+        ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be an integer"]),
     ],
 )
 def test_a_bad_environment_parameter_is_refused(parameters, fragments):
@@ -424,22 +425,25 @@ def test_a_text_that_spells_a_tiny_number_is_read_at_once():
 
 def test_a_count_that_no_machine_holds_is_refused():
     (fault,) = faults({}, {"training.num_epochs": "1e400"})
-    assert "must be a whole number below 2^31" in fault
+    assert "must be an integer below 2^31" in fault
 
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
 @pytest.mark.parametrize(
-    ("normalization", "hidden_size", "batch_size", "place", "remedy"),
+    ("normalization", "hidden_size", "batch_size", "place", "reason", "remedy"),
     [
-        ("batch", 8, 1, "agent.batch_size is 1, but batch normalization needs", "use at least 2"),
-        ("layer", 1, 64, "agent.{}.normalization is layer, but in a hidden layer of 1 unit", "use at least 2 units"),
+        ("batch", 8, 1, "agent.batch_size is 1, but batch", "a single transition constant", "use at least 2"),
+        ("layer", 1, 64, "agent.{}.normalization is layer, but", "a single unit constant", "use at least 2 units"),
     ],
 )
-def test_a_normalization_over_one_value_is_refused(network, normalization, hidden_size, batch_size, place, remedy):
+def test_a_normalization_over_one_value_is_refused(
+    network, normalization, hidden_size, batch_size, place, reason, remedy
+):
     """It gives 0 whatever the value, so that no weight ever moves."""
     section = {"normalization": normalization, "hidden_sizes": [4, hidden_size]}
     (sentence,) = faults({"agent": {"batch_size": batch_size, network: section}})
     assert sentence.startswith(place.format(network))
+    assert f" normalization makes {reason}, so nothing is learned; " in sentence
     assert sentence.endswith(remedy)
     section["hidden_sizes"] = [4, 2]
     assert config.parse({"agent": {"batch_size": 2, network: section}}).experiment
@@ -487,7 +491,7 @@ def test_numbers_padded_by_a_shell_are_different_seeds():
 @pytest.mark.parametrize("word", ["1:30", "0x10", "0b1", "0o17", "1__0", "1_", "9" * 5000, "2024-01-01", "2024-13-45"])
 def test_what_is_written_in_other_ways_is_no_number(word, tmp_path):
     (fault,) = faults({}, {"training.num_epochs": word})
-    assert re.fullmatch(r"training.num_epochs is '?[\w:-]+'?, but must be a whole number in decimal digits \(.*", fault)
+    assert re.fullmatch(r"training.num_epochs is '?[\w:-]+'?, but must be an integer in decimal digits \(.*", fault)
     assert faults({}, {"agent.gamma": word})
     (tmp_path / "a.yaml").write_text(f"training: {{num_epochs: {word}}}")
     with pytest.raises(ConfigError, match="in decimal digits"):
@@ -596,7 +600,7 @@ def test_a_number_that_a_program_of_32_bits_cannot_hold_is_refused(path, value):
     name = "module:make" if path.endswith("own") else "Pendulum-v1"
     (fault,) = faults({"environment": {"name": name}}, {path: value})
     assert "but must be " in fault
-    assert float(value) < 0 or "0, or from 1.2e-38 to 3.4e38 in size, as 32-bit floats are" in fault
+    assert float(value) < 0 or "0, or between 1.2e-38 and 3.4e38 in magnitude (the float32 range)" in fault
     for fine in (0, 1.2e-38, 3.4e38):
         config.parse({"environment": {"name": name}}, {path: fine})
 
@@ -609,14 +613,14 @@ def test_an_empty_name_is_quoted():
 @pytest.mark.parametrize("given", ["configs/pendulum.yaml", None, {}])
 @pytest.mark.parametrize("function", [jaxddpg.run, jaxddpg.sweep])
 def test_what_is_no_experiment_is_refused_in_a_sentence(function, given, tmp_path):
-    with pytest.raises(ConfigError, match=r"an experiment is needed, not .*; read one with jaxddpg\.load\(PATH\)"):
+    with pytest.raises(ConfigError, match=r"expected an Experiment, not .*; load one with jaxddpg\.load\(PATH\)"):
         function(given, tmp_path / "run")
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("given", [None, {"agent": {}}, Experiment()], ids=["None", "dict", "Experiment"])
 def test_what_is_no_path_is_refused_in_a_sentence(given):
-    with pytest.raises(ConfigError, match="is loaded from a YAML file"):
+    with pytest.raises(ConfigError, match="expected the path of a YAML file, not "):
         jaxddpg.load(given)
 
 
@@ -624,8 +628,8 @@ def test_a_setting_with_dots_is_refused_with_its_section():
     with pytest.raises(config.ConfigError) as error:
         config.parse({"agent.tau": 0.1, "agent": {"actor.hidden_sizes": [8]}})
     assert error.value.errors == [
-        "agent.tau has dots; write tau into the section agent",
-        "agent.actor.hidden_sizes has dots; write hidden_sizes into the section agent.actor",
+        "agent.tau: dotted names are not allowed here; put tau in the section agent",
+        "agent.actor.hidden_sizes: dotted names are not allowed here; put hidden_sizes in the section agent.actor",
     ]
 
 

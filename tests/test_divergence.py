@@ -137,11 +137,11 @@ def test_one_of_several_stops_the_run_where_that_is_asked(tmp_path):
     code, out, err = call("train", tmp_path / "spoiled.yaml", "--run-dir", tmp_path / "run")
     assert code == 1
     assert (
-        f"the member of seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite, from the "
+        f"member with seed 0 diverged at env step {2 * (WARMUP + CHUNK + 21)}: a reward was not finite, from the "
         in err
     )
     assert "environment's step; its last finite state is kept" in err
-    assert "error: 1 of 1 members diverged; look into the environment, whose numbers are not" in err
+    assert "error: 1 of 1 members diverged; check the environment, which returned non-finite values" in err
     assert "diverged" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
     assert (tmp_path / "run" / "learning_curve.png").is_file()
@@ -171,10 +171,10 @@ def test_an_evaluation_that_is_not_finite_fails_and_is_no_divergence(unmeasured)
     directory, (code, out, err) = unmeasured
     assert code == 1
     assert "diverged" not in out + err
-    cause = "a reward of the environment's step was not finite in the evaluation of the member of seed"
+    cause = "a reward of the environment's step was not finite in the evaluation of the member with seed"
     assert f"warning: after epoch 0, {cause} 0\n" in err
     assert f"warning: in the last evaluation, {cause} 1\n" in err
-    assert "error: the evaluations of 2 of 2 members are not finite" in err
+    assert "error: 2 of 2 members have a non-finite evaluation" in err
     assert out.count("not finite") == 5  # of two members the last and the best, and the mean
     members = summary_of(directory)["members"]
     assert [member["unmeasured_by"] for member in members] == ["reward of the environment's step"] * 2
@@ -186,7 +186,8 @@ def test_what_is_made_of_a_run_that_was_not_measured_speaks_of_no_divergence(unm
     code, out, err = call("evaluate", directory, "--num-episodes", 1)
     assert code == 1
     assert "diverged" not in out + err
-    assert "warning: a reward of the environment's step was not finite in the evaluation of the member of seed 1" in err
+    cause = "a reward of the environment's step was not finite in the evaluation of the member with seed"
+    assert f"warning: {cause} 1" in err
     write_report([directory], tmp_path / "report")
     assert "| 0 | 2 |" in (tmp_path / "report" / "report.md").read_text()  # diverged, not finite
 

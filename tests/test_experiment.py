@@ -268,7 +268,7 @@ def test_a_profile_shows_the_compiled_epoch(tmp_path):
 
 
 def test_a_profile_needs_a_directory():
-    with pytest.raises(ConfigError, match="profile is True, but there is no directory"):
+    with pytest.raises(ConfigError, match="profile=True requires a directory for the trace"):
         run(tiny(), profile=True)
 
 
@@ -300,7 +300,7 @@ def replot(directory):
 
 @pytest.mark.parametrize("reader", [evaluate, load_policy, replot])
 def test_a_directory_without_a_run_is_refused(reader, tmp_path):
-    with pytest.raises(ConfigError, match=f"{tmp_path.name} holds no run"):
+    with pytest.raises(ConfigError, match=f"{tmp_path.name} is not a run directory"):
         reader(tmp_path)
 
 
@@ -348,10 +348,10 @@ def test_overrides_may_be_values():
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        ({"observation": jnp.zeros(3)}, "gives observation as float32[3], but must give float32[1]"),
-        ({"final_observation": jnp.zeros(1, int)}, "gives final_observation as int32[1]"),
-        ({"reward": jnp.zeros(1)}, "gives reward as float32[1], but must give float32[]"),
-        ({"terminated": jnp.zeros(())}, "gives terminated as float32[], but must give bool[]"),
+        ({"observation": jnp.zeros(3)}, "returns observation as float32[3], but must return float32[1]"),
+        ({"final_observation": jnp.zeros(1, int)}, "returns final_observation as int32[1]"),
+        ({"reward": jnp.zeros(1)}, "returns reward as float32[1], but must return float32[]"),
+        ({"terminated": jnp.zeros(())}, "returns terminated as float32[], but must return bool[]"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(change, fragment, monkeypatch):
@@ -381,7 +381,7 @@ def test_an_environment_that_keeps_a_key_is_refused(monkeypatch):
         return (key, inner), time_step
 
     monkeypatch.setattr(probes, "keeper", lambda: world._replace(reset=reset, step=step), raising=False)
-    with pytest.raises(ConfigError, match="keeps a random key in its state; use the one that step is given"):
+    with pytest.raises(ConfigError, match="stores a PRNG key in its state; use the key passed to step instead"):
         run(config.parse({}, {"environment.name": "probes:keeper"}).experiment)
 
 
@@ -394,7 +394,7 @@ def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "fragment"),
     [
-        ({"action_low": -np.inf, "action_high": np.inf}, "without bounds"),
+        ({"action_low": -np.inf, "action_high": np.inf}, "unbounded action Box"),
         ({"action_low": 1.0, "action_high": -1.0}, "reversed action Box"),
         ({"action_low": np.zeros(3)}, "cannot be used"),
         ({"episode_length": 20.5}, "its episode_length is 20.5, but must be a whole number"),

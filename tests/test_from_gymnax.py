@@ -309,8 +309,8 @@ def test_an_unknown_parameter_is_answered_with_those_there_are():
 @pytest.mark.parametrize(
     ("environment", "parameters", "message"),
     [
-        (Echo(-np.inf, np.inf), {}, r"Echo has an action Box without bounds.*give it finite bounds"),
-        (Echo(-1.0, np.float32(3e38)), {}, r"Echo has an action Box without bounds"),
+        (Echo(-np.inf, np.inf), {}, r"Echo has an unbounded action Box.*needs finite bounds"),
+        (Echo(-1.0, np.float32(3e38)), {}, r"Echo has an unbounded action Box"),
         (Echo(np.array([-1.0, 2.0]), np.array([1.0, 1.0]), (2,)), {}, r"Echo has a reversed action Box.*below high"),
         (Echo(0.5, 0.5), {}, r"reversed action Box"),
         (Echo(-1.0, np.nan), {}, r"action Box"),
@@ -350,7 +350,7 @@ def test_an_environment_registered_with_gymnax_is_named_like_its_own(registered)
 
 
 def test_an_unregistered_environment_is_unknown():
-    with pytest.raises(ConfigError, match="Echo-test, which is neither of gymnax nor ours"):
+    with pytest.raises(ConfigError, match="Echo-test, which is neither a gymnax nor a built-in environment"):
         config.parse({"environment": {"name": "Echo-test"}})
 
 
@@ -361,7 +361,7 @@ def test_an_unregistered_environment_is_unknown():
         (f"{__name__}:nothing", {}, "no attribute 'nothing'"),
         (f"{__name__}:own", {"width": 1.0}, "unexpected keyword argument 'width'"),
         (f"{__name__}:named", {}, "missing 1 required positional argument: 'name'"),
-        (f"{__name__}:boundless", {}, "give it finite bounds"),
+        (f"{__name__}:boundless", {}, "needs finite bounds"),
         (f"{__name__}:discrete", {}, "needs a continuous Box"),
         ("os:getpid", {}, "an Environment or a gymnax environment"),
     ],

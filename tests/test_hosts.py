@@ -225,7 +225,7 @@ def test_the_metrics_that_the_first_process_has_are_needed(short, tmp_path, monk
     directory = shutil.copytree(short[0], tmp_path / "run")
     (directory / "metrics.jsonl").write_text("")
     as_second(monkeypatch, [2, []])
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl is not the one that the first process reads"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl differs from the one process 0 reads"):
         resume(directory)
 
 
@@ -331,7 +331,7 @@ def test_a_lost_process_ends_the_run_in_one_sentence_and_it_continues_to_the_bit
         assert out == ""
         (sentence,) = errors(err)
         what = (
-            "the trainer was ended by SIGKILL"
+            "the trainer was killed by SIGKILL"
             if process_id == lost
             else "another process of this run was lost or stopped"
         )
@@ -371,7 +371,7 @@ def supervised(monkeypatch, capfd, code):
             "NCCL WARN\nTraceback",
             "ended with exit code 1",
         ),
-        ("print('out of order', flush=True); os.abort()", "out of order\n", "the trainer was ended by SIGABRT"),
+        ("print('out of order', flush=True); os.abort()", "out of order\n", "the trainer was killed by SIGABRT"),
         ("print('the heartbeat is missing', flush=True); os.abort()", "", "another process of this run was lost or"),
     ],
 )
@@ -448,7 +448,7 @@ def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
     assert [code for code, *_ in said] == [143, 143], said
     reached = summary_of(directory)["epochs"]
     assert 0 < reached < 2_000
-    assert f"stopped after epoch {reached}; `jaxddpg resume {directory}` continues" in said[0][2]
+    assert f"stopped after epoch {reached}; to continue, run `jaxddpg resume {directory}`" in said[0][2]
     assert checkpoint.epochs(directory)[0] == reached
     assert [code for code, *_ in both("resume", directory, "--training.num_epochs", reached + 1)] == [0, 0]
 
@@ -527,9 +527,9 @@ def test_what_differs_between_processes_is_named():
     with pytest.raises(ConfigError) as refusal:
         hosts.check_alike([alike, alike, {"command": "resume", "agent.gamma": 0.5}])
     assert refusal.value.errors == [
-        "command is train in process 0, but resume in process 2; start all alike",
-        "--debug is False in process 0, but None in process 2; start all alike",
-        "agent.gamma is None in process 0, but 0.5 in process 2; start all alike",
+        "command is train in process 0, but resume in process 2; it must be the same in all processes",
+        "--debug is False in process 0, but None in process 2; it must be the same in all processes",
+        "agent.gamma is None in process 0, but 0.5 in process 2; it must be the same in all processes",
     ]
 
 
@@ -539,7 +539,10 @@ def test_unequal_numbers_of_devices_are_refused(experiment, tmp_path):
     said = ended([start(*command, process_id=number, port=port, devices=1 + number) for number in range(2)])
     assert [code for code, *_ in said] == [2, 2], said
     for *_, err in said:
-        assert errors(err) == ["error: the number of devices is 1 in process 0, but 2 in process 1; start all alike"]
+        (sentence,) = errors(err)
+        place, rule = sentence.split("; ")
+        assert place == "error: the number of devices is 1 in process 0, but 2 in process 1"
+        assert rule == "it must be the same in all processes"
 
 
 def test_a_process_without_a_device_of_the_mesh_is_refused(monkeypatch):
@@ -582,7 +585,7 @@ def test_a_port_that_another_coordinator_serves_is_taken(no_cluster):
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ConfigError, match="the coordinator's port is taken, or not allowed, on this host"):
+        with pytest.raises(ConfigError, match="the coordinator port is in use or not permitted on this host"):
             hosts.check_port(hosts.Rendezvous(address, 2, 0))
         hosts.check_port(hosts.Rendezvous(address, 2, 1))
         with socket.create_connection(other.getsockname()):
@@ -620,7 +623,7 @@ def test_a_missing_process_is_said(process_id, experiment, tmp_path):
     command = ("train", experiment, "--run-dir", tmp_path / "run", "--quiet")
     ((code, out, err),) = ended([start(*command, process_id=process_id, port=free_port(), seconds=3)])
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert "error: not all processes came within 3 s" in err
+    assert "error: timed out after 3 s waiting for all processes" in err
 
 
 LITTLE_MEMORY = "from jaxddpg.runs import memory\nmemory.free = lambda: 1000\n"
@@ -686,7 +689,7 @@ def test_a_process_may_have_nothing_to_train(experiment, tmp_path):
             "--distributed --run-dir {} --coordinator a:1 --num-processes 0 --process-id 0",
             "--num-processes is 0, but must be at least 1",
         ),
-        ("--distributed --run-dir {} --coordinator a:1", "are given only together"),
+        ("--distributed --run-dir {} --coordinator a:1", "must be given together"),
         (
             "--distributed --run-dir {} --coordinator nowhere --num-processes 2 --process-id 0",
             "--coordinator is nowhere, but must be HOST:PORT, such as node1:29500",
@@ -706,4 +709,4 @@ def test_where_to_meet_must_be_given(flags, fragment, experiment, tmp_path):
 def test_without_a_cluster_the_flags_are_asked_for(experiment, tmp_path):
     ((code, _, err),) = ended([start("train", experiment, "--run-dir", tmp_path / "run", port=1)])
     assert code == 2
-    assert "--distributed finds no cluster that says where to meet, such as SLURM" in errors(err)[0]
+    assert "--distributed could not detect a cluster environment such as SLURM" in errors(err)[0]

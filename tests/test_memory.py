@@ -72,7 +72,7 @@ def test_the_remedies_fit_and_more_does_not(copies):
 def test_too_much_is_refused_before_anything_is_made(tmp_path):
     (tmp_path / "large.yaml").write_text("replay: {capacity: 2_000_000_000}\npopulation: {num_seeds: 100}\n")
     said = call("train", tmp_path / "large.yaml", "--quiet", "--run-dir", tmp_path / "run")
-    assert refused(said, "this experiment needs ", " are free; lower replay.capacity to ") == []
+    assert refused(said, "this experiment needs ", " is free; reduce replay.capacity to ") == []
     assert not (tmp_path / "run").exists()
 
 
@@ -128,7 +128,7 @@ def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():
     memory.check_evaluation(
         tiny(evaluation={"num_episodes": fitting}), like, 10, 1, int(0.9 * taken.temp_size_in_bytes)
     )
-    with pytest.raises(ConfigError, match="10 steps, of 2 members at a time"):
+    with pytest.raises(ConfigError, match="10 steps, 2 members at a time"):
         memory.check_evaluation(experiment, like, 10, 2, taken.temp_size_in_bytes)
     memory.check_evaluation(experiment, like, 10, 1, None)
 
@@ -137,7 +137,7 @@ def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():
     ("flags", "fragment"),
     [
         (["--evaluation.num_episodes", 10**9], "for 1,000,000,000 episodes"),
-        (["--environment.parameters.max_steps_in_episode", 2 * 10**9], "have the environment end its episodes earlier"),
+        (["--environment.parameters.max_steps_in_episode", 2 * 10**9], "shorten the environment's episodes"),
     ],
 )
 def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, monkeypatch):
@@ -150,5 +150,5 @@ def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, m
 
 def test_evaluate_refuses_what_does_not_fit(ran):
     said = call("evaluate", ran[0], "--num-episodes", 10**10)
-    fragments = ["for 10,000,000,000 episodes of at most 10 steps, of 2 members at a time", "lower --num-episodes to "]
+    fragments = ["for 10,000,000,000 episodes of at most 10 steps, 2 members at a time", "lower --num-episodes to "]
     assert refused(said, *fragments) == []  # one on each device

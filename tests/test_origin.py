@@ -62,7 +62,7 @@ def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
     assert sentences(before) == []
     monkeypatch.setitem(WORLD, name, value)
     (sentence,) = sentences(before)
-    assert sentence.startswith(f"the environment {__name__}:changing is not the one that this run was trained in")
+    assert sentence.startswith(f"the environment {__name__}:changing differs from the one this run was trained in")
     assert (
         sentences(before._replace(environment={**before.environment, "jax": "0.0.1"})) == []
     )  # which may trace otherwise
@@ -76,7 +76,7 @@ def test_an_environment_that_changed_is_warned_of(name, value, monkeypatch):
 def test_every_command_that_uses_a_run_warns(tmp_path, monkeypatch):
     run(experiment(), tmp_path / "run", should_stop=after(2))
     monkeypatch.setitem(WORLD, "reward", 2.0)
-    sentence = "is not the one that this run was trained in"
+    sentence = "differs from the one this run was trained in"
     for command in (["evaluate", "--num-episodes", 1], ["resume"]):
         with warnings.catch_warnings(action="always"):
             code, _, err = call(command[0], tmp_path / "run", *command[1:])

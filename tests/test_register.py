@@ -60,7 +60,7 @@ def test_an_environment_for_gymnax_is_adapted():
 
 def test_an_object_takes_no_parameters():
     jd.register("cart", cart())
-    with pytest.raises(ConfigError, match="registered as an object, which takes no parameters"):
+    with pytest.raises(ConfigError, match="registered as an instance, which takes no parameters"):
         jd.make_environment(experiment("cart", push=3.0).environment)
 
 
@@ -84,5 +84,5 @@ def test_an_unknown_name_is_answered_with_what_is_registered():
     with pytest.raises(ConfigError, match="did you mean my_cart"):
         config.parse({"environment": {"name": "mycart"}})
     registry.REGISTERED.clear()
-    with pytest.raises(ConfigError, match=r"in Python registered by jaxddpg.register"):
+    with pytest.raises(ConfigError, match=r"or jaxddpg\.register in Python"):
         config.parse({"environment": {"name": "my_cart"}})

@@ -389,11 +389,11 @@ def test_the_command_draws_what_is_asked_for(finished, tmp_path):
         (["--member", "one"], "--member"),
         (["--seed", "-1"], "--seed is -1, but must be at least 0 and below 2^31"),
         (["--seed", str(2**31)], f"--seed is {2**31}, but must be"),
-        (["--output", "image.png"], "--output image.png does not name a GIF"),
-        (["--output", "."], "--output . does not name a GIF"),
+        (["--output", "image.png"], "--output image.png must end in .gif"),
+        (["--output", "."], "--output . must end in .gif"),
         (["--output", "nowhere/image.gif"], "--output nowhere/image.gif cannot be written: No such file"),
         (["--output", "file/image.gif"], "--output file/image.gif cannot be written: Not a directory"),
-        (["--agent.tau", "1"], "--agent.tau is a setting of `jaxddpg train`"),
+        (["--agent.tau", "1"], "--agent.tau is only accepted by `jaxddpg train`"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(arguments, fragment, finished, tmp_path, monkeypatch):
@@ -407,7 +407,8 @@ def test_bad_input_is_refused_in_a_sentence(arguments, fragment, finished, tmp_p
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
-    assert call("render", tmp_path) == (2, "", f"error: {tmp_path} holds no run: there is no config.yaml in it\n")
+    sentence = f"error: {tmp_path} is not a run directory: there is no config.yaml in it\n"
+    assert call("render", tmp_path) == (2, "", sentence)
 
 
 def test_a_run_without_policies_is_refused(finished, tmp_path):

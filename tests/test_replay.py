@@ -99,5 +99,5 @@ def test_the_position_is_right_beyond_two_to_the_thirty_first():
 
 
 def test_a_capacity_that_would_wrap_is_refused():
-    with pytest.raises(ValueError, match=r"10 is not a multiple of 4 environments.*try 12"):
+    with pytest.raises(ValueError, match=r"10 is not a multiple of 4 environments.*use 12"):
         filled(10, 4, 1)

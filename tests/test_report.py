@@ -168,8 +168,8 @@ def test_the_command_reports_runs_and_sweeps(tasks, tmp_path):
 
 def test_what_cannot_be_reported_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    assert refused(call("report", tmp_path / "none"), "holds no run") == []
-    assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "holds no run") == []
+    assert refused(call("report", tmp_path / "none"), "is not a run directory") == []
+    assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "is not a run directory") == []
 
 
 def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):

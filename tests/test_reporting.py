@@ -196,7 +196,7 @@ def test_a_member_that_diverged_is_noted_once(capsys):
             display.epoch(found)
     notes = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
     assert notes == [
-        "the member of seed 8 diverged at env step 1,234: an observation was not finite; its last finite state is kept"
+        "member with seed 8 diverged at env step 1,234: an observation was not finite; its last finite state is kept"
     ]
 
 
@@ -252,5 +252,5 @@ def test_an_evaluation_that_is_not_finite_is_noted_until_it_is_finite(capsys):
             found[1]["unmeasured_by"] = "action of the policy" if epoch in (1, 2, 4) else ""
             display.epoch(found)
     notes = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    sentence = "an action of the policy was not finite in the evaluation of the member of seed 8"
+    sentence = "an action of the policy was not finite in the evaluation of the member with seed 8"
     assert notes == [f"warning: after epoch {epoch}, {sentence}" for epoch in (1, 4)]

@@ -199,12 +199,13 @@ def test_what_would_alter_the_learning_is_refused(path, value, whole):
     old = operator.attrgetter(path)(config.read_run(whole[0]).experiment)
     with pytest.raises(ConfigError) as error:
         resume(whole[0], {path: value} | ({"environment.parameters": {}} if path == "environment.name" else {}))
-    assert f"{path} is {value}, but {config.text(old)} in this run" in str(error.value)
+    assert f"{path} is {value}, but this run was trained with {config.text(old)}, which cannot" in str(error.value)
     assert before == {file: file.read_bytes() for file in whole[0].iterdir() if file.is_file()}
 
 
 def test_fewer_epochs_than_there_were_are_refused(whole):
-    with pytest.raises(ConfigError, match=f"num_epochs is 2, but the run has reached {EPOCHS}"):
+    reached = f"num_epochs is 2, but the run has already reached epoch {EPOCHS}; use at least {EPOCHS}"
+    with pytest.raises(ConfigError, match=reached):
         resume(whole[0], {"training.num_epochs": 2})
 
 
@@ -331,7 +332,7 @@ def test_the_command_goes_on_and_ends_like_training(whole, interrupted, tmp_path
 
 
 def test_the_command_refuses_what_is_no_run_and_what_cannot_change(whole, tmp_path):
-    assert refused(call("resume", tmp_path), f"{tmp_path} holds no run") == []
+    assert refused(call("resume", tmp_path), f"{tmp_path} is not a run directory") == []
     assert refused(call("resume", whole[0], "--agent.tau", "0.1"), "agent.tau is 0.1, but") == []
 
 
@@ -396,7 +397,8 @@ def test_a_config_edited_by_hand_is_refused(name, value, whole, tmp_path):
     path = tmp_path / "run" / "config.yaml"
     path.write_text(re.sub(rf"^(  {name}): \S+", rf"\1: {value}", path.read_text(), flags=re.MULTILINE))
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match=rf"{name} is {value}, but .* in this run, which cannot change"):
+    sentence = rf"{name} is {value}, but this run was trained with .*, which cannot be changed"
+    with pytest.raises(ConfigError, match=sentence):
         resume(tmp_path / "run", {"training.num_epochs": EPOCHS + 1})
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
@@ -405,14 +407,15 @@ def test_policies_are_those_of_the_config(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     path = tmp_path / "run" / "config.yaml"
     path.write_text(path.read_text().replace("max_action: 2.0", "max_action: 1.0"))
-    with pytest.raises(ConfigError, match=r"max_action: 1.0.* in this run, which cannot change"):
+    with pytest.raises(ConfigError, match=r"max_action: 1.0.* this run was trained with .*, which cannot be changed"):
         evaluate(tmp_path / "run", num_episodes=1)
 
 
 def test_an_older_policy_is_said_to_be_one(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     flip_a_byte(tmp_path / "run" / "checkpoints" / str(EPOCHS))
-    with pytest.warns(UserWarning, match=f"epoch {EPOCHS} is damaged; the policies are those of epoch {EPOCHS - 1}"):
+    sentence = f"epoch {EPOCHS} is damaged; using the policies of epoch {EPOCHS - 1} instead"
+    with pytest.warns(UserWarning, match=sentence):
         rows = evaluate(tmp_path / "run", num_episodes=1)
     assert {row["epoch"] for row in rows} == {EPOCHS - 1}
 
@@ -434,7 +437,7 @@ def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_p
 def test_a_config_that_was_emptied_is_refused(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text("")
-    with pytest.raises(ConfigError, match="which cannot change"):
+    with pytest.raises(ConfigError, match="which cannot be changed"):
         resume(tmp_path / "run")
 
 
@@ -462,7 +465,10 @@ def test_settings_of_jax_that_change_numbers_are_refused(name, value, whole, int
     before = getattr(jax.config, f"jax_{name}")
     jax.config.update(f"jax_{name}", value)
     try:
-        with pytest.raises(ConfigError, match=f"jax_{name} is {value}, but was {before} .*JAX_{name.upper()}={before}"):
+        with pytest.raises(
+            ConfigError,
+            match=f"jax_{name} is {value}, but this run was started with {before}, .*JAX_{name.upper()}={before}",
+        ):
             resume(tmp_path / "run")
     finally:
         jax.config.update(f"jax_{name}", before)

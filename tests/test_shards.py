@@ -189,7 +189,8 @@ def test_what_one_shard_finds_not_finite_freezes_the_member():
         ({"agent.batch_size": 30}, "agent.batch_size is 30, but must be a multiple of training.num_shards, 4; use 32"),
         (
             {"agent.microbatch_size": 16},
-            "agent.microbatch_size is 16, but must divide a shard's part of the batch, 8; use 0 to have it chosen",
+            "agent.microbatch_size is 16, but must divide the per-shard batch size, 8; "
+            "use 0 to choose it automatically",
         ),
         ({"training.num_shards": 0}, "training.num_shards is 0, but must be at least 1 (default 1)"),
     ],

@@ -108,7 +108,7 @@ def test_the_evaluation_of_a_sweep_leaves_out_what_has_not_begun(several, tmp_pa
         rows = evaluate(tmp_path / "sweep", num_episodes=1)
     assert {row["agent.batch_size"] for row in rows} == {4}
     shutil.rmtree(tmp_path / "sweep" / "0_agent.batch_size=4")
-    with pytest.raises(ConfigError, match="holds no checkpoint"):
+    with pytest.raises(ConfigError, match="has no checkpoint; was the sweep stopped"):
         evaluate(tmp_path / "sweep", num_episodes=1)
 
 
@@ -225,27 +225,36 @@ def test_flags_name_axes():
 @pytest.mark.parametrize(
     ("sweep", "population", "said"),
     [
-        ({"agent.tua": [0.1]}, {}, "population.sweep.agent.tua is no setting of a member; did you mean agent.tau?"),
-        ({"population.seed": [1]}, {}, "population.sweep.population.seed is no setting of a member"),
+        ({"agent.tua": [0.1]}, {}, "population.sweep.agent.tua is not a member setting; did you mean agent.tau?"),
+        ({"population.seed": [1]}, {}, "population.sweep.population.seed is not a member setting"),
         ({"agent.tau": 0.1}, {}, "population.sweep.agent.tau is 0.1, but must be a list of values"),
         ({"agent.tau": [0.1, 2]}, {}, "population.sweep: agent.tau is 2, but must be greater than 0 and at most 1"),
         ({"agent.batch_size": [4, 65]}, {}, "population.sweep: agent.batch_size is 65, but must be at most replay"),
-        ({"agent.tau": {"uniform": [0.1, 0.2]}}, {}, "population.combine is grid, but from the range of agent.tau"),
+        (
+            {"agent.tau": {"uniform": [0.1, 0.2]}},
+            {},
+            "population.combine is grid, but agent.tau is a range; use combine: random",
+        ),
+        (
+            {"agent.tau": {"uniform": [0.1, 0.2]}, "noise.scale": {"uniform": [0.1, 0.2]}},
+            {},
+            "population.combine is grid, but agent.tau and noise.scale are ranges; use combine: random",
+        ),
         (
             {"agent.tau": [0.1], "noise.scale": [0.1, 0.2]},
             {"combine": "zip"},
-            "population.combine is zip, but then all axes must have as many values, and they have agent.tau 1",
+            "population.combine is zip, which requires axes of equal length, but they have agent.tau 1",
         ),
         ({"agent.tau": [0.1]}, {"num_draws": 3}, "population.num_draws is 3, but population.combine is grid"),
         (
             {"agent.tau": [0.1]},
             {"combine": "random", "num_draws": 3},
-            "population.sweep: there are only 1 different variants to draw, not 3",
+            "population.sweep: only 1 distinct variants could be drawn, not 3",
         ),
         (
             {"agent.tau": ["1e-1", 0.1]},
             {},
-            "population.sweep: the variant {agent.tau: 0.1} is named twice; name it once",
+            "population.sweep: the variant {agent.tau: 0.1} occurs twice; remove the duplicate",
         ),
         ({"agent.tau": {"linspace": [0.1, 0.2, 10**9]}}, {}, "population.sweep.agent.tau is {linspace: [0.1, 0.2, 1"),
         (
@@ -254,7 +263,7 @@ def test_flags_name_axes():
             "population.combine is grid, which makes 40000 variants, but at most 10000",
         ),
         ({"agent.actor": [1]}, {}, "population.sweep.agent.actor is a section; name a setting in it, such as"),
-        ([1], {}, "population.sweep is [1], but must be names with values"),
+        ([1], {}, "population.sweep is [1], but must be a mapping {name: value, ...}"),
         ({"environment.parameters.gravty": [1]}, {}, "population.sweep: environment.parameters.gravty is not"),
     ],
 )
@@ -269,14 +278,15 @@ def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "swept.yaml"
     path.write_text(config.dump(swept()))
-    assert refused(call("train", path), "`jaxddpg sweep` does that") == []
+    assert refused(call("train", path), "population.sweep is set", "use `jaxddpg sweep`") == []
     path.write_text(config.dump(tiny()))
-    assert refused(call("sweep", path), "must name what to sweep") == []
+    assert refused(call("sweep", path), "population.sweep is empty", "list the settings to sweep") == []
     directory = several[0]
     told = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
     assert refused(told, "already holds a sweep") == []
-    assert refused(call("render", directory), "name one of the directories in it") == []
-    assert refused(call("resume", directory, "--agent.gamma", "0.5", "--quiet"), "agent.gamma", "cannot change") == []
+    assert refused(call("render", directory), "choose one of its subdirectories") == []
+    told = call("resume", directory, "--agent.gamma", "0.5", "--quiet")
+    assert refused(told, "agent.gamma", "cannot be changed") == []
     assert not (tmp_path / "runs").exists()
 
 
@@ -314,7 +324,7 @@ def test_a_diverged_member_is_told_with_its_values(tmp_path):
     path.write_text(config.dump(wild))
     code, _, err = call("sweep", path, "--run-dir", tmp_path / "run")
     assert code == 0
-    assert "the member of seed 7, agent.critic_learning_rate 1e+38 diverged at env step" in err
+    assert "member with seed 7, agent.critic_learning_rate 1e+38 diverged at env step" in err
 
 
 def test_a_dumped_sweep_is_plain_yaml():
@@ -336,7 +346,7 @@ def test_a_change_holds_for_every_program_however_often_interrupted(tmp_path):
     ]
     assert epochs == [4, 4]
     before = (tmp_path / "sweep" / "sweep.yaml").read_text()
-    with pytest.raises(config.ConfigError, match="the run has reached 4"):
+    with pytest.raises(config.ConfigError, match="the run has already reached epoch 4"):
         resume_sweep(tmp_path / "sweep", {"training.num_epochs": 1})
     assert (tmp_path / "sweep" / "sweep.yaml").read_text() == before
 
@@ -364,7 +374,7 @@ def test_numbers_of_two_kinds_are_programs_of_their_own():
 def test_a_tag_is_no_axis():
     content = {"population": {"sweep": {"agent.algorithm": ["ddpg", "copdac"]}}}
     (fault,) = faults(content)
-    assert fault.startswith("population.sweep.agent.algorithm decides which settings there are")
+    assert fault.startswith("population.sweep.agent.algorithm determines which settings exist")
 
 
 def test_what_has_not_begun_is_left_out_of_pictures(several, tmp_path):

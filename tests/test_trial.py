@@ -250,16 +250,22 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
 @pytest.mark.parametrize(
     ("factory", "fragment"),
     [
-        ("never_ending", "does not end its episodes after 20 steps, the length that it states; count its steps and"),
-        ("own_endless", "does not end its episodes after 20 steps"),
+        (
+            "never_ending",
+            "does not end its episodes after episode_length = 20 steps; count the steps and return truncated=True at",
+        ),
+        ("own_endless", "does not end its episodes after episode_length = 20 steps"),
         (
             "own_without_reset",
-            "gives one observation as observation and final_observation where an episode ends",
+            "returns the same observation and final_observation when an episode ends",
         ),
-        ("dict_observations", "has the observation space Dict, but networks read one array of numbers; return all"),
-        ("discrete_observations", "has the observation space Discrete, but networks read one array"),
-        ("dict_without_its_space", "Cart observes a dict, but must observe one array of numbers"),
-        ("own_dict", "gives reset's observation as a dict, but must give float32[1]"),
+        (
+            "dict_observations",
+            "has the observation space Dict, but networks take a single numeric array; return one array",
+        ),
+        ("discrete_observations", "has the observation space Discrete, but networks take a single numeric array"),
+        ("dict_without_its_space", "Cart returns dict observations, but must return a single numeric array"),
+        ("own_dict", "returns reset's observation as a dict, but must return float32[1]"),
         ("terminating_with_a_number", "step must return a bool as terminated, not float32"),
         ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
@@ -281,7 +287,8 @@ def test_what_misses_the_contract_is_refused_in_a_sentence_that_says_what_to_do(
 
 @pytest.mark.parametrize("factory", ["before_gymnax_1", "own_before_gymnax_1", "own_with_both"])
 def test_a_time_limit_that_is_returned_as_a_termination_is_doubted(factory):
-    with pytest.warns(UserWarning, match=f"environment {__name__}:{factory} terminates its episodes .* return termin"):
+    sentence = f"environment {__name__}:{factory} returns terminated at its time limit of .* steps; return truncated at"
+    with pytest.warns(UserWarning, match=sentence):
         checked(factory)
 
 
@@ -334,7 +341,7 @@ def test_a_key_that_is_used_twice_is_named(tmp_path):
 def test_each_variant_is_tried_with_its_own_numbers():
     """They are tried by one program, as their numbers are traced."""
     checked("ending_after", time=20.0)
-    with pytest.raises(ConfigError, match="does not end its episodes after 20 steps"):
+    with pytest.raises(ConfigError, match="does not end its episodes after episode_length = 20 steps"):
         checked("ending_after", time=30.0)
     checked("ending_after", time=7.0)
 

@@ -185,7 +185,7 @@ def _add_reading(subparsers: Any) -> None:
     report.set_defaults(command=commands.report)
 
     render = _add_policies(
-        subparsers, "render", "draw an episode of a policy as a GIF", "a run directory", "of the episode"
+        subparsers, "render", "draw an episode of a policy as a GIF", "a run directory", "seed of the episode"
     )
     render.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")
     render.add_argument(

@@ -284,7 +284,8 @@ def broken_axes(population: settings.Population) -> list[str]:
     errors, combine = [], f"population.combine is {population.combine}"
     product = math.prod(lengths.values())
     if ranges and population.combine != "random":
-        errors.append(f"{combine}, but {' and '.join(ranges)} is a range; use combine: random, or list values")
+        are = "are ranges" if len(ranges) > 1 else "is a range"
+        errors.append(f"{combine}, but {' and '.join(ranges)} {are}; use combine: random, or list values")
     if population.combine == "zip" and len({*lengths.values()}) > 1:
         listed = ", ".join(f"{path} {length}" for path, length in lengths.items())
         errors.append(f"{combine}, which requires axes of equal length, but they have {listed}")

@@ -63,7 +63,7 @@ def check_path(run: Path) -> None:
     odd = [character for character in "[]\\" if character in str(whole)]
     odd += [part for part in whole.parts if part.endswith(":")]  # such as gs:, which begins a URL
     if odd:
-        raise ValueError(f"contains {odd[0]}, which the checkpoint library does not support in paths")
+        raise ValueError(f"has {odd[0]} in its path, which the checkpoint library does not support")
     if any("\ud800" <= character <= "\udfff" for character in str(whole)):
         raise ValueError(f"has a path that is not valid {sys.getfilesystemencoding()}")
 
