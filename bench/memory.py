@@ -1,4 +1,4 @@
-"""What a replay costs: memory and time of the compiled epoch at 100 000 and at 1,000,000 rows, 16 members.
+"""What a replay costs: memory and time of the compiled epoch at 100,000 and at 1,000,000 rows, 16 members.
 
     python bench/memory.py
 

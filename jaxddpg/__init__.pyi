@@ -12,7 +12,7 @@ from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft
 from .parts.networks import Actor, Critic, FeatureNetwork
 from .runs.cache import enable_compilation_cache
 from .runs.load import evaluate, load_policy, render
-from .runs.run import Result, Run, RunError
+from .runs.run import Result, RunError
 from .runs.show import plot, write_report
 from .runs.start import load, resume, resume_sweep, run, sweep
 from .settings import Experiment, Member
@@ -49,7 +49,6 @@ __all__ = [
     "Population",
     "Replay",
     "Result",
-    "Run",
     "RunError",
     "TimeStep",
     "Trainer",

@@ -158,7 +158,7 @@ class Features:
     """Settings shared by all encodings: the observation ranges they scale from."""
 
     low: tuple[float, ...] = setting((), "lower bound of each observation; []: use the environment's")
-    high: tuple[float, ...] = setting((), "upper end of each observation's range; []: the environment's own")
+    high: tuple[float, ...] = setting((), "upper bound of each observation; []: use the environment's")
 
     def rules(self) -> list[Rule]:
         paired = len(self.low) == len(self.high) and all(a < b for a, b in zip(self.low, self.high, strict=True))

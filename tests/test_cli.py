@@ -507,7 +507,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     place = tmp_path / "none" / output if output else tmp_path
     reason = "No such file or directory" if output else "Is a directory"
     said = call(command, trained[0], "--output", place)
-    assert refused(said, f"--output {place} cannot be written: {reason}; name another") == []
+    assert refused(said, f"--output {place} cannot be written: {reason}; choose another") == []
     assert [*tmp_path.iterdir()] == []
 
 

@@ -307,7 +307,7 @@ def test_a_directory_without_a_run_is_refused(reader, tmp_path):
 @pytest.mark.parametrize("reader", [evaluate, load_policy])
 def test_a_run_killed_before_its_checkpoint_is_refused(reader, finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes((finished[0] / "config.yaml").read_bytes())
-    with pytest.raises(ConfigError, match=f"{tmp_path} holds no checkpoint"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} has no checkpoint"):
         reader(tmp_path)
 
 

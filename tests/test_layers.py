@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxddpg"
 LAYERS = [
-    {"axes", "types", "settings", "statistics"},
+    {"types", "settings", "statistics"},
     {"parts"},
     {"agents", "envs", "training"},
     {"config", "report"},  # from here on the application

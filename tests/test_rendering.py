@@ -413,5 +413,5 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
 
 def test_a_run_without_policies_is_refused(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes((finished["ends"] / "config.yaml").read_bytes())
-    with pytest.raises(ConfigError, match=f"{tmp_path} holds no checkpoint"):
+    with pytest.raises(ConfigError, match=f"{tmp_path} has no checkpoint"):
         render(tmp_path, tmp_path / "rollout.gif")

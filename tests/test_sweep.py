@@ -104,7 +104,7 @@ def test_the_evaluation_of_a_sweep_is_that_of_its_runs(several, tmp_path):
 def test_the_evaluation_of_a_sweep_leaves_out_what_has_not_begun(several, tmp_path):
     shutil.copytree(several[0], tmp_path / "sweep")
     shutil.rmtree(tmp_path / "sweep" / "1_agent.batch_size=8")
-    with pytest.warns(UserWarning, match=r"1_agent.batch_size=8 has no checkpoint yet and is left out"):
+    with pytest.warns(UserWarning, match=r"1_agent.batch_size=8 has no checkpoint yet; skipping it"):
         rows = evaluate(tmp_path / "sweep", num_episodes=1)
     assert {row["agent.batch_size"] for row in rows} == {4}
     shutil.rmtree(tmp_path / "sweep" / "0_agent.batch_size=4")
@@ -283,7 +283,7 @@ def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
     assert refused(call("sweep", path), "population.sweep is empty", "list the settings to sweep") == []
     directory = several[0]
     told = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
-    assert refused(told, "already holds a sweep") == []
+    assert refused(told, "already contains a sweep") == []
     assert refused(call("render", directory), "choose one of its subdirectories") == []
     told = call("resume", directory, "--agent.gamma", "0.5", "--quiet")
     assert refused(told, "agent.gamma", "cannot be changed") == []
@@ -418,6 +418,6 @@ def test_a_sweep_begun_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
             yield
 
     monkeypatch.setattr(start_module, "locked", late)
-    with pytest.raises(ConfigError, match="already holds a sweep"):
+    with pytest.raises(ConfigError, match="already contains a sweep"):
         sweep(swept({"agent.batch_size": [4, 8]}), tmp_path / "sweep")
     assert (tmp_path / "sweep" / "sweep.yaml").read_text() == "the other's"

@@ -35,9 +35,8 @@ class Parser(argparse.ArgumentParser):
         if settings and not self.get_default("takes_settings"):
             names = [token.partition("=")[0] for token in settings]
             raise ConfigError([f"{name} is only accepted by `jaxddpg train`, `sweep` and `resume`" for name in names])
-        for (
-            token
-        ) in settings:  # custom names, such as environment parameters, or errors that are reported with the others
+        # Custom names, such as those of environment parameters, or errors that are reported with the others.
+        for token in settings:
             path, _, value = token.removeprefix("--").partition("=")
             options.overrides = options.overrides | {path: value}
         if unknown := [token for token in unknown if token not in settings]:

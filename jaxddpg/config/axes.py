@@ -78,7 +78,7 @@ def _numbers(axis: Any, kinds: Sequence[str], count: int) -> tuple[str, list[flo
     """The kind of an axis that is given by numbers, and these."""
     if isinstance(axis, Mapping) and "logspace" in axis:
         raise ValueError(
-            "{geomspace: [first, last, number]}, where first and last are values, not exponents as in np.logspace"
+            "{geomspace: [first, last, num]}, where first and last are values, not exponents as in np.logspace"
         )
     try:
         ((kind, given),) = axis.items()

@@ -41,7 +41,7 @@ def make_environment(section: settings.Environment) -> Environment:
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
                 if not isinstance(getattr(made, size), int) or getattr(made, size) < 1:
-                    raise ValueError(f"its {size} is {getattr(made, size)}, but must be a whole number, at least 1")
+                    raise ValueError(f"its {size} is {getattr(made, size)}, but must be an integer of at least 1")
             check_box("it", made.action_low, made.action_high, (made.action_size,))
             return made
         if isinstance(made, type):

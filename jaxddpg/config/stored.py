@@ -92,6 +92,6 @@ def check_output(path: Path) -> None:
     try:
         file.open("a").close()
     except OSError as error:
-        raise ConfigError([f"--output {path} cannot be written: {error.strerror}; name another"]) from error
+        raise ConfigError([f"--output {path} cannot be written: {error.strerror}; choose another"]) from error
     if not existed:
         file.unlink()

@@ -22,14 +22,14 @@ def check_free(directory: Path) -> None:
     try:
         checkpoint.check_path(directory)
     except ValueError as error:
-        raise ConfigError([f"--run-dir {directory} {error}; name another"]) from None
+        raise ConfigError([f"--run-dir {directory} {error}; choose another"]) from None
     if (directory / "config.yaml").exists():
         raise ConfigError(
             [f"--run-dir {directory} already contains a run; choose another, or continue it with `jaxddpg resume`"]
         )
     if (directory / config.SWEEP).exists():
         raise ConfigError(
-            [f"--run-dir {directory} already holds a sweep; name another; `jaxddpg resume` continues a sweep"]
+            [f"--run-dir {directory} already contains a sweep; choose another, or continue it with `jaxddpg resume`"]
         )
     if any((directory / name).exists() for name in (METRICS, checkpoint.DIRECTORY)):
         raise ConfigError([f"--run-dir {directory} contains an incomplete run without config.yaml; choose another"])
@@ -46,12 +46,12 @@ def locked(directory: Path) -> Iterator[None]:
         # Lock a file, not the directory: NFS only supports file locks across hosts.
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; name another"]) from error
+        raise ConfigError([f"--run-dir {directory} cannot be written: {error.strerror}; choose another"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError([f"another process is training in {directory}; wait for it, or name another"]) from None
+            raise ConfigError([f"another process is training in {directory}; wait for it, or choose another"]) from None
         except OSError as error:  # some network and user-space file systems have none
             warnings.warn(
                 f"{directory / '.lock'} cannot be locked ({error.strerror}); make sure that no other process trains "

@@ -69,7 +69,7 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
         origin.check_jax(before)
         origin.check(before, plan, environment)  # its file may have been edited by hand
         if complete < (epoch + 1) * count:
-            notes.append(f"the metrics end before the checkpoint of epoch {epoch}; an older one is looked for")
+            notes.append(f"the metrics end before the checkpoint of epoch {epoch}; trying an older one")
             continue
         if (asked := plan.experiment.training.num_epochs) < epoch:
             raise ConfigError(

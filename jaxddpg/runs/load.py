@@ -51,7 +51,7 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoc
         raise ConfigError([f"{directory} has no checkpoint; was the sweep stopped before its first epoch finished?"])
     for name, has_checkpoint in found.items():
         if not has_checkpoint:
-            warnings.warn(f"{directory / name} has no checkpoint yet and is left out", stacklevel=2)
+            warnings.warn(f"{directory / name} has no checkpoint yet; skipping it", stacklevel=2)
     return [
         {"run": name} | row
         for name, has_checkpoint in found.items()
@@ -233,7 +233,7 @@ def _restored(plan: RunPlan, directory: Path, epoch: int | str) -> dict[str, Any
 def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequence[int]:
     """Which of the checkpoints that were found to try, one after the other."""
     if not found:
-        raise ConfigError([f"{directory} holds no checkpoint; was the run stopped before its first epoch ended?"])
+        raise ConfigError([f"{directory} has no checkpoint; was the run stopped before its first epoch finished?"])
     if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
         raise ConfigError(
             [f"{directory} was written by an earlier version that did not store best policies; use {NEWEST}"]
