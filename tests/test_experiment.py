@@ -397,7 +397,7 @@ def test_an_environment_that_branches_on_its_number_is_refused(monkeypatch):
         ({"action_low": -np.inf, "action_high": np.inf}, "unbounded action Box"),
         ({"action_low": 1.0, "action_high": -1.0}, "reversed action Box"),
         ({"action_low": np.zeros(3)}, "cannot be used"),
-        ({"episode_length": 20.5}, "its episode_length is 20.5, but must be a whole number"),
+        ({"episode_length": 20.5}, "its episode_length is 20.5, but must be an integer of at least 1"),
         ({"action_size": 0}, "its action_size is 0"),
         ({"step": lambda key, state, action: (state, {})}, "step must return a state and a TimeStep, not a dict"),
     ],
