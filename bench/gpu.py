@@ -125,7 +125,7 @@ def compiled_for_h100() -> dict[str, Any]:
         )
         state = jax.eval_shape(trainer.init, key)
         state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
-        replay = build.REPLAYS["uniform"](experiment.replay.capacity)
+        replay = build.make_replay(experiment.replay)
         batch = equations.transition(replay.sample(key, clock, state.replay, 256), 0.99)
         data = jax.random.key_data(key)
 

@@ -46,7 +46,7 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
     trainer = build.build(experiment.member())
     key, clock = jax.random.key(0), clock_at(experiment.training, 1)
     state = jax.jit(trainer.init)(key)
-    replay = build.REPLAYS["uniform"](experiment.replay.capacity)
+    replay = build.make_replay(experiment.replay)
     rows = replay.sample(key, clock, state.replay, batch_size)
     batch = equations.transition(rows, experiment.agent.gamma)
 
@@ -63,7 +63,7 @@ def parts(hidden: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
     def sample(index: Any, total: Any) -> Any:
         drawn = replay.sample(jax.random.fold_in(key, index), clock, state.replay, batch_size)
-        return total + drawn.observation + drawn.next_observation
+        return total + (drawn.observation + drawn.next_observation)[:, 0]
 
     count = max(10, 200 * 256 // batch_size)
     epoch = jax.jit(trainer.epoch)

@@ -276,6 +276,16 @@ class Replay:
 
     sampling: Literal["uniform", "latest"] = setting("uniform", "uniform at random, or the newest transitions in order")
     capacity: int = setting(100_000, "transitions per member; a multiple of training.num_envs", at_least=1)
+    steps: int = setting(1, "n of the n-step returns that are learned from", at_least=1)
+
+    def rules(self) -> list[Rule]:
+        return [
+            Rule(
+                self.steps == 1 or self.sampling == "uniform",
+                ("steps", "sampling"),
+                f"but replay.sampling is {self.sampling}, which gives single transitions; use 1, or sampling: uniform",
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -466,6 +476,16 @@ class Member:
                 ("replay.capacity", "training.num_envs"),
                 f"but must be a multiple of training.num_envs, {num_envs}, because each vector step writes one row per "
                 f"environment; use {-(-capacity // num_envs) * num_envs}",
+            ),
+            Rule(
+                self.replay.steps * num_envs <= capacity,
+                ("replay.steps", "replay.capacity", "training.num_envs"),
+                f"but the replay holds only {capacity // num_envs} vector steps; use a larger replay.capacity",
+            ),
+            Rule(
+                self.replay.steps <= self.training.warmup_steps,
+                ("replay.steps", "training.warmup_steps"),
+                f"but the warm-up has only {self.training.warmup_steps} vector steps; use a longer warm-up",
             ),
             Rule(
                 batch_size % shards == 0,

@@ -168,7 +168,8 @@ class Replay(NamedTuple):
     add: Callable[[Clock, State, Experience], State]
     """`add(clock, state, rows) -> state`, with the rows of vector step `clock.step`, one for each environment."""
     sample: Callable[[Key, Clock, State, int], Experience]
-    """`sample(key, clock, state, n) -> rows [n]`, of those that were added before step `clock.step`."""
+    """`sample(key, clock, state, n) -> rows [n, steps]`, n windows of successive rows of one environment, of the rows
+    that were added before step `clock.step`."""
 
 
 class Features(NamedTuple):

@@ -14,12 +14,19 @@ ROW = Experience(np.zeros(2, "f4"), np.zeros(1, "f4"), np.zeros((), "f4"), np.ze
 
 
 @functools.cache
-def uniform(capacity):
-    """The memory, its functions compiled once."""
-    memory = replay.uniform(capacity)
+def uniform(capacity, steps=1):
+    """The replay, its functions compiled once."""
+    memory = replay.uniform(capacity, steps)
     return memory._replace(
         init=jax.jit(memory.init), add=jax.jit(memory.add), sample=jax.jit(memory.sample, static_argnums=3)
     )
+
+
+def sample(memory, key, clock, state, n):
+    """Single rows [n], of which each is a window of its own."""
+    drawn = memory.sample(key, clock, state, n)
+    assert drawn.reward.shape == (n, 1)
+    return jax.tree.map(lambda x: x[:, 0], drawn)
 
 
 def rows(numbers):
@@ -56,7 +63,7 @@ def test_it_holds_the_newest_rows_like_a_ring(steps):
 
 def test_sampled_rows_are_whole():
     memory, state, clock = filled(12, 3, 7)
-    batch = memory.sample(jax.random.key(0), clock, state, 500)
+    batch = sample(memory, jax.random.key(0), clock, state, 500)
     jax.tree.map(np.testing.assert_array_equal, batch, rows(batch.reward))
     assert jax.tree.map(lambda x: x.dtype, batch) == jax.tree.map(lambda x: x.dtype, ROW)
 
@@ -64,7 +71,7 @@ def test_sampled_rows_are_whole():
 @pytest.mark.parametrize("steps", [2, 4, 9])
 def test_it_samples_uniformly_what_was_written_and_nothing_else(steps):
     memory, state, clock = filled(20, 5, steps)
-    drawn = np.asarray(memory.sample(jax.random.key(1), clock, state, 40_000).reward)
+    drawn = np.asarray(sample(memory, jax.random.key(1), clock, state, 40_000).reward)
     written = np.arange(max(0, steps * 5 - 20), steps * 5) + 1
     values, counts = np.unique(drawn, return_counts=True)
     np.testing.assert_array_equal(values, written)
@@ -77,17 +84,17 @@ def test_it_samples_what_flashbax_holds():
     ring, add = jax.jit(other.init)(ROW), jax.jit(other.add)
     for step in range(11):
         ring = add(ring, rows(np.arange(4) + step * 4 + 1))
-    ours = memory.sample(jax.random.key(0), clock, state, 2_000).reward
-    sample = jax.jit(jax.vmap(lambda ring, key: other.sample(ring, key).experience.reward, (None, 0)))
-    theirs = sample(ring, jax.random.split(jax.random.key(0), 99))
+    ours = sample(memory, jax.random.key(0), clock, state, 2_000).reward
+    draw = jax.jit(jax.vmap(lambda ring, key: other.sample(ring, key).experience.reward, (None, 0)))
+    theirs = draw(ring, jax.random.split(jax.random.key(0), 99))
     np.testing.assert_array_equal(np.unique(ours), np.unique(theirs))
 
 
 def test_the_same_key_draws_the_same_rows_and_another_others():
     memory, state, clock = filled(100, 10, 10)
-    first, again = (memory.sample(jax.random.key(3), clock, state, 50).reward for _ in range(2))
+    first, again = (sample(memory, jax.random.key(3), clock, state, 50).reward for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert np.any(np.asarray(first) != np.asarray(memory.sample(jax.random.key(4), clock, state, 50).reward))
+    assert np.any(np.asarray(first) != np.asarray(sample(memory, jax.random.key(4), clock, state, 50).reward))
 
 
 def test_the_position_is_right_beyond_two_to_the_thirty_first():

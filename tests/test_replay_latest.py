@@ -38,7 +38,9 @@ def filled(capacity, num_envs, steps, first=0):
 
 
 def drawn(memory, state, clock, n, seed=0):
-    return memory.sample(jax.random.key(seed), clock, state, n)
+    windows = memory.sample(jax.random.key(seed), clock, state, n)
+    assert windows.reward.shape == (n, 1)
+    return jax.tree.map(lambda x: x[:, 0], windows)
 
 
 @pytest.mark.parametrize(

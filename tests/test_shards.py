@@ -152,7 +152,7 @@ def test_shards_explore_and_sample_by_themselves():
 
     def sample(key, clock, state, n):
         rows = buffer.sample(key, clock, state, n)
-        return rows.replace(reward=jax.random.normal(key, (n,)))
+        return rows.replace(reward=jax.random.normal(key, (n, 1)))
 
     def update(key, clock, state, batch):
         mean, draw = jnp.mean(batch.reward), jax.random.normal(key)

@@ -1,6 +1,6 @@
 """From settings to records of functions: the agent, the trainer of one member, the population."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
 import jax
@@ -17,8 +17,6 @@ from jaxddpg.settings import Member
 from jaxddpg.training.loop import make_trainer
 from jaxddpg.training.population import Population
 from jaxddpg.types import Agent, Environment, Features, Replay, State, Trainer, seed_key
-
-REPLAYS: dict[str, Callable[[int], Replay]] = {"uniform": replay.uniform, "latest": replay.latest}
 
 
 def check_member(member: Member) -> None:
@@ -86,6 +84,12 @@ def make_features(
             assert_never(section)
 
 
+def make_replay(section: settings.Replay, num_shards: int = 1) -> Replay:
+    """Makes the replay described by a section, or one of the shards of which it consists."""
+    capacity = section.capacity // num_shards
+    return replay.latest(capacity) if section.sampling == "latest" else replay.uniform(capacity, section.steps)
+
+
 def build(member: Member) -> Trainer:
     """Builds the trainer of one member (an `Experiment` is a `Member`). Inside `jit`, its settings may be traced."""
     trainer, num_shards = build_shard(member), member.training.num_shards
@@ -100,7 +104,7 @@ def build_shard(member: Member) -> Trainer:
         environment,
         make_agent(environment, member.agent, sharding.AXIS if num_shards > 1 else None),
         noise.ornstein_uhlenbeck(**vars(member.noise)),
-        REPLAYS[member.replay.sampling](member.replay.capacity // num_shards),
+        make_replay(member.replay, num_shards),
         member.training,
         member.evaluation,
     )

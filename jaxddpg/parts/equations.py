@@ -13,10 +13,24 @@ from jaxddpg.types import Experience, Params, Scalar, Transition
 
 
 def transition(rows: Experience, gamma: Scalar) -> Transition:
-    """The transitions [B] of experience [B], with the discount gamma * (1 - terminated): a time limit does not cut the
-    bootstrap."""
-    discount = gamma * (1.0 - rows.terminated)
-    return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
+    """The n-step transitions [B] of windows [B, n], each n successive rows of one environment.
+
+    A window counts up to and including the first row that ends an episode, its m-th of at most n:
+    R = sum_{k<m} gamma^k r_k, the successor is that of row m, and the discount is gamma^m (1 - terminated), so that
+    agents bootstrap through time limits. Watkins 1989; with n = 1 the transition of Lillicrap 2015, algorithm 1.
+    """
+    first = jax.tree.map(lambda x: x[:, 0], rows)
+    if rows.reward.shape[1] == 1:  # the sums below would be rounded differently when they are compiled
+        discount = gamma * (1.0 - first.terminated)
+        return Transition(first.observation, first.action, first.reward, first.next_observation, discount)
+    before = jnp.concatenate([jnp.zeros_like(rows.last[:, :1]), rows.last[:, :-1]], axis=1)
+    counted = jnp.cumsum(before, axis=1) == 0
+    steps = jnp.sum(counted, axis=1)  # m
+    end = jax.tree.map(lambda x: x[jnp.arange(len(steps)), steps - 1], rows)
+    # Chosen and not multiplied by 0: what follows belongs to another episode and may be inf.
+    reward = jnp.sum(jnp.where(counted, gamma ** jnp.arange(rows.reward.shape[1]) * rows.reward, 0.0), axis=1)
+    discount = gamma**steps * (1.0 - end.terminated)
+    return Transition(first.observation, first.action, reward, end.next_observation, discount)
 
 
 def td_target(reward: jax.Array, discount: jax.Array, next_q: jax.Array) -> jax.Array:

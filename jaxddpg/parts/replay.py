@@ -26,11 +26,21 @@ class Ring(PyTreeNode):
         return jax.vmap(unravel)(rows)
 
 
-def uniform(capacity: int) -> Replay:
-    """Makes a ring of `capacity` rows, sampled uniformly with replacement; the oldest rows are overwritten first."""
+def uniform(capacity: int, steps: int = 1) -> Replay:
+    """Makes a ring of `capacity` rows, sampled uniformly with replacement; the oldest rows are overwritten first.
 
-    def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
-        return jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))
+    `sample` returns windows [n, steps] of successive rows of one environment, all of which have been written: none
+    reaches from the newest row to the oldest. Windows may contain the end of an episode; see `equations.transition`.
+    """
+
+    def choose(key: Key, clock: Clock, filled: jax.Array, n: int) -> jax.Array:
+        # Separate, because with other bounds the same key would draw other rows.
+        if steps == 1:
+            return jax.random.randint(key, (n,), 0, filled.astype(jnp.int32))[:, None]
+        stride = clock.rows_per_step
+        oldest = jnp.where(filled < capacity, 0, _position(clock, capacity)).astype(jnp.int32)
+        age = jax.random.randint(key, (n,), 0, filled.astype(jnp.int32) - (steps - 1) * stride)
+        return (oldest + age[:, None] + stride * jnp.arange(steps)) % capacity
 
     return _ring(capacity, choose)
 
@@ -44,20 +54,21 @@ def latest(capacity: int) -> Replay:
         ValueError: in `sample`, where `n` is larger than `capacity`.
     """
 
-    def choose(key: Key, position: jax.Array, filled: jax.Array, n: int) -> jax.Array:
-        del key  # nothing is drawn
+    def choose(key: Key, clock: Clock, filled: jax.Array, n: int) -> jax.Array:
+        del key, filled  # nothing is drawn
         if n > capacity:
             raise ValueError(f"cannot sample the newest {n} rows of a replay with capacity {capacity}")
-        return (position.astype(jnp.int32) - n + jnp.arange(n)) % capacity
+        newest = _position(clock, capacity).astype(jnp.int32)
+        return ((newest - n + jnp.arange(n)) % capacity)[:, None]
 
     return _ring(capacity, choose)
 
 
-def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.Array]) -> Replay:
-    """Makes a ring; `choose(key, position, filled, n) -> indices [n]` selects the rows of a sample.
+def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Array]) -> Replay:
+    """Makes a ring; `choose(key, clock, filled, n) -> indices [n, steps]` selects the rows of a sample, of which
+    `filled` have been written.
 
-    `position` is the index of the next write, `filled` the number of rows that have been written. Each step writes its
-    rows as one contiguous slice, so `capacity` must be a multiple of `clock.rows_per_step`.
+    Each step writes its rows as one contiguous slice, so `capacity` must be a multiple of `clock.rows_per_step`.
 
     Raises:
         ValueError: in `add` and `sample`, where it is not.
@@ -71,23 +82,28 @@ def _ring(capacity: int, choose: Callable[[Key, jax.Array, jax.Array, int], jax.
     def add(clock: Clock, state: Ring, rows: Experience) -> Ring:
         chex.assert_tree_shape_prefix(rows, (clock.rows_per_step,))
         flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
-        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position(clock), axis=0))
+        position = _position(clock, capacity)
+        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position, axis=0))
 
     def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
-        filled = jnp.minimum(clock.step, slots(clock)) * clock.rows_per_step
-        index = choose(key, position(clock), filled, n)
-        return state.unpack(state.rows.at[index].get(mode="promise_in_bounds"))
-
-    def position(clock: Clock) -> jax.Array:
-        return jnp.asarray(clock.step % slots(clock)) * clock.rows_per_step
-
-    def slots(clock: Clock) -> int:
-        rows = clock.rows_per_step
-        if capacity % rows:
-            raise ValueError(
-                f"replay capacity {capacity} is not a multiple of {rows} environments, so a write would wrap around "
-                f"the end; use {-(-capacity // rows) * rows}"
-            )
-        return capacity // rows
+        filled = jnp.minimum(clock.step, _slots(clock, capacity)) * clock.rows_per_step
+        index = choose(key, clock, filled, n)
+        return jax.vmap(state.unpack)(state.rows.at[index].get(mode="promise_in_bounds"))
 
     return Replay(init, add, sample)
+
+
+def _position(clock: Clock, capacity: int) -> jax.Array:
+    """The index of the next write."""
+    return jnp.asarray(clock.step % _slots(clock, capacity)) * clock.rows_per_step
+
+
+def _slots(clock: Clock, capacity: int) -> int:
+    """The number of vector steps that a ring holds."""
+    rows = clock.rows_per_step
+    if capacity % rows:
+        raise ValueError(
+            f"replay capacity {capacity} is not a multiple of {rows} environments, so a write would wrap around the "
+            f"end; use {-(-capacity // rows) * rows}"
+        )
+    return capacity // rows
