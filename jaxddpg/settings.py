@@ -109,14 +109,14 @@ class Critic:
 
 
 @dataclass(frozen=True)
-class DDPG:
-    """Deep deterministic policy gradient (Lillicrap et al. 2015)."""
+class ActorCritic:
+    """The settings that agents with an actor and a critic network share."""
 
-    algorithm: Literal["ddpg"] = setting("ddpg", "the algorithm")
+    algorithm: str = setting("", "the algorithm")
     gamma: Scalar = setting(0.99, "discount factor", at_least=0, at_most=1)
     tau: Scalar = setting(0.005, "soft target update rate (Polyak averaging)", above=0, at_most=1)
-    actor_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
-    critic_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
+    actor_learning_rate: Scalar = setting(3e-4, "Adam step size", above=0)
+    critic_learning_rate: Scalar = setting(3e-4, "Adam step size", above=0)
     final_actor_learning_rate: Scalar = setting(
         0.0, "final learning rate, after linear decay over learning_rate_decay_steps", at_least=0
     )
@@ -124,7 +124,7 @@ class DDPG:
         0.0, "final learning rate, after linear decay over learning_rate_decay_steps", at_least=0
     )
     learning_rate_decay_steps: Scalar = setting(inf, "env steps of linear learning-rate decay; inf: constant", above=0)
-    batch_size: int = setting(256, "transitions per update", at_least=1)
+    batch_size: int = setting(256, "transitions per gradient step of the critic", at_least=1)
     microbatch_size: int = setting(
         0,
         "microbatch size for gradient accumulation; 0: automatic (on CPU, the largest divisor of the batch size from "
@@ -135,6 +135,15 @@ class DDPG:
     max_grad_norm: Scalar = setting(inf, "gradient clipping threshold (global norm); inf: no clipping", above=0)
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
+
+
+@dataclass(frozen=True)
+class DDPG(ActorCritic):
+    """Deep deterministic policy gradient (Lillicrap et al. 2015)."""
+
+    algorithm: Literal["ddpg"] = setting("ddpg", "the algorithm")
+    actor_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
+    critic_learning_rate: Scalar = setting(1e-3, "Adam step size", above=0)
 
     def rules(self) -> list[Rule]:
         whole = self.microbatch_size in (0, self.batch_size)
@@ -151,6 +160,42 @@ class DDPG:
                 "but batch normalization makes a single transition constant, so nothing is learned; use at least 2",
             ),
         ]
+
+
+@dataclass(frozen=True)
+class TD3Actor(Actor):
+    """The policy network of TD3."""
+
+    normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
+    final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
+
+
+@dataclass(frozen=True)
+class TD3Critic(Critic):
+    """Each of the action-value networks of TD3."""
+
+    normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
+    final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
+
+
+@dataclass(frozen=True)
+class TD3(ActorCritic):
+    """Twin delayed DDPG (Fujimoto et al. 2018)."""
+
+    algorithm: Literal["td3"] = setting("td3", "the algorithm")
+    num_critics: int = setting(2, "critics, of which the smallest value is the target", at_least=1)
+    policy_delay: int = setting(2, "gradient steps of the critics for one of the actor and of the targets", at_least=1)
+    target_noise: Scalar = setting(
+        0.2, "standard deviation of the noise on the target policy's action, in units of half the range", at_least=0
+    )
+    target_noise_bound: Scalar = setting(0.5, "clipping threshold of that noise", at_least=0)
+    actor: TD3Actor = setting(TD3Actor, "the policy network")
+    critic: TD3Critic = setting(TD3Critic, "each of the action-value networks")
+
+    @property
+    def critic_steps(self) -> int:
+        """Gradient steps of the critics in one update."""
+        return self.policy_delay
 
 
 @dataclass(frozen=True)
@@ -307,15 +352,9 @@ class Training:
     )
 
     def rules(self) -> list[Rule]:
-        period, shards = self.updates_per_step.denominator, self.num_shards
+        shards = self.num_shards
         last_step = self.warmup_steps + self.num_epochs * self.steps_per_epoch
         return [
-            Rule(
-                self.steps_per_epoch % period == 0,
-                ("steps_per_epoch", "updates_per_step"),
-                f"but must be a multiple of the {period} steps between updates; use "
-                f"{-(-self.steps_per_epoch // period) * period}",
-            ),
             Rule(
                 last_step < 2**32,
                 ("num_epochs", "steps_per_epoch", "warmup_steps"),
@@ -437,7 +476,7 @@ class Member:
     """The settings of one population member: everything the compiled program depends on."""
 
     environment: Environment = setting(Environment, "the environment")
-    agent: DDPG | COPDAC = setting(DDPG, "the agent")
+    agent: DDPG | TD3 | COPDAC = setting(DDPG, "the agent")
     noise: Noise = setting(Noise, "exploration")
     replay: Replay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")
@@ -445,14 +484,21 @@ class Member:
 
     def rules(self) -> list[Rule]:
         num_envs, batch_size, capacity = self.training.num_envs, self.agent.batch_size, self.replay.capacity
+        critic_steps = getattr(self.agent, "critic_steps", 1)
+        ratio = self.training.updates_per_step / critic_steps
         # The newest rows are split among the updates of a step; at random each update draws from all there are.
-        share = self.training.updates_per_step.numerator if self.replay.sampling == "latest" else 1
+        share = ratio.numerator * critic_steps if self.replay.sampling == "latest" else 1
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
         first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
-        made = num_envs * self.training.updates_per_step.denominator
+        made, period, epoch = num_envs * ratio.denominator, ratio.denominator, self.training.steps_per_epoch
         shards = self.training.num_shards
         microbatch_size = getattr(self.agent, "microbatch_size", 0)
         return [
+            Rule(
+                epoch % period == 0,
+                ("training.steps_per_epoch", "training.updates_per_step", "agent.policy_delay"),
+                f"but must be a multiple of the {period} steps between updates; use {-(-epoch // period) * period}",
+            ),
             Rule(
                 self.replay.sampling == "uniform" or needed >= made,
                 ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),

@@ -59,7 +59,7 @@ class Clock(PyTreeNode):
     def anneal(self, initial: Scalar, final: Scalar, decay_steps: Scalar) -> jax.Array:
         """Linear schedule from `initial` to `final` over `decay_steps` env steps of the member; constant if
         `decay_steps` is inf."""
-        env_steps = self.step.astype(jnp.float32) * self.num_envs
+        env_steps = jnp.asarray(self.step, float) * self.num_envs
         return initial + (final - initial) * jnp.minimum(env_steps / decay_steps, 1.0)
 
 
@@ -198,7 +198,9 @@ class Agent(NamedTuple):
     gamma: Scalar
     """The discount factor."""
     batch_size: int
-    """B, of all shards of a member together."""
+    """B, the rows that one update learns from, of all shards of a member together."""
+    critic_steps: int = 1
+    """The gradient steps of the critic in one update. It counts as that many of `training.updates_per_step`."""
 
 
 class Trainer(NamedTuple):

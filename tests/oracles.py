@@ -84,6 +84,46 @@ class DDPG:
         return np.mean(error**2), -np.mean(value)
 
 
+class TD3:
+    """Fujimoto et al. 2018, algorithm 1: `policy_delay` steps of the critics, then one of the actor and the targets."""
+
+    def __init__(self, actor, critics, target_actor, target_critics, actor_rate, critic_rate, tau, weight_decay=0.0):
+        self.actor, self.critics = actor, critics
+        self.target_actor, self.target_critics = target_actor, target_critics
+        self.actor_adam = Adam(actor_rate, actor)
+        self.critic_adams = [Adam(critic_rate, critic) for critic in critics]
+        self.tau, self.weight_decay = tau, weight_decay
+
+    def update(self, batches, noises):
+        """Each batch is (observation, action, reward, next_observation, discount), each noise [B, A] is clipped."""
+        losses = []
+        for (observation, action, reward, next_observation, discount), noise in zip(batches, noises, strict=True):
+            next_action = np.clip(np.tanh(mlp(self.target_actor, next_observation)[0]) + noise, -1, 1)
+            inputs = np.hstack([next_observation, next_action])
+            target = reward + discount * np.minimum.reduce([mlp(c, inputs)[0][:, 0] for c in self.target_critics])
+            losses.append(0.0)
+            for index, (critic, adam) in enumerate(zip(self.critics, self.critic_adams, strict=True)):
+                q, kept = mlp(critic, np.hstack([observation, action]))
+                error = q[:, 0] - target
+                losses[-1] += np.mean(error**2)
+                gradients, _ = mlp_backward(critic, kept, 2 * error[:, None] / len(reward))
+                gradients = [
+                    (w + self.weight_decay * weight, b) for (w, b), (weight, _) in zip(gradients, critic, strict=True)
+                ]
+                self.critics[index] = adam.step(critic, gradients)
+        output, actor_inputs = mlp(self.actor, observation)
+        own_action = np.tanh(output)
+        value, kept = mlp(self.critics[0], np.hstack([observation, own_action]))
+        _, gradient = mlp_backward(self.critics[0], kept, np.full((len(reward), 1), 1 / len(reward)))
+        action_gradient = gradient[:, observation.shape[1] :]
+        gradients, _ = mlp_backward(self.actor, actor_inputs, -action_gradient * (1 - own_action**2))
+        self.actor = self.actor_adam.step(self.actor, gradients)
+        follow = lambda t, p: (1 - self.tau) * t + self.tau * p  # noqa: E731
+        self.target_actor = _zip(follow, self.target_actor, self.actor)
+        self.target_critics = [_zip(follow, *pair) for pair in zip(self.target_critics, self.critics, strict=True)]
+        return np.mean(losses), -np.mean(value)
+
+
 class Ring:
     """A ring buffer that overwrites its oldest row."""
 

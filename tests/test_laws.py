@@ -46,6 +46,25 @@ LINEAR = config.parse(
     }
 ).experiment
 
+TWIN = config.parse(
+    config.as_mapping(BASE)
+    | {
+        "agent": {
+            "algorithm": "td3",
+            "batch_size": 8,
+            "max_grad_norm": 1.0,
+            "target_noise": 0.4,
+            "learning_rate_decay_steps": 200,
+            "final_actor_learning_rate": 1e-4,
+            "final_critic_learning_rate": 1e-4,
+            "actor": {"hidden_sizes": [8, 8], "normalization": "layer", "final_bound": 0.3},
+            "critic": {"hidden_sizes": [8, 8], "action_layer": 1, "normalization": "layer", "weight_decay": 0.01},
+        },
+        "replay": {"capacity": CAPACITY, "steps": 3},
+    }
+).experiment
+BASES = {"ddpg": BASE, "td3": TWIN, "copdac": LINEAR}
+
 
 def count_of_numbers(section):
     """The settings that are declared traced numbers, in a section and below it."""
@@ -54,7 +73,7 @@ def count_of_numbers(section):
     return sum(field.type is settings.Scalar for field in fields) + sum(map(count_of_numbers, inner))
 
 
-@pytest.mark.parametrize("base", [BASE, LINEAR], ids=["ddpg", "copdac"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_every_number_can_be_swept_in_one_compilation(base):
     """Each member has one number changed. All learn something else, and each function is traced once, however many
     members there are."""
@@ -96,7 +115,7 @@ def test_a_whole_number_a_name_and_a_switch_are_structure():
     assert jax.tree.structure(longer) != jax.tree.structure(BASE.environment)
 
 
-@pytest.fixture(scope="module", params=[BASE, LINEAR], ids=["ddpg", "copdac"])
+@pytest.fixture(scope="module", params=BASES.values(), ids=BASES)
 def trainer(request):
     return build.build(request.param.member())
 
@@ -124,6 +143,7 @@ def test_no_branch_on_the_hot_path(trainer, state):
         pytest.param(BASE, 1, "1/2", 1, marks=pytest.mark.slow),
         pytest.param(BASE, 2, "2", 2, marks=pytest.mark.slow),
         (LINEAR, 2, "2", 2),
+        (TWIN, 2, "2", 2),
     ],
 )
 def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement, ratio, num_envs):

@@ -1,5 +1,6 @@
 """Members in shards: each has its part of environments, replay and batches, and all learn as one."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.agents.td3 import td3
 from jaxddpg.config import build
 from jaxddpg.parts import noise, replay, sharding
 from jaxddpg.parts.features import polynomial
@@ -45,6 +47,12 @@ def learner(kind):
         critic = settings.Critic(**network, action_layer=1, weight_decay=0.1)
         section = settings.DDPG(batch_size=32, max_grad_norm=0.1, actor=settings.Actor(**network), critic=critic)
         return environment, partial(ddpg, environment, section)
+    if kind == "td3":
+        network = {"hidden_sizes": (8, 8), "normalization": "layer"}
+        actor, critic = settings.TD3Actor(**network), settings.TD3Critic(**network, weight_decay=0.1)
+        # The noise is drawn by each shard for itself.
+        section = settings.TD3(batch_size=32, max_grad_norm=0.1, target_noise=0.0, actor=actor, critic=critic)
+        return environment, partial(td3, environment, dataclasses.replace(section, policy_delay=1))
     features = polynomial(-jnp.ones(1), jnp.ones(1), 2)
     section = settings.COPDAC(critic=kind, batch_size=32, max_grad_norm=0.1)
     return environment, partial(copdac, environment, features, section)
@@ -63,7 +71,7 @@ def over_vmap(update):
     return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
 
 
-@pytest.mark.parametrize("kind", ["none", "layer", "batch", "q", "gq", "regression"])
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "td3", "q", "gq", "regression"])
 @pytest.mark.parametrize("over", [over_vmap, over_devices])
 def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     """The update of shards is that of the whole batch: parameters, moments, statistics, metrics; in double precision,

@@ -11,7 +11,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, Critic
+from jaxddpg.parts.networks import Actor, Critic, diagnose, infer
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -72,10 +72,10 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         )
 
     def act(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return _infer(actor, state.actor, observation)
+        return infer(actor, state.actor, observation)
 
     def value(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return _infer(critic, state.critic, observation, act(state, observation)) / config.reward_scale
+        return infer(critic, state.critic, observation, act(state, observation)) / config.reward_scale
 
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing
@@ -130,31 +130,15 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
     def diagnostics(state: DDPGState, batch: Transition) -> Metrics:
         action, actor_units = actor.apply(state.actor, batch.observation, mutable=["intermediates"])
         _, critic_units = critic.apply(state.critic, batch.observation, batch.action, mutable=["intermediates"])
-        return {
-            "actor_saturation": average(jnp.mean(jnp.abs(action) > 0.99)),
-            "actor_dead_units": dead_units(actor_units),
-            "critic_dead_units": dead_units(critic_units),
-        }
-
-    def dead_units(hidden: Params) -> jax.Array:
-        """The fraction of ReLU units [B, H] that are zero on the entire batch."""
-        zero = average([jnp.mean(units == 0, axis=0) for units in jax.tree.leaves(hidden)])
-        return jnp.mean(jnp.concatenate(zero) == 1)
+        return diagnose(average, action, actor_units, critic_units)
 
     return Agent(init, act, value, update, diagnostics, config.gamma, config.batch_size)
 
 
 def _microbatch_size(config: settings.DDPG, batch_size: int) -> int:
-    """The size of the microbatches; batch normalization needs the whole batch."""
-    if config.microbatch_size:
-        return config.microbatch_size
+    """The size of the microbatches, 0 for the default; batch normalization needs the whole batch."""
     normalizing = "batch" in (config.actor.normalization, config.critic.normalization)
-    return batch_size if normalizing else descent.default_microbatch_size(batch_size)
-
-
-def _infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
-    """Applies a network in inference mode (running averages)."""
-    return network.apply(variables, *inputs)
+    return batch_size if normalizing else config.microbatch_size
 
 
 def _train(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:

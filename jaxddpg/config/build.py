@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.agents.td3 import td3
 from jaxddpg.config.environment import check_environment, digest, make_environment
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.sweep import RunPlan
@@ -35,13 +36,15 @@ def check_member(member: Member) -> None:
 
 
 def make_agent(
-    environment: Environment, section: settings.DDPG | settings.COPDAC, axis_name: str | None = None
+    environment: Environment, section: settings.DDPG | settings.TD3 | settings.COPDAC, axis_name: str | None = None
 ) -> Agent:
     """Makes the agent described by a section; `axis_name` is the mapped axis over which its batches are sharded, if
     any."""
     match section:
         case settings.DDPG():
             return ddpg(environment, section, axis_name)
+        case settings.TD3():
+            return td3(environment, section, axis_name)
         case settings.COPDAC():
             return copdac(environment, make_features(environment, section.features), section, axis_name)
         case _:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxddpg.parts import sharding
-from jaxddpg.types import Params, Scalar, Transition
+from jaxddpg.types import Params, Scalar
 
-Loss = Callable[[Params, Transition], tuple[jax.Array, tuple[Any, Params]]]
+Loss = Callable[[Params, Any], tuple[jax.Array, tuple[Any, Params]]]
 """`loss(variables, batch) -> loss [], (aux, collections)`: whatever it returns is a mean over the batch. `aux` is any
 pytree; `collections` are the flax variables beside "params" that the step replaces, such as "batch_stats"."""
 
@@ -33,7 +33,7 @@ def descend(
     learning_rate: Scalar,
     variables: Params,
     optimizer_state: optax.OptState,
-    batch: Transition,
+    batch: Any,
     *,
     microbatch_size: int = 0,
     weight_decay: Scalar | None = None,
@@ -46,45 +46,51 @@ def descend(
         optimizer: maps the gradient to the update direction, which is scaled by the learning rate and subtracted.
         learning_rate: traced or not.
         variables: flax variables.
-        batch: [B, ...]
-        microbatch_size: microbatch size for sequential gradient accumulation; must divide B; 0 means B.
-        weight_decay: L2 coefficient: `weight_decay * parameter` is added to the gradient of parameters of rank >= 2,
-            before the optimizer.
+        batch: a pytree whose leaves are [B, ...]
+        microbatch_size: microbatch size for sequential gradient accumulation; must divide B; 0 means
+            `default_microbatch_size`.
+        weight_decay: L2 coefficient: `weight_decay * kernel` is added to the gradient of each kernel.
         axis_name: the mapped axis of the shards of a batch, over which the loss, its aux and its gradient are averaged;
             None where the batch is whole.
     """
     params = variables["params"]
 
-    def loss_of_params(params: Params, batch: Transition) -> tuple[jax.Array, tuple[Any, Params]]:
+    def loss_of_params(params: Params, batch: Any) -> tuple[jax.Array, tuple[Any, Params]]:
         return loss({**variables, "params": params}, batch)
 
-    mean = mean_gradient(loss_of_params, params, batch, microbatch_size or len(batch.reward))
+    mean = mean_gradient(loss_of_params, params, batch, microbatch_size or default_microbatch_size(_num_rows(batch)))
     (value, (aux, collections)), gradient = sharding.mean_over_shards(mean, axis_name)
     if weight_decay is not None:
-        gradient = jax.tree.map(partial(_decay, weight_decay), gradient, params)
+        gradient = jax.tree_util.tree_map_with_path(partial(_decay, weight_decay), gradient, params)
     direction, optimizer_state = optimizer.update(gradient, optimizer_state)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
     variables = {**variables, **collections, "params": params}
     return Step(variables, optimizer_state, value, aux, optax.tree.norm(gradient))
 
 
-def _decay(rate: Scalar, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
-    return gradient + rate * parameter if parameter.ndim > 1 else gradient
+def _decay(rate: Scalar, path: tuple, gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+    # By name, because biases and scales of stacked networks have rank 2, too.
+    return gradient + rate * parameter if path[-1].key == "kernel" else gradient
 
 
-def mean_gradient(loss: Loss, params: Params, batch: Transition, microbatch_size: int) -> Any:
+def _num_rows(batch: Any) -> int:
+    """B"""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def mean_gradient(loss: Loss, params: Params, batch: Any, microbatch_size: int) -> Any:
     """`jax.value_and_grad(loss, has_aux=True)(params, batch)`, averaged over microbatches that are scanned."""
     differentiate = partial(jax.value_and_grad(loss, has_aux=True), params)
-    if microbatch_size == len(batch.reward):
+    if microbatch_size == _num_rows(batch):
         return differentiate(batch)
     microbatches = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), batch)
 
-    def add(total: Any, microbatch: Transition) -> tuple[Any, None]:
+    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, differentiate(microbatch)), None
 
     shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], microbatches))
     total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), microbatches)
-    return jax.tree.map(lambda x: x / len(microbatches.reward), total)
+    return jax.tree.map(lambda x: x / _num_rows(microbatches), total)
 
 
 def default_microbatch_size(batch_size: int) -> int:

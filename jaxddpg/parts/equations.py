@@ -1,7 +1,8 @@
 """The equations of deterministic policy gradients, one function each.
 
 Silver et al. 2014, "Deterministic policy gradient algorithms" (ICML); Lillicrap et al. 2015, "Continuous control with
-deep reinforcement learning" (arXiv 1509.02971).
+deep reinforcement learning" (arXiv 1509.02971); Fujimoto et al. 2018, "Addressing function approximation error in
+actor-critic methods" (arXiv 1802.09477).
 """
 
 import chex
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxddpg.types import Experience, Params, Scalar, Transition
+from jaxddpg.types import Experience, Key, Params, Scalar, Transition
 
 
 def transition(rows: Experience, gamma: Scalar) -> Transition:
@@ -44,6 +45,11 @@ def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
     chex.assert_equal_shape([q, target])
     chex.assert_rank(q, 1)
     return jnp.mean(jnp.square(target - q))
+
+
+def smoothing_noise(key: Key, shape: tuple[int, ...], scale: Scalar, bound: Scalar) -> jax.Array:
+    """clip(N(0, scale^2), -bound, bound), independent for each row and dimension. Fujimoto 2018, equation 14."""
+    return jnp.clip(scale * jax.random.normal(key, shape), -bound, bound)
 
 
 def actor_loss(q: jax.Array) -> jax.Array:

@@ -1,13 +1,14 @@
 """Networks (flax linen): actor and critic, initialized and normalized as in Lillicrap et al. 2015, sections 3 and 7;
 functions of features, as in Silver et al. 2014."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxddpg.types import Features, Key, Scalar
+from jaxddpg.types import Features, Key, Metrics, Params, Scalar
 
 
 def _uniform(bound: Scalar) -> nn.initializers.Initializer:
@@ -92,6 +93,33 @@ class Critic(nn.Module):
             x = _hidden(size, x, "none" if joined else self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
         return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
+
+
+def infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
+    """Applies a network in inference mode (running averages)."""
+    return network.apply(variables, *inputs)
+
+
+def diagnose(average: Callable, action: jax.Array, actor_units: Params, critic_units: Params) -> Metrics:
+    """The diagnostics of networks on a batch.
+
+    Args:
+        average: averages a pytree over the shards of the batch.
+        action: [B, A] of the policy.
+        actor_units, critic_units: the collections that `network.apply(..., mutable=["intermediates"])` returns, arrays
+            [..., B, H] of hidden units.
+    """
+
+    def dead_units(intermediates: Params) -> jax.Array:
+        """The fraction of ReLU units that are zero on the entire batch."""
+        zero = average([jnp.mean(units == 0, axis=-2) for units in jax.tree.leaves(intermediates)])
+        return jnp.mean(jnp.concatenate([layer.ravel() for layer in zero]) == 1)
+
+    return {
+        "actor_saturation": average(jnp.mean(jnp.abs(action) > 0.99)),
+        "actor_dead_units": dead_units(actor_units),
+        "critic_dead_units": dead_units(critic_units),
+    }
 
 
 class FeatureNetwork(nn.Module):

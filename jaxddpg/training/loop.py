@@ -9,7 +9,8 @@
     interact         environment.step, replay.add, noise.reset where an episode ended
     evaluate_policy  play whole episodes by agent.act without noise
 
-`training.updates_per_step` is the fraction updates / period. Phases are nested scans without conditionals. The key of a
+`training.updates_per_step` is the fraction updates / period, where an update counts as its gradient steps of the
+critic. Phases are nested scans without conditionals. The key of a
 vector step is derived by folding the step index into the member's key, so epoch length, evaluations and interruptions
 do not affect learning.
 
@@ -19,6 +20,7 @@ N is the number of environments and B the batch size, both per shard.
 import dataclasses
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -81,13 +83,18 @@ class Parts(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """Updates per cycle."""
-        return self.training.updates_per_step.numerator
+        """Calls of `agent.update` per cycle."""
+        return self._ratio.numerator
 
     @property
     def period(self) -> int:
         """Vector steps per cycle."""
-        return self.training.updates_per_step.denominator
+        return self._ratio.denominator
+
+    @property
+    def _ratio(self) -> Fraction:
+        """Calls of `agent.update` per vector step."""
+        return self.training.updates_per_step / self.agent.critic_steps
 
 
 class Streams(NamedTuple):
