@@ -133,6 +133,7 @@ class ActorCritic:
     )
     reward_scale: Scalar = setting(1.0, "reward multiplier inside the agent", above=0)
     max_grad_norm: Scalar = setting(inf, "gradient clipping threshold (global norm); inf: no clipping", above=0)
+    normalize_observations: bool = setting(False, "scale observations to mean 0 and variance 1 by running statistics")
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
 

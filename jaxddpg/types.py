@@ -181,6 +181,10 @@ class Features(NamedTuple):
     """`dot(weights [size, K], observation [..., O]) -> weights^T phi(s) [..., K]`"""
 
 
+def _unchanged(clock: Clock, state: State, observation: jax.Array) -> State:
+    return state
+
+
 class Agent(NamedTuple):
     """A learner: its policy, its critic and its update."""
 
@@ -201,6 +205,9 @@ class Agent(NamedTuple):
     """B, the rows that one update learns from, of all shards of a member together."""
     critic_steps: int = 1
     """The gradient steps of the critic in one update. It counts as that many of `training.updates_per_step`."""
+    observe: Callable[[Clock, State, jax.Array], State] = _unchanged
+    """`observe(clock, state, observation [N, O]) -> state`, called once with the observations that are acted on in
+    vector step `clock.step`, those of the warm-up too."""
 
 
 class Trainer(NamedTuple):

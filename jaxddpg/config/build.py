@@ -1,7 +1,7 @@
 """From settings to records of functions: the agent, the trainer of one member, the population."""
 
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxddpg.config.environment import check_environment, digest, make_environme
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.sweep import RunPlan
 from jaxddpg.parts import features, noise, replay, sharding
+from jaxddpg.parts.normalization import normalized
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import make_trainer
 from jaxddpg.training.population import Population
@@ -35,20 +36,25 @@ def check_member(member: Member) -> None:
         ) from error
 
 
-def make_agent(
-    environment: Environment, section: settings.DDPG | settings.TD3 | settings.COPDAC, axis_name: str | None = None
-) -> Agent:
+def make_agent(environment: Environment, section: Any, axis_name: str | None = None) -> Agent:
     """Makes the agent described by a section; `axis_name` is the mapped axis over which its batches are sharded, if
     any."""
-    match section:
-        case settings.DDPG():
-            return ddpg(environment, section, axis_name)
-        case settings.TD3():
-            return td3(environment, section, axis_name)
-        case settings.COPDAC():
-            return copdac(environment, make_features(environment, section.features), section, axis_name)
-        case _:
-            assert_never(section)
+    agent = AGENTS[type(section)](environment, section, axis_name)
+    if getattr(section, "normalize_observations", False):
+        return normalized(agent, environment.observation_size, axis_name)
+    return agent
+
+
+def _make_copdac(environment: Environment, section: settings.COPDAC, axis_name: str | None) -> Agent:
+    return copdac(environment, make_features(environment, section.features), section, axis_name)
+
+
+AGENTS: dict[type, Callable[[Environment, Any, str | None], Agent]] = {
+    settings.DDPG: ddpg,
+    settings.TD3: td3,
+    settings.COPDAC: _make_copdac,
+}
+"""What makes the agent of each section."""
 
 
 def make_features(

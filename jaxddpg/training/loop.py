@@ -6,7 +6,7 @@
                          restore the learner from the start of the chunk if any value was not finite
     learn            `updates` times: sample a batch from the replay, agent.update
     explore          action = clip(agent.act + noise, -1, 1), interact
-    interact         environment.step, replay.add, noise.reset where an episode ended
+    interact         environment.step, agent.observe, replay.add, noise.reset where an episode ended
     evaluate_policy  play whole episodes by agent.act without noise
 
 `training.updates_per_step` is the fraction updates / period, where an update counts as its gradient steps of the
@@ -303,7 +303,7 @@ def interact(
         start=time_step.observation,  # differs from the final one only where an episode begins
     )
     state = TrainingState(
-        agent=state.agent,
+        agent=parts.agent.observe(clock, state.agent, state.observation),
         environment=environment,
         observation=time_step.observation,
         noise=parts.noise.reset(noise_key, state.noise, rows.last),

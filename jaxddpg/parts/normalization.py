@@ -1,0 +1,75 @@
+"""Normalization of observations by running statistics, as a wrapper of an agent."""
+
+import jax
+import jax.numpy as jnp
+from flax.struct import PyTreeNode
+
+from jaxddpg.parts import sharding
+from jaxddpg.types import Agent, Clock, Key, Metrics, State, Transition
+
+BOUND = 10.0
+"""Normalized observations are clipped to [-BOUND, BOUND]."""
+
+
+class NormalizedState(PyTreeNode):
+    """The state of an agent and the statistics of all observations it has acted on; their number is the clock's."""
+
+    agent: State
+    mean: jax.Array
+    """[O]"""
+    variance: jax.Array
+    """[O]"""
+
+
+def normalized(agent: Agent, observation_size: int, axis_name: str | None = None) -> Agent:
+    """Makes an agent that receives observations with mean 0 and variance 1.
+
+    The replay keeps observations as they are. All networks, targets too, read them normalized by the present statistics.
+    Each observation that is acted on counts once, those of the warm-up too; evaluation leaves the statistics unchanged.
+
+    Args:
+        agent: its observations are replaced.
+        observation_size: O
+        axis_name: mapped axis over which the environments are sharded; None if they are not.
+    """
+
+    def normalize(state: NormalizedState, observation: jax.Array) -> jax.Array:
+        # What varies by less than the rounding of its mean is constant.
+        deviation = jnp.maximum(jnp.sqrt(state.variance), 1e-6 * jnp.abs(state.mean) + 1e-8)
+        return jnp.clip((observation - state.mean) / deviation, -BOUND, BOUND)
+
+    def normalize_batch(state: NormalizedState, batch: Transition) -> Transition:
+        return batch.replace(
+            observation=normalize(state, batch.observation),
+            next_observation=normalize(state, batch.next_observation),
+        )
+
+    def init(key: Key) -> NormalizedState:
+        return NormalizedState(agent.init(key), jnp.zeros(observation_size), jnp.ones(observation_size))
+
+    def act(state: NormalizedState, observation: jax.Array) -> jax.Array:
+        return agent.act(state.agent, normalize(state, observation))
+
+    def value(state: NormalizedState, observation: jax.Array) -> jax.Array:
+        return agent.value(state.agent, normalize(state, observation))
+
+    def update(key: Key, clock: Clock, state: NormalizedState, batch: Transition) -> tuple[NormalizedState, Metrics]:
+        inner, metrics = agent.update(key, clock, state.agent, normalize_batch(state, batch))
+        return state.replace(agent=inner), metrics
+
+    def diagnostics(state: NormalizedState, batch: Transition) -> Metrics:
+        return agent.diagnostics(state.agent, normalize_batch(state, batch))
+
+    def observe(clock: Clock, state: NormalizedState, observation: jax.Array) -> NormalizedState:
+        """Merges the moments of N observations into those of all before them. Chan et al. 1979."""
+        mean = sharding.mean_over_shards(jnp.mean(observation, axis=0), axis_name)
+        variance = sharding.mean_over_shards(jnp.mean(jnp.square(observation - mean), axis=0), axis_name)
+        share = 1.0 / (jnp.asarray(clock.step, float) + 1.0)
+        difference = mean - state.mean
+        return NormalizedState(
+            agent=agent.observe(clock, state.agent, observation),
+            mean=state.mean + share * difference,
+            variance=(1.0 - share) * (state.variance + share * jnp.square(difference)) + share * variance,
+        )
+
+    return agent._replace(init=init, act=act, value=value, update=update, diagnostics=diagnostics, observe=observe)
