@@ -24,7 +24,8 @@ class NormalizedState(PyTreeNode):
 def normalized(agent: Agent, observation_size: int, axis_name: str | None = None) -> Agent:
     """Makes an agent that receives observations with mean 0 and variance 1.
 
-    The replay keeps observations as they are. All networks, targets too, read them normalized by the present statistics.
+    The replay keeps observations as they are. All networks, targets included, read them normalized by the current
+    statistics.
     Each observation that is acted on counts once, those of the warm-up too; evaluation leaves the statistics unchanged.
 
     Args:
