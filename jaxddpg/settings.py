@@ -164,18 +164,30 @@ class DDPG(ActorCritic):
 
 
 @dataclass(frozen=True)
-class TD3Actor(Actor):
-    """The policy network of TD3."""
+class UnbatchedActor(Actor):
+    """A policy network without batch normalization."""
 
     normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
+
+
+@dataclass(frozen=True)
+class UnbatchedCritic(Critic):
+    """An action-value network without batch normalization."""
+
+    normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
+
+
+@dataclass(frozen=True)
+class TD3Actor(UnbatchedActor):
+    """The policy network of TD3."""
+
     final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
 
 
 @dataclass(frozen=True)
-class TD3Critic(Critic):
+class TD3Critic(UnbatchedCritic):
     """Each of the action-value networks of TD3."""
 
-    normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
     final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
 
 
@@ -197,6 +209,23 @@ class TD3(ActorCritic):
     def critic_steps(self) -> int:
         """Gradient steps of the critics in one update."""
         return self.policy_delay
+
+
+@dataclass(frozen=True)
+class D4PG(ActorCritic):
+    """Distributed distributional DDPG (Barth-Maron et al. 2018), in one process."""
+
+    algorithm: Literal["d4pg"] = setting("d4pg", "the algorithm")
+    actor_learning_rate: Scalar = setting(1e-4, "Adam step size", above=0)
+    critic_learning_rate: Scalar = setting(1e-4, "Adam step size", above=0)
+    num_atoms: int = setting(51, "atoms of the distribution of the return", at_least=2)
+    v_min: Scalar = setting(-150.0, "value of the first atom, in units of the scaled reward")
+    v_max: Scalar = setting(150.0, "value of the last atom, in units of the scaled reward")
+    actor: UnbatchedActor = setting(UnbatchedActor, "the policy network")
+    critic: UnbatchedCritic = setting(UnbatchedCritic, "the network of the distribution of the return")
+
+    def rules(self) -> list[Rule]:
+        return [Rule(self.v_min < self.v_max, ("v_min", "v_max"), f"but must be below agent.v_max, {self.v_max}")]
 
 
 @dataclass(frozen=True)
@@ -477,7 +506,7 @@ class Member:
     """The settings of one population member: everything the compiled program depends on."""
 
     environment: Environment = setting(Environment, "the environment")
-    agent: DDPG | TD3 | COPDAC = setting(DDPG, "the agent")
+    agent: DDPG | TD3 | D4PG | COPDAC = setting(DDPG, "the agent")
     noise: Noise = setting(Noise, "exploration")
     replay: Replay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")

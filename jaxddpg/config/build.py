@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
+from jaxddpg.agents.d4pg import d4pg
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.agents.td3 import td3
 from jaxddpg.config.environment import check_environment, digest, make_environment
@@ -52,6 +53,7 @@ def _make_copdac(environment: Environment, section: settings.COPDAC, axis_name: 
 AGENTS: dict[type, Callable[[Environment, Any, str | None], Agent]] = {
     settings.DDPG: ddpg,
     settings.TD3: td3,
+    settings.D4PG: d4pg,
     settings.COPDAC: _make_copdac,
 }
 """What makes the agent of each section."""

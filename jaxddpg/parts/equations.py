@@ -52,6 +52,30 @@ def smoothing_noise(key: Key, shape: tuple[int, ...], scale: Scalar, bound: Scal
     return jnp.clip(scale * jax.random.normal(key, shape), -bound, bound)
 
 
+def categorical_target(
+    probabilities: jax.Array, reward: jax.Array, discount: jax.Array, v_min: Scalar, v_max: Scalar
+) -> jax.Array:
+    """The distribution [B, K] of reward + discount * Z, where Z has these probabilities [B, K] on K atoms from v_min to
+    v_max. The mass of each atom is clipped to that range and split between the two nearest atoms. Bellemare et al.
+    2017, "A distributional perspective on reinforcement learning" (arXiv 1707.06887), equation 7."""
+    num_atoms = probabilities.shape[-1]
+    spacing = (v_max - v_min) / (num_atoms - 1)
+    # In units of atoms, so that rounding does not grow with the values.
+    shifted = (reward + (discount - 1.0) * v_min)[:, None] / spacing + discount[:, None] * jnp.arange(num_atoms)
+    place = jnp.clip(shifted, 0.0, num_atoms - 1.0)
+    lower = jnp.minimum(jnp.floor(place), num_atoms - 2.0)
+    upper_mass = probabilities * (place - lower)
+    row, lower = jnp.arange(len(reward))[:, None], lower.astype(jnp.int32)
+    target = jnp.zeros_like(probabilities).at[row, lower].add(probabilities - upper_mass)
+    return jax.lax.stop_gradient(target.at[row, lower + 1].add(upper_mass))
+
+
+def categorical_loss(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean cross-entropy over a batch of distributions [B, K]. Bellemare et al. 2017, algorithm 1."""
+    chex.assert_equal_shape([logits, target])
+    return jnp.mean(optax.softmax_cross_entropy(logits, target))
+
+
 def actor_loss(q: jax.Array) -> jax.Array:
     """-mean Q(s, mu(s)) over a batch [B]; the negative of its gradient is Lillicrap 2015, equation 6.
 

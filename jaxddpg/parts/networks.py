@@ -70,8 +70,8 @@ class Actor(nn.Module):
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
 
-class Critic(nn.Module):
-    """Q: observation [..., O], action [..., A] -> value [...].
+class _Critic(nn.Module):
+    """The hidden layers of a critic.
 
     `action_layer` is the hidden layer at whose input the action joins: 0 or, as in the paper, 1. The other fields are
     those of the actor, but layers after the action has joined are not batch-normalized.
@@ -83,8 +83,8 @@ class Critic(nn.Module):
     final_bound: Scalar
     axis_name: str | None = None
 
-    @nn.compact
-    def __call__(self, observation: jax.Array, action: jax.Array, train: bool = False) -> jax.Array:
+    def hidden(self, observation: jax.Array, action: jax.Array, train: bool) -> jax.Array:
+        """The units [..., H] of the last hidden layer."""
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
@@ -92,7 +92,25 @@ class Critic(nn.Module):
             joined = self.normalization == "batch" and layer >= self.action_layer
             x = _hidden(size, x, "none" if joined else self.normalization, train, self.axis_name)
             self.sow("intermediates", "hidden", x)
-        return jnp.squeeze(_dense(1, x, self.final_bound), axis=-1)
+        return x
+
+
+class Critic(_Critic):
+    """Q: observation [..., O], action [..., A] -> value [...]; see `_Critic` for the fields."""
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array, train: bool = False) -> jax.Array:
+        return jnp.squeeze(_dense(1, self.hidden(observation, action, train), self.final_bound), axis=-1)
+
+
+class CategoricalCritic(_Critic):
+    """Z: observation [..., O], action [..., A] -> logits [..., K] of the distribution of the return on K atoms."""
+
+    num_atoms: int = 51
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array, train: bool = False) -> jax.Array:
+        return _dense(self.num_atoms, self.hidden(observation, action, train), self.final_bound)
 
 
 def infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
