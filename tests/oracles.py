@@ -124,6 +124,59 @@ class TD3:
         return np.mean(losses), -np.mean(value)
 
 
+def softmax(logits):
+    exponential = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponential / exponential.sum(-1, keepdims=True)
+
+
+def project(probabilities, reward, discount, atoms):
+    """Bellemare et al. 2017, algorithm 1, atom by atom."""
+    found = np.zeros_like(probabilities)
+    spacing = atoms[1] - atoms[0]
+    for row in range(len(reward)):
+        for atom, mass in zip(atoms, probabilities[row], strict=True):
+            value = min(max(reward[row] + discount[row] * atom, atoms[0]), atoms[-1])
+            for index, other in enumerate(atoms):
+                found[row, index] += mass * max(0.0, 1.0 - abs(value - other) / spacing)
+    return found
+
+
+class D4PG:
+    """Barth-Maron et al. 2018, algorithm 1, one update, with soft targets."""
+
+    def __init__(self, actor, critic, target_actor, target_critic, actor_rate, critic_rate, tau, atoms):
+        self.actor, self.critic = actor, critic
+        self.target_actor, self.target_critic = target_actor, target_critic
+        self.actor_adam, self.critic_adam = Adam(actor_rate, actor), Adam(critic_rate, critic)
+        self.tau, self.atoms = tau, atoms
+
+    def update(self, observation, action, reward, next_observation, discount):
+        rows = len(reward)
+        next_action = np.tanh(mlp(self.target_actor, next_observation)[0])
+        ahead = softmax(mlp(self.target_critic, np.hstack([next_observation, next_action]))[0])
+        target = project(ahead, reward, discount, self.atoms)
+        logits, kept = mlp(self.critic, np.hstack([observation, action]))
+        probabilities = softmax(logits)
+        loss = -np.mean(np.sum(target * np.log(probabilities), axis=1))
+        gradients, _ = mlp_backward(self.critic, kept, (probabilities - target) / rows)
+        self.critic = self.critic_adam.step(self.critic, gradients)
+
+        output, actor_inputs = mlp(self.actor, observation)
+        own_action = np.tanh(output)
+        logits, kept = mlp(self.critic, np.hstack([observation, own_action]))
+        probabilities = softmax(logits)
+        value = probabilities @ self.atoms
+        gradient = probabilities * (self.atoms - value[:, None]) / rows
+        _, input_gradient = mlp_backward(self.critic, kept, gradient)
+        action_gradient = input_gradient[:, observation.shape[1] :]
+        gradients, _ = mlp_backward(self.actor, actor_inputs, -action_gradient * (1 - own_action**2))
+        self.actor = self.actor_adam.step(self.actor, gradients)
+        follow = lambda t, p: (1 - self.tau) * t + self.tau * p  # noqa: E731
+        self.target_actor = _zip(follow, self.target_actor, self.actor)
+        self.target_critic = _zip(follow, self.target_critic, self.critic)
+        return loss, -np.mean(value)
+
+
 class Ring:
     """A ring buffer that overwrites its oldest row."""
 

@@ -63,7 +63,26 @@ TWIN = config.parse(
         "replay": {"capacity": CAPACITY, "steps": 3},
     }
 ).experiment
-BASES = {"ddpg": BASE, "td3": TWIN, "copdac": LINEAR}
+DISTRIBUTIONAL = config.parse(
+    config.as_mapping(TWIN)
+    | {
+        "agent": {
+            "algorithm": "d4pg",
+            "batch_size": 8,
+            "max_grad_norm": 0.1,
+            "num_atoms": 5,
+            "v_min": -20.0,
+            "v_max": 10.0,
+            "learning_rate_decay_steps": 200,
+            "final_actor_learning_rate": 1e-5,
+            "final_critic_learning_rate": 1e-5,
+            "normalize_observations": True,
+            "actor": {"hidden_sizes": [8, 8], "final_bound": 0.3},
+            "critic": {"hidden_sizes": [8, 8], "weight_decay": 0.01, "final_bound": 0.3},
+        },
+    }
+).experiment
+BASES = {"ddpg": BASE, "td3": TWIN, "d4pg": DISTRIBUTIONAL, "copdac": LINEAR}
 
 
 def count_of_numbers(section):

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
+from jaxddpg.agents.d4pg import d4pg
 from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.agents.td3 import td3
 from jaxddpg.config import build
@@ -53,6 +54,9 @@ def learner(kind):
         # The noise is drawn by each shard for itself.
         section = settings.TD3(batch_size=32, max_grad_norm=0.1, target_noise=0.0, actor=actor, critic=critic)
         return environment, partial(td3, environment, dataclasses.replace(section, policy_delay=1))
+    if kind == "d4pg":
+        section = settings.D4PG(batch_size=32, num_atoms=5, v_min=-5.0, v_max=5.0)
+        return environment, partial(d4pg, environment, section)
     features = polynomial(-jnp.ones(1), jnp.ones(1), 2)
     section = settings.COPDAC(critic=kind, batch_size=32, max_grad_norm=0.1)
     return environment, partial(copdac, environment, features, section)
@@ -71,7 +75,7 @@ def over_vmap(update):
     return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
 
 
-@pytest.mark.parametrize("kind", ["none", "layer", "batch", "td3", "q", "gq", "regression"])
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "td3", "d4pg", "q", "gq", "regression"])
 @pytest.mark.parametrize("over", [over_vmap, over_devices])
 def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     """The update of shards is that of the whole batch: parameters, moments, statistics, metrics; in double precision,
