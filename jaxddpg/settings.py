@@ -325,8 +325,9 @@ class COPDAC:
 
 @dataclass(frozen=True)
 class Noise:
-    """Exploration noise: x' = smoothing * x + scale * eps, in units of half the action range."""
+    """Ornstein-Uhlenbeck noise: x' = smoothing * x + scale * eps, in units of half the action range."""
 
+    color: Literal["ou"] = setting("ou", "Ornstein-Uhlenbeck noise, or with smoothing 0 white noise")
     smoothing: Scalar = setting(0.85, "0: Gaussian white noise; in between: Ornstein-Uhlenbeck", at_least=0, at_most=1)
     scale: Scalar = setting(0.2, "standard deviation; see scale_of", at_least=0)
     scale_of: Literal["innovation", "stationary"] = setting(
@@ -341,6 +342,34 @@ class Noise:
                 self.scale_of == "innovation" or self.smoothing < 1,
                 ("smoothing", "scale_of"),
                 "but a random walk has no stationary deviation; use noise.scale_of: innovation",
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class PinkNoise:
+    """Noise with a spectrum of 1/f over the length of an episode (Eberhard et al. 2023)."""
+
+    color: Literal["pink"] = setting("pink", "noise with a spectrum of 1/f over the length of an episode")
+    scale: Scalar = setting(0.3, "standard deviation, in units of half the action range", at_least=0)
+    final_scale: Scalar = setting(0.0, "reached linearly after decay_steps", at_least=0)
+    decay_steps: Scalar = setting(inf, "env steps of linear decay; inf: constant", above=0)
+
+
+@dataclass(frozen=True)
+class LadderNoise:
+    """White noise with a standard deviation of its own in each environment and episode (Seo et al. 2025)."""
+
+    color: Literal["ladder"] = setting("ladder", "white noise with a scale of its own in each environment and episode")
+    min_scale: Scalar = setting(0.0, "lowest standard deviation, in units of half the action range", at_least=0)
+    max_scale: Scalar = setting(0.4, "highest standard deviation, in units of half the action range", at_least=0)
+
+    def rules(self) -> list[Rule]:
+        return [
+            Rule(
+                self.min_scale <= self.max_scale,
+                ("min_scale", "max_scale"),
+                f"but must be at most noise.max_scale, {self.max_scale}",
             )
         ]
 
@@ -507,7 +536,7 @@ class Member:
 
     environment: Environment = setting(Environment, "the environment")
     agent: DDPG | TD3 | D4PG | COPDAC = setting(DDPG, "the agent")
-    noise: Noise = setting(Noise, "exploration")
+    noise: Noise | PinkNoise | LadderNoise = setting(Noise, "exploration")
     replay: Replay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")
     evaluation: Evaluation = setting(Evaluation, "evaluation")

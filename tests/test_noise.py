@@ -111,3 +111,71 @@ def test_the_scale_follows_the_clock_in_env_steps():
         clock = Clock(np.uint32(1), np.uint32(step), num_envs=10)
         x = path(noise.ornstein_uhlenbeck, 1, (50_000, 1), clock, numbers)
         assert x.std() == pytest.approx(expected, rel=0.02)
+
+
+def colored(make, steps, shape, clock=CLOCK):
+    """The path of a noise from its start, [steps, *shape]."""
+
+    @jax.jit
+    def run(key):
+        process = make()
+        keys = jax.random.split(key, steps)
+        return jax.lax.scan(lambda state, key: process.sample(key, clock, state), process.init(key, shape), keys)[1]
+
+    return np.asarray(run(jax.random.key(5)), np.float64)
+
+
+@pytest.mark.parametrize(("horizon", "expected"), [(200, (0.710, 0.292, 0.105)), (1_000, (0.774, 0.448, 0.298))])
+def test_pink_noise_has_the_autocorrelation_and_the_spectrum_of_the_paper(horizon, expected):
+    """Of the authors' `colorednoise` at lags 1, 10 and 30, and a slope of -1 from two periods per episode on."""
+    x = colored(lambda: noise.pink(0.5, horizon), horizon, (4_000, 1))[..., 0]
+    for lag, value in zip((1, 10, 30), expected, strict=True):
+        assert np.mean(x[lag:] * x[:-lag]) / np.mean(x**2) == pytest.approx(value, abs=0.045)
+    frequency = np.fft.rfftfreq(horizon)
+    power = np.mean(np.abs(np.fft.rfft(x * np.hanning(horizon)[:, None], axis=0)) ** 2, axis=1)
+    inside = (frequency >= 2 / horizon) & (frequency <= 0.4)
+    slope, _ = np.polyfit(np.log(frequency[inside]), np.log(power[inside]), 1)
+    assert slope == pytest.approx(-1, abs=0.1)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3, 10, 200, 20_000])
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1e4])
+def test_the_deviation_of_pink_noise_is_its_scale_at_every_step(horizon, scale):
+    x = colored(lambda: noise.pink(scale, horizon), 60, (5_000, 2))
+    np.testing.assert_allclose(x.std(axis=(1, 2)), scale, rtol=0.06)
+    np.testing.assert_allclose(x.mean(axis=(1, 2)), 0, atol=0.06 * scale)
+    poles, variances = noise.one_pole_fit(horizon)
+    assert variances.sum() == pytest.approx(1)
+    assert poles.min() >= 0
+    assert poles.max() < 1
+
+
+def test_pink_noise_begins_again_only_where_an_episode_ended():
+    process = noise.pink(0.3, 1_000)
+    state = process.init(jax.random.key(0), (500, 2))
+    mask = np.arange(500) % 2 == 0
+    after = process.reset(jax.random.key(1), state, mask)
+    np.testing.assert_array_equal(after[1::2], state[1::2])
+    fresh, before = np.asarray(after[::2]).ravel(), np.asarray(state[::2]).ravel()
+    assert abs(np.corrcoef(fresh, before)[0, 1]) < 0.1
+    np.testing.assert_allclose(np.asarray(after[::2]).std((0, 1)), np.sqrt(noise.one_pole_fit(1_000)[1]), rtol=0.15)
+
+
+def test_a_ladder_has_a_scale_in_each_environment_which_is_drawn_again_in_each_episode():
+    process = noise.ladder(0.1, 0.5)
+    state = process.init(jax.random.key(0), (4_000, 3))
+    np.testing.assert_array_equal(state, np.broadcast_to(state[:, :1], state.shape))
+    scales = np.asarray(state[:, 0])
+    assert scales.min() >= 0.1
+    assert scales.max() <= 0.5
+    assert scales.mean() == pytest.approx(0.3, abs=0.01)
+    assert scales.var() == pytest.approx(0.4**2 / 12, rel=0.1)
+    keys = jax.random.split(jax.random.key(2), 200)
+    x = np.asarray(jax.lax.scan(lambda s, key: process.sample(key, CLOCK, s), state, keys)[1])
+    assert x.std() == pytest.approx(np.sqrt(0.3**2 + 0.4**2 / 12), rel=0.02)
+    np.testing.assert_allclose(x.std(0)[:, 0], scales, rtol=0.25)
+    assert abs(np.corrcoef(x[:, :, 0].ravel(), x[:, :, 1].ravel())[0, 1]) < 0.01
+    mask = np.arange(4_000) < 2_000
+    after = np.asarray(process.reset(jax.random.key(1), state, mask))
+    np.testing.assert_array_equal(after[2_000:], state[2_000:])
+    assert np.mean(after[:2_000] != state[:2_000]) > 0.99

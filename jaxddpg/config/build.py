@@ -19,7 +19,7 @@ from jaxddpg.parts.normalization import normalized
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import make_trainer
 from jaxddpg.training.population import Population
-from jaxddpg.types import Agent, Environment, Features, Replay, State, Trainer, seed_key
+from jaxddpg.types import Agent, Environment, Features, Noise, Replay, State, Trainer, seed_key
 
 
 def check_member(member: Member) -> None:
@@ -95,6 +95,20 @@ def make_features(
             assert_never(section)
 
 
+def make_noise(environment: Environment, section: settings.Noise | settings.PinkNoise | settings.LadderNoise) -> Noise:
+    """Makes the exploration noise described by a section."""
+    numbers = {name: value for name, value in vars(section).items() if name != "color"}
+    match section:
+        case settings.Noise():
+            return noise.ornstein_uhlenbeck(**numbers)
+        case settings.PinkNoise():
+            return noise.pink(horizon=environment.episode_length, **numbers)
+        case settings.LadderNoise():
+            return noise.ladder(**numbers)
+        case _:
+            assert_never(section)
+
+
 def make_replay(section: settings.Replay, num_shards: int = 1) -> Replay:
     """Makes the replay described by a section, or one of the shards of which it consists."""
     capacity = section.capacity // num_shards
@@ -114,7 +128,7 @@ def build_shard(member: Member) -> Trainer:
     return make_trainer(
         environment,
         make_agent(environment, member.agent, sharding.AXIS if num_shards > 1 else None),
-        noise.ornstein_uhlenbeck(**vars(member.noise)),
+        make_noise(environment, member.noise),
         make_replay(member.replay, num_shards),
         member.training,
         member.evaluation,
