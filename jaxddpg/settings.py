@@ -73,6 +73,31 @@ def _layer_normalization(normalization: str, hidden_sizes: tuple[int, ...]) -> R
     )
 
 
+_ARCHITECTURE = "mlp, or residual blocks with layer normalization (SimBa), one for each of the hidden sizes"
+
+
+def _blocks(architecture: str, normalization: str, hidden_sizes: tuple[int, ...], action_layer: int = 0) -> list[Rule]:
+    """The rules of residual blocks."""
+    residual = architecture == "residual"
+    return [
+        Rule(
+            not residual or len({*hidden_sizes}) == 1,
+            ("hidden_sizes", "architecture"),
+            "but residual blocks must have equal sizes",
+        ),
+        Rule(
+            not residual or normalization == "none",
+            ("normalization", "architecture"),
+            "but residual blocks have a layer normalization of their own; use none",
+        ),
+        Rule(
+            not residual or action_layer == 0,
+            ("action_layer", "architecture"),
+            "but in front of residual blocks the action joins the observation; use 0",
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Actor:
     """The policy network."""
@@ -80,9 +105,13 @@ class Actor:
     hidden_sizes: tuple[int, ...] = setting((256, 256), "units of each hidden layer", at_least=1)
     normalization: Literal["none", "layer", "batch"] = setting("none", "normalization of the hidden layers")
     final_bound: Scalar = setting(3e-3, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
+    architecture: Literal["mlp", "residual"] = setting("mlp", _ARCHITECTURE)
 
     def rules(self) -> list[Rule]:
-        return [_layer_normalization(self.normalization, self.hidden_sizes)]
+        return [
+            _layer_normalization(self.normalization, self.hidden_sizes),
+            *_blocks(self.architecture, self.normalization, self.hidden_sizes),
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,7 @@ class Critic:
     normalization: Literal["none", "layer", "batch"] = setting("none", "normalization of the hidden layers")
     final_bound: Scalar = setting(3e-3, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
     weight_decay: Scalar = setting(0.0, "L2 coefficient on the weights, added to the gradient", at_least=0)
+    architecture: Literal["mlp", "residual"] = setting("mlp", _ARCHITECTURE)
 
     def rules(self) -> list[Rule]:
         return [
@@ -105,6 +135,7 @@ class Critic:
                 f"but the critic has only {len(self.hidden_sizes)} hidden layer; use 0",
             ),
             _layer_normalization(self.normalization, self.hidden_sizes),
+            *_blocks(self.architecture, self.normalization, self.hidden_sizes, self.action_layer),
         ]
 
 
@@ -133,6 +164,9 @@ class ActorCritic:
     )
     reward_scale: Scalar = setting(1.0, "reward multiplier inside the agent", above=0)
     max_grad_norm: Scalar = setting(inf, "gradient clipping threshold (global norm); inf: no clipping", above=0)
+    decoupled_weight_decay: Scalar = setting(
+        0.0, "fraction of each weight that a step subtracts, times the learning rate (AdamW)", at_least=0
+    )
     normalize_observations: bool = setting(False, "scale observations to mean 0 and variance 1 by running statistics")
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
@@ -164,28 +198,28 @@ class DDPG(ActorCritic):
 
 
 @dataclass(frozen=True)
-class UnbatchedActor(Actor):
+class PlainActor(Actor):
     """A policy network without batch normalization."""
 
     normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
 
 
 @dataclass(frozen=True)
-class UnbatchedCritic(Critic):
+class PlainCritic(Critic):
     """An action-value network without batch normalization."""
 
     normalization: Literal["none", "layer"] = setting("none", "normalization of the hidden layers")
 
 
 @dataclass(frozen=True)
-class TD3Actor(UnbatchedActor):
+class TD3Actor(PlainActor):
     """The policy network of TD3."""
 
     final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
 
 
 @dataclass(frozen=True)
-class TD3Critic(UnbatchedCritic):
+class TD3Critic(PlainCritic):
     """Each of the action-value networks of TD3."""
 
     final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
@@ -221,8 +255,8 @@ class D4PG(ActorCritic):
     num_atoms: int = setting(51, "atoms of the distribution of the return", at_least=2)
     v_min: Scalar = setting(-150.0, "value of the first atom, in units of the scaled reward")
     v_max: Scalar = setting(150.0, "value of the last atom, in units of the scaled reward")
-    actor: UnbatchedActor = setting(UnbatchedActor, "the policy network")
-    critic: UnbatchedCritic = setting(UnbatchedCritic, "the network of the distribution of the return")
+    actor: PlainActor = setting(PlainActor, "the policy network")
+    critic: PlainCritic = setting(PlainCritic, "the network of the distribution of the return")
 
     def rules(self) -> list[Rule]:
         return [Rule(self.v_min < self.v_max, ("v_min", "v_max"), f"but must be below agent.v_max, {self.v_max}")]

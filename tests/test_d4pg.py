@@ -13,7 +13,7 @@ from helpers import faults, tiny
 from jaxddpg import config
 from jaxddpg.agents.d4pg import d4pg
 from jaxddpg.parts import equations
-from jaxddpg.settings import D4PG, UnbatchedActor, UnbatchedCritic
+from jaxddpg.settings import D4PG, PlainActor, PlainCritic
 from jaxddpg.types import Clock, Environment, Transition
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=1)
@@ -25,8 +25,8 @@ CONFIG = D4PG(
     num_atoms=11,
     v_min=-3.0,
     v_max=5.0,
-    actor=UnbatchedActor(hidden_sizes=(16, 12), final_bound=0.3),
-    critic=UnbatchedCritic(hidden_sizes=(16, 12), final_bound=0.3),
+    actor=PlainActor(hidden_sizes=(16, 12), final_bound=0.3),
+    critic=PlainCritic(hidden_sizes=(16, 12), final_bound=0.3),
 )
 
 

@@ -20,6 +20,7 @@ BASE = config.parse(
         "agent": {
             "batch_size": 8,
             "max_grad_norm": 1.0,
+            "decoupled_weight_decay": 0.1,
             "learning_rate_decay_steps": 200,
             "final_actor_learning_rate": 1e-4,
             "final_critic_learning_rate": 1e-4,
@@ -53,6 +54,7 @@ TWIN = config.parse(
             "algorithm": "td3",
             "batch_size": 8,
             "max_grad_norm": 1.0,
+            "decoupled_weight_decay": 0.1,
             "target_noise": 0.4,
             "learning_rate_decay_steps": 200,
             "final_actor_learning_rate": 1e-4,
@@ -70,6 +72,7 @@ DISTRIBUTIONAL = config.parse(
             "algorithm": "d4pg",
             "batch_size": 8,
             "max_grad_norm": 0.1,
+            "decoupled_weight_decay": 0.1,
             "num_atoms": 5,
             "v_min": -20.0,
             "v_max": 10.0,

@@ -4,8 +4,11 @@ from functools import cache, partial
 import jax
 import numpy as np
 import pytest
+from helpers import faults
 
+from jaxddpg.parts import descent
 from jaxddpg.parts.networks import Actor, Critic
+from jaxddpg.settings import TD3
 
 RNG = np.random.default_rng(0)
 OBSERVATION = (RNG.normal(size=(32, 5)) * 3 + 2).astype("f4")
@@ -205,3 +208,66 @@ def test_layer_normalization_standardizes_whatever_the_offset(offset, deviation,
         found, _ = jax.jit(partial(normalizers, modules[network], variables, "LayerNorm"))(*inputs)
         tolerance = 1e3 * np.finfo(dtype).eps + 2 * np.spacing(dtype(abs(offset))) / values.std(1).min()
         np.testing.assert_allclose(found["LayerNorm_0"], standardized(values, -1, 1e-6), atol=tolerance)
+
+
+def normalized_rows(x):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_residual_blocks_are_those_of_simba(rows, offset):
+    """Lee et al. 2024, section 4, in NumPy: dense, blocks of LN, dense 4H, ReLU, dense H, and a last LN."""
+    rng = np.random.default_rng(0)
+    observation = (offset + rng.normal(size=(rows, 3))).astype("f4")
+    action = rng.uniform(-1, 1, (rows, 2)).astype("f4")
+    actor = Actor(2, (8, 8), "none", 0.3, architecture="residual")
+    critic = Critic((8, 8), 0, "none", 0.3, architecture="residual")
+    for network, inputs in ((actor, (observation,)), (critic, (observation, action))):
+        variables = network.init(jax.random.key(0), *inputs)
+        params = jax.tree.map(lambda x: np.asarray(x, "f8"), variables["params"])
+        dense = lambda n, x, params=params: x @ params[f"Dense_{n}"]["kernel"] + params[f"Dense_{n}"]["bias"]  # noqa: E731
+        x = dense(0, np.hstack([np.asarray(i, "f8") for i in inputs]))
+        for block in range(2):
+            x = x + dense(2 * block + 2, np.maximum(dense(2 * block + 1, normalized_rows(x)), 0))
+        expected = dense(5, normalized_rows(x))
+        expected = np.tanh(expected) if network is actor else expected[:, 0]
+        np.testing.assert_allclose(network.apply(variables, *inputs), expected, rtol=2e-3, atol=2e-4)
+        shapes = [params[f"Dense_{n}"]["kernel"].shape[1] for n in range(6)]
+        assert shapes[:5] == [8, 32, 8, 32, 8]
+
+
+def test_decay_is_of_kernels_alone_also_in_stacked_networks():
+    """With no gradient, a kernel shrinks by the rate times the decay in each step; biases and scales, of rank 2 once
+    networks are stacked, do not."""
+    critic = Critic((8, 8), 0, "layer", 0.3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    variables = jax.vmap(lambda key: critic.init(key, np.zeros((1, 3)), np.zeros((1, 2))))(keys)
+    optimizer, step = descent.adam(TD3(decoupled_weight_decay=0.1), None)
+    state, start = optimizer.init(variables["params"]), variables
+    flat = lambda variables: jax.tree_util.tree_leaves_with_path(variables["params"])  # noqa: E731
+    for _ in range(3):
+        done = step(
+            lambda variables, batch: (0.0 * sum(x.sum() for x in jax.tree.leaves(variables)), (None, {})),
+            learning_rate=0.5,
+            variables=variables,
+            optimizer_state=state,
+            batch=np.zeros(4),
+        )
+        variables, state = done.variables, done.optimizer_state
+    for (path, before), (_, after) in zip(flat(start), flat(variables), strict=True):
+        factor = (1 - 0.5 * 0.1) ** 3 if path[-1].key == "kernel" else 1.0
+        np.testing.assert_allclose(after, factor * before, rtol=1e-6)
+    assert any(path[-1].key == "bias" and leaf.ndim == 2 for path, leaf in flat(start))
+
+
+@pytest.mark.parametrize(
+    ("actor", "said"),
+    [
+        ({"hidden_sizes": [8, 16]}, "agent.actor.hidden_sizes is [8, 16], but residual blocks must have equal sizes"),
+        ({"normalization": "layer"}, "agent.actor.normalization is layer, but residual blocks have a layer"),
+    ],
+)
+def test_residual_blocks_that_cannot_be_are_refused(actor, said):
+    content = {"agent": {"actor": {"architecture": "residual"} | actor}}
+    assert any(fault.startswith(said) for fault in faults(content)), faults(content)

@@ -10,7 +10,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, infer
+from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, infer, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -37,17 +37,11 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    shape = config.critic
-    actor = Actor(
-        environment.action_size, config.actor.hidden_sizes, config.actor.normalization, config.actor.final_bound
-    )
-    critic = CategoricalCritic(
-        shape.hidden_sizes, shape.action_layer, shape.normalization, shape.final_bound, num_atoms=config.num_atoms
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
+    actor = network(Actor, config.actor, action_size=environment.action_size)
+    critic = network(CategoricalCritic, config.critic, num_atoms=config.num_atoms)
+    optimizer, descend = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
-    descend = partial(descent.descend, optimizer=optimizer, microbatch_size=config.microbatch_size, axis_name=axis_name)
     decay_steps = config.learning_rate_decay_steps
     atoms = config.v_min + (config.v_max - config.v_min) * jnp.linspace(0.0, 1.0, config.num_atoms)
 

@@ -11,7 +11,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, Critic, diagnose, infer
+from jaxddpg.parts.networks import Actor, Critic, diagnose, infer, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -38,21 +38,9 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    actor = Actor(
-        environment.action_size,
-        config.actor.hidden_sizes,
-        config.actor.normalization,
-        config.actor.final_bound,
-        axis_name,
-    )
-    critic = Critic(
-        config.critic.hidden_sizes,
-        config.critic.action_layer,
-        config.critic.normalization,
-        config.critic.final_bound,
-        axis_name,
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
+    actor = network(Actor, config.actor, action_size=environment.action_size, axis_name=axis_name)
+    critic = network(Critic, config.critic, axis_name=axis_name)
+    optimizer, adam_step = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
 
@@ -80,7 +68,7 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing
         anneal = partial(clock.anneal, decay_steps=config.learning_rate_decay_steps)
-        descend = partial(descent.descend, microbatch_size=_microbatch_size(config, len(batch.reward)))
+        descend = partial(adam_step, microbatch_size=_microbatch_size(config, len(batch.reward)))
 
         def critic_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             next_action, _ = _train(actor, state.target_actor, batch.next_observation)
@@ -89,16 +77,13 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
             q, statistics = _train(critic, variables, batch.observation, batch.action)
             return equations.critic_loss(q, target), (jnp.mean(q), statistics)
 
-        rate = anneal(config.critic_learning_rate, config.final_critic_learning_rate)
         critic_step = descend(
             critic_loss,
-            optimizer,
-            rate,
-            state.critic,
-            state.critic_optimizer,
-            batch,
+            learning_rate=anneal(config.critic_learning_rate, config.final_critic_learning_rate),
+            variables=state.critic,
+            optimizer_state=state.critic_optimizer,
+            batch=batch,
             weight_decay=config.critic.weight_decay,
-            axis_name=axis_name,
         )
 
         def actor_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[None, Params]]:
@@ -106,9 +91,12 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
             q, _ = _train(critic, critic_step.variables, batch.observation, action)
             return equations.actor_loss(q), (None, statistics)
 
-        rate = anneal(config.actor_learning_rate, config.final_actor_learning_rate)
         actor_step = descend(
-            actor_loss, optimizer, rate, state.actor, state.actor_optimizer, batch, axis_name=axis_name
+            actor_loss,
+            learning_rate=anneal(config.actor_learning_rate, config.final_actor_learning_rate),
+            variables=state.actor,
+            optimizer_state=state.actor_optimizer,
+            batch=batch,
         )
 
         state = DDPGState(
@@ -141,6 +129,6 @@ def _microbatch_size(config: settings.DDPG, batch_size: int) -> int:
     return batch_size if normalizing else config.microbatch_size
 
 
-def _train(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
+def _train(module: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
     """Applies a network in training mode: returns the output and the updated batch_stats."""
-    return network.apply(variables, *inputs, train=True, mutable=["batch_stats"])
+    return module.apply(variables, *inputs, train=True, mutable=["batch_stats"])

@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, Critic, diagnose, infer
+from jaxddpg.parts.networks import Actor, Critic, diagnose, infer, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -36,16 +36,11 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    actor = Actor(
-        environment.action_size, config.actor.hidden_sizes, config.actor.normalization, config.actor.final_bound
-    )
-    critic = Critic(
-        config.critic.hidden_sizes, config.critic.action_layer, config.critic.normalization, config.critic.final_bound
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
+    actor = network(Actor, config.actor, action_size=environment.action_size)
+    critic = network(Critic, config.critic)
+    optimizer, descend = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
-    descend = partial(descent.descend, optimizer=optimizer, microbatch_size=config.microbatch_size, axis_name=axis_name)
     decay_steps = config.learning_rate_decay_steps
 
     def q(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:

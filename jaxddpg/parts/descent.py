@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxddpg import settings
 from jaxddpg.parts import sharding
 from jaxddpg.types import Params, Scalar
 
@@ -27,6 +28,20 @@ class Step(NamedTuple):
     """[] of the gradient before the optimizer transforms it, weight decay included."""
 
 
+def adam(
+    config: settings.ActorCritic, axis_name: str | None
+) -> tuple[optax.GradientTransformation, Callable[..., Step]]:
+    """Adam with the gradient clipping of `config`, and `descend` with it and with the other options of `config`."""
+    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
+    return optimizer, partial(
+        descend,
+        optimizer=optimizer,
+        microbatch_size=config.microbatch_size,
+        decoupled_weight_decay=config.decoupled_weight_decay,
+        axis_name=axis_name,
+    )
+
+
 def descend(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -37,6 +52,7 @@ def descend(
     *,
     microbatch_size: int = 0,
     weight_decay: Scalar | None = None,
+    decoupled_weight_decay: Scalar | None = None,
     axis_name: str | None = None,
 ) -> Step:
     """Takes one step down a loss.
@@ -50,6 +66,8 @@ def descend(
         microbatch_size: microbatch size for sequential gradient accumulation; must divide B; 0 means
             `default_microbatch_size`.
         weight_decay: L2 coefficient: `weight_decay * kernel` is added to the gradient of each kernel.
+        decoupled_weight_decay: `learning_rate * decoupled_weight_decay * kernel` is subtracted from each kernel, beside
+            the step. Loshchilov & Hutter 2019, "Decoupled weight decay regularization" (AdamW).
         axis_name: the mapped axis of the shards of a batch, over which the loss, its aux and its gradient are averaged;
             None where the batch is whole.
     """
@@ -63,6 +81,8 @@ def descend(
     if weight_decay is not None:
         gradient = jax.tree_util.tree_map_with_path(partial(_decay, weight_decay), gradient, params)
     direction, optimizer_state = optimizer.update(gradient, optimizer_state)
+    if decoupled_weight_decay is not None:
+        direction = jax.tree_util.tree_map_with_path(partial(_decay, decoupled_weight_decay), direction, params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)
     variables = {**variables, **collections, "params": params}
     return Step(variables, optimizer_state, value, aux, optax.tree.norm(gradient))

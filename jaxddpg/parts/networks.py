@@ -1,7 +1,9 @@
 """Networks (flax linen): actor and critic, initialized and normalized as in Lillicrap et al. 2015, sections 3 and 7;
 functions of features, as in Silver et al. 2014."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,13 +48,26 @@ def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_
     return nn.relu(x)
 
 
+def _residual(module: nn.Module, sizes: tuple[int, ...], inputs: jax.Array) -> jax.Array:
+    """A dense layer and one residual block per size, all of which are equal, then a layer normalization. Lee et al.
+    2024, "SimBa" (arXiv 2410.09754), section 4."""
+    normalize = lambda x: nn.LayerNorm(**_TWO_PASSES)(x)  # noqa: E731
+    dense = partial(nn.Dense, param_dtype=float, kernel_init=nn.initializers.he_normal())
+    x = nn.Dense(sizes[0], param_dtype=float, kernel_init=nn.initializers.orthogonal())(inputs)
+    for size in sizes:
+        hidden = nn.relu(dense(4 * size)(normalize(x)))
+        module.sow("intermediates", "hidden", hidden)
+        x = x + dense(size)(hidden)
+    return normalize(x)
+
+
 class Actor(nn.Module):
     """mu: observation [..., O] -> action [..., A] in [-1, 1], by ReLU layers and a tanh.
 
     `normalization` is "none", "layer" (each hidden layer before its ReLU) or "batch" (the observation, too). With
     `train` a batch is normalized by its own statistics, which move the running averages ("batch_stats"); without it
     each row is normalized by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
-    batch is whole.
+    batch is whole. `architecture` is "mlp" or "residual", which has a block for each of the hidden sizes.
     """
 
     action_size: int
@@ -60,9 +75,13 @@ class Actor(nn.Module):
     normalization: str
     final_bound: Scalar
     axis_name: str | None = None
+    architecture: str = "mlp"
 
     @nn.compact
     def __call__(self, observation: jax.Array, train: bool = False) -> jax.Array:
+        if self.architecture == "residual":
+            x = _residual(self, self.hidden_sizes, observation)
+            return jnp.tanh(_dense(self.action_size, x, self.final_bound))
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for size in self.hidden_sizes:
             x = _hidden(size, x, self.normalization, train, self.axis_name)
@@ -82,9 +101,12 @@ class _Critic(nn.Module):
     normalization: str
     final_bound: Scalar
     axis_name: str | None = None
+    architecture: str = "mlp"
 
     def hidden(self, observation: jax.Array, action: jax.Array, train: bool) -> jax.Array:
         """The units [..., H] of the last hidden layer."""
+        if self.architecture == "residual":
+            return _residual(self, self.hidden_sizes, jnp.concatenate([observation, action], axis=-1))
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
@@ -113,9 +135,15 @@ class CategoricalCritic(_Critic):
         return _dense(self.num_atoms, self.hidden(observation, action, train), self.final_bound)
 
 
-def infer(network: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
+def network(kind: type, section: Any, **fields: Any) -> Any:
+    """Makes a module of this kind, with those of its fields that a section of settings has, and others."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in vars(section).items() if name in names}, **fields)
+
+
+def infer(module: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
     """Applies a network in inference mode (running averages)."""
-    return network.apply(variables, *inputs)
+    return module.apply(variables, *inputs)
 
 
 def diagnose(average: Callable, action: jax.Array, actor_units: Params, critic_units: Params) -> Metrics:
