@@ -245,6 +245,10 @@ class TD3(ActorCritic):
         return self.policy_delay
 
 
+def _support(v_min: float, v_max: float) -> Rule:
+    return Rule(v_min < v_max, ("v_min", "v_max"), f"but must be below agent.v_max, {v_max}")
+
+
 @dataclass(frozen=True)
 class D4PG(ActorCritic):
     """Distributed distributional DDPG (Barth-Maron et al. 2018), in one process."""
@@ -259,7 +263,55 @@ class D4PG(ActorCritic):
     critic: PlainCritic = setting(PlainCritic, "the network of the distribution of the return")
 
     def rules(self) -> list[Rule]:
-        return [Rule(self.v_min < self.v_max, ("v_min", "v_max"), f"but must be below agent.v_max, {self.v_max}")]
+        return [_support(self.v_min, self.v_max)]
+
+
+@dataclass(frozen=True)
+class FastTD3Actor(PlainActor):
+    """The policy network of FastTD3."""
+
+    hidden_sizes: tuple[int, ...] = setting((512, 256, 128), "units of each hidden layer", at_least=1)
+    final_bound: Scalar = setting(0.0173, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
+
+
+@dataclass(frozen=True)
+class FastTD3Critic(PlainCritic):
+    """Each of the two networks of FastTD3 for the distribution of the return."""
+
+    hidden_sizes: tuple[int, ...] = setting((1024, 512, 256), "units of each hidden layer", at_least=1)
+    final_bound: Scalar = setting(0.0625, "the last layer is initialized from U(-final_bound, final_bound)", at_least=0)
+
+
+@dataclass(frozen=True)
+class FastTD3(ActorCritic):
+    """FastTD3 (Seo et al. 2025)."""
+
+    algorithm: Literal["fasttd3"] = setting("fasttd3", "the algorithm")
+    tau: Scalar = setting(0.1, "soft target update rate (Polyak averaging)", above=0, at_most=1)
+    batch_size: int = setting(32_768, "transitions per gradient step of the critic", at_least=1)
+    decoupled_weight_decay: Scalar = setting(
+        0.1, "fraction of each weight that a step subtracts, times the learning rate (AdamW)", at_least=0
+    )
+    normalize_observations: bool = setting(True, "scale observations to mean 0 and variance 1 by running statistics")
+    policy_delay: int = setting(2, "gradient steps of the critics for one of the actor", at_least=1)
+    target_noise: Scalar = setting(
+        0.001, "standard deviation of the noise on the next action, in units of half the range", at_least=0
+    )
+    target_noise_bound: Scalar = setting(0.5, "clipping threshold of that noise", at_least=0)
+    clipped_double: bool = setting(True, "learn and ascend the smaller of both critics, not each its own and the mean")
+    num_atoms: int = setting(101, "atoms of the distribution of the return", at_least=2)
+    v_min: Scalar = setting(-250.0, "value of the first atom, in units of the scaled reward")
+    v_max: Scalar = setting(250.0, "value of the last atom, in units of the scaled reward")
+    actor: FastTD3Actor = setting(FastTD3Actor, "the policy network")
+    critic: FastTD3Critic = setting(FastTD3Critic, "each of the networks of the distribution of the return")
+
+    @property
+    def critic_steps(self) -> int:
+        """Gradient steps of the critics in one update."""
+        return self.policy_delay
+
+    def rules(self) -> list[Rule]:
+        return [_support(self.v_min, self.v_max)]
 
 
 @dataclass(frozen=True)
@@ -569,7 +621,7 @@ class Member:
     """The settings of one population member: everything the compiled program depends on."""
 
     environment: Environment = setting(Environment, "the environment")
-    agent: DDPG | TD3 | D4PG | COPDAC = setting(DDPG, "the agent")
+    agent: DDPG | TD3 | D4PG | FastTD3 | COPDAC = setting(DDPG, "the agent")
     noise: Noise | PinkNoise | LadderNoise = setting(Noise, "exploration")
     replay: Replay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")

@@ -177,6 +177,52 @@ class D4PG:
         return loss, -np.mean(value)
 
 
+class FastTD3:
+    """Seo et al. 2025: two categorical critics, targets that follow after each step, no target actor; no decay."""
+
+    def __init__(self, actor, critics, target_critics, actor_rate, critic_rate, tau, atoms, clipped_double):
+        self.actor, self.critics, self.target_critics = actor, critics, target_critics
+        self.actor_adam = Adam(actor_rate, actor)
+        self.critic_adams = [Adam(critic_rate, critic) for critic in critics]
+        self.tau, self.atoms, self.clipped_double = tau, atoms, clipped_double
+
+    def update(self, batches, noises):
+        losses = []
+        for (observation, action, reward, next_observation, discount), noise in zip(batches, noises, strict=True):
+            next_action = np.clip(np.tanh(mlp(self.actor, next_observation)[0]) + noise, -1, 1)
+            inputs = np.hstack([next_observation, next_action])
+            targets = [project(softmax(mlp(c, inputs)[0]), reward, discount, self.atoms) for c in self.target_critics]
+            if self.clipped_double:
+                first = targets[0] @ self.atoms <= targets[1] @ self.atoms
+                targets = 2 * [np.where(first[:, None], *targets)]
+            losses.append(0.0)
+            for index, target in enumerate(targets):
+                logits, kept = mlp(self.critics[index], np.hstack([observation, action]))
+                probabilities = softmax(logits)
+                losses[-1] -= np.mean(np.sum(target * np.log(probabilities), axis=1))
+                gradients, _ = mlp_backward(self.critics[index], kept, (probabilities - target) / len(reward))
+                self.critics[index] = self.critic_adams[index].step(self.critics[index], gradients)
+            follow = lambda t, p: (1 - self.tau) * t + self.tau * p  # noqa: E731
+            self.target_critics = [_zip(follow, *pair) for pair in zip(self.target_critics, self.critics, strict=True)]
+
+        output, actor_inputs = mlp(self.actor, observation)
+        own_action = np.tanh(output)
+        values, slopes = [], []
+        for critic in self.critics:
+            logits, kept = mlp(critic, np.hstack([observation, own_action]))
+            probabilities = softmax(logits)
+            values.append(probabilities @ self.atoms)
+            gradient = probabilities * (self.atoms - values[-1][:, None]) / len(reward)
+            slopes.append(mlp_backward(critic, kept, gradient)[1][:, observation.shape[1] :])
+        values = np.array(values)
+        first = values[0] <= values[1]
+        slope = np.where(first[:, None], *slopes) if self.clipped_double else (slopes[0] + slopes[1]) / 2
+        value = values.min(0) if self.clipped_double else values.mean(0)
+        gradients, _ = mlp_backward(self.actor, actor_inputs, -slope * (1 - own_action**2))
+        self.actor = self.actor_adam.step(self.actor, gradients)
+        return np.mean(losses), -np.mean(value)
+
+
 class Ring:
     """A ring buffer that overwrites its oldest row."""
 

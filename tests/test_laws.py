@@ -85,7 +85,15 @@ DISTRIBUTIONAL = config.parse(
         },
     }
 ).experiment
-BASES = {"ddpg": BASE, "td3": TWIN, "d4pg": DISTRIBUTIONAL, "copdac": LINEAR}
+FAST = config.parse(
+    config.as_mapping(DISTRIBUTIONAL)
+    | {
+        "agent": config.as_mapping(DISTRIBUTIONAL)["agent"]
+        | {"algorithm": "fasttd3", "target_noise": 0.4, "v_min": -20.0, "v_max": 10.0},
+        "noise": {"color": "ladder", "min_scale": 0.1},
+    }
+).experiment
+BASES = {"ddpg": BASE, "td3": TWIN, "d4pg": DISTRIBUTIONAL, "fasttd3": FAST, "copdac": LINEAR}
 
 
 def count_of_numbers(section):

@@ -21,6 +21,7 @@ from jaxddpg import config, settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.d4pg import d4pg
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.agents.fasttd3 import fasttd3
 from jaxddpg.agents.td3 import td3
 from jaxddpg.config import build
 from jaxddpg.parts import noise, replay, sharding
@@ -57,6 +58,10 @@ def learner(kind):
     if kind == "d4pg":
         section = settings.D4PG(batch_size=32, num_atoms=5, v_min=-5.0, v_max=5.0)
         return environment, partial(d4pg, environment, section)
+    if kind == "fasttd3":
+        networks = {"actor": settings.FastTD3Actor((8,)), "critic": settings.FastTD3Critic((8,))}
+        numbers = {"target_noise": 0.0, "policy_delay": 1, "num_atoms": 5, "v_min": -5.0, "v_max": 5.0}
+        return environment, partial(fasttd3, environment, settings.FastTD3(batch_size=32, **networks, **numbers))
     features = polynomial(-jnp.ones(1), jnp.ones(1), 2)
     section = settings.COPDAC(critic=kind, batch_size=32, max_grad_norm=0.1)
     return environment, partial(copdac, environment, features, section)
@@ -75,7 +80,7 @@ def over_vmap(update):
     return lambda state, batch: mapped(state, jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch))
 
 
-@pytest.mark.parametrize("kind", ["none", "layer", "batch", "td3", "d4pg", "q", "gq", "regression"])
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "td3", "d4pg", "fasttd3", "q", "gq", "regression"])
 @pytest.mark.parametrize("over", [over_vmap, over_devices])
 def test_shards_learn_as_one_from_the_whole_batch(kind, over):
     """The update of shards is that of the whole batch: parameters, moments, statistics, metrics; in double precision,

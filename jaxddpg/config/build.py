@@ -10,6 +10,7 @@ from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
 from jaxddpg.agents.d4pg import d4pg
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.agents.fasttd3 import fasttd3
 from jaxddpg.agents.td3 import td3
 from jaxddpg.config.environment import check_environment, digest, make_environment
 from jaxddpg.config.reader import ConfigError
@@ -54,6 +55,7 @@ AGENTS: dict[type, Callable[[Environment, Any, str | None], Agent]] = {
     settings.DDPG: ddpg,
     settings.TD3: td3,
     settings.D4PG: d4pg,
+    settings.FastTD3: fasttd3,
     settings.COPDAC: _make_copdac,
 }
 """What makes the agent of each section."""
