@@ -1,0 +1,135 @@
+"""The settings of a member, and of an experiment."""
+
+import dataclasses
+from dataclasses import dataclass
+from math import inf
+
+from jaxddpg.settings.deep import D4PG, DDPG, TD3, FastTD3
+from jaxddpg.settings.fields import Rule, setting
+from jaxddpg.settings.linear import COPDAC
+from jaxddpg.settings.sections import (
+    Checkpoint,
+    Environment,
+    Evaluation,
+    LadderNoise,
+    Noise,
+    NoSelection,
+    PinkNoise,
+    Population,
+    Replay,
+    Reporting,
+    Training,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """The settings of one population member: everything the compiled program depends on."""
+
+    environment: Environment = setting(Environment, "the environment")
+    agent: DDPG | TD3 | D4PG | FastTD3 | COPDAC = setting(DDPG, "the agent")
+    noise: Noise | PinkNoise | LadderNoise = setting(Noise, "exploration")
+    replay: Replay = setting(Replay, "the replay buffer")
+    training: Training = setting(Training, "the loop")
+    evaluation: Evaluation = setting(Evaluation, "evaluation")
+
+    def rules(self) -> list[Rule]:
+        num_envs, batch_size, capacity = self.training.num_envs, self.agent.batch_size, self.replay.capacity
+        critic_steps = getattr(self.agent, "critic_steps", 1)
+        ratio = self.training.updates_per_step / critic_steps
+        # The newest rows are split among the updates of a step; at random each update draws from all there are.
+        share = ratio.numerator * critic_steps if self.replay.sampling == "latest" else 1
+        needed, rows = share * batch_size, self.training.warmup_steps * num_envs
+        first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
+        made, period, epoch = num_envs * ratio.denominator, ratio.denominator, self.training.steps_per_epoch
+        shards = self.training.num_shards
+        microbatch_size = getattr(self.agent, "microbatch_size", 0)
+        return [
+            Rule(
+                epoch % period == 0,
+                ("training.steps_per_epoch", "training.updates_per_step", "agent.policy_delay"),
+                f"but must be a multiple of the {period} steps between updates; use {-(-epoch // period) * period}",
+            ),
+            Rule(
+                self.replay.sampling == "uniform" or needed >= made,
+                ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),
+                f"but {made} transitions are collected between updates and only the newest {needed} would be used; "
+                f"use {-(-made // share)}, or replay.sampling: uniform",
+            ),
+            Rule(
+                needed <= capacity,
+                ("agent.batch_size", "replay.capacity", "training.updates_per_step"),
+                f"{f'which {share} updates make {needed} rows, ' * (share > 1)}but must be at most replay.capacity, "
+                f"{capacity}",
+            ),
+            Rule(
+                rows >= needed,
+                ("training.warmup_steps", "training.num_envs", "agent.batch_size", "training.updates_per_step"),
+                f"which with {num_envs} environments fills {rows} rows, but the first {first}; use at least "
+                f"{-(-needed // num_envs)} steps",
+            ),
+            Rule(
+                capacity % num_envs == 0,
+                ("replay.capacity", "training.num_envs"),
+                f"but must be a multiple of training.num_envs, {num_envs}, because each vector step writes one row per "
+                f"environment; use {-(-capacity // num_envs) * num_envs}",
+            ),
+            Rule(
+                self.replay.steps * num_envs <= capacity,
+                ("replay.steps", "replay.capacity", "training.num_envs"),
+                f"but the replay holds only {capacity // num_envs} vector steps; use a larger replay.capacity",
+            ),
+            Rule(
+                self.replay.steps <= self.training.warmup_steps,
+                ("replay.steps", "training.warmup_steps"),
+                f"but the warm-up has only {self.training.warmup_steps} vector steps; use a longer warm-up",
+            ),
+            Rule(
+                batch_size % shards == 0,
+                ("agent.batch_size", "training.num_shards"),
+                f"but must be a multiple of training.num_shards, {shards}; use {-(-batch_size // shards) * shards}",
+            ),
+            Rule(
+                not microbatch_size or batch_size // shards % microbatch_size == 0,
+                ("agent.microbatch_size", "agent.batch_size", "training.num_shards"),
+                f"but must divide the per-shard batch size, {batch_size // shards}; use 0 to choose it automatically",
+            ),
+        ]
+
+    def cautions(self) -> list[str]:
+        """Warnings about valid settings that are probably unintended."""
+        end, env_steps = getattr(self.agent, "learning_rate_decay_steps", inf), self.training.env_steps
+        fixed = [name for name in ("actor", "critic") if getattr(self.agent, f"final_{name}_learning_rate", None) == 0]
+        if end >= env_steps or not fixed:
+            return []
+        rates = " and ".join(f"agent.final_{name}_learning_rate" for name in fixed)
+        return [
+            f"agent.learning_rate_decay_steps is {end:.0f}, but the run has {env_steps} env steps, and {rates} "
+            f"{'are' if len(fixed) > 1 else 'is'} 0: in the last {env_steps - end:.0f} env steps the "
+            f"{' and the '.join(fixed)} {'learn' if len(fixed) > 1 else 'learns'} nothing; train a new run with "
+            f"--agent.learning_rate_decay_steps {env_steps}"
+        ]
+
+
+@dataclass(frozen=True)
+class Experiment(Member):
+    """One experiment: one member's settings, how many members, and where the results go."""
+
+    population: Population = setting(Population, "the members")
+    checkpoint: Checkpoint = setting(Checkpoint, "what is kept to resume from")
+    reporting: Reporting = setting(Reporting, "further outputs")
+
+    def rules(self) -> list[Rule]:
+        selection, num_epochs = self.population.selection, self.training.num_epochs
+        return [
+            *super().rules(),
+            Rule(
+                isinstance(selection, NoSelection) or selection.interval <= num_epochs,
+                ("population.selection.interval", "training.num_epochs"),
+                f"but training.num_epochs is {num_epochs}, so selection would never run; use a smaller interval",
+            ),
+        ]
+
+    def member(self) -> Member:
+        """The part that the compiled program is made from."""
+        return Member(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Member)})
