@@ -179,11 +179,17 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
 @pytest.mark.parametrize(
     ("agent", "sentence"),
     [
-        ({"algorithm": "sac"}, "agent.algorithm is sac, but must be one of ddpg, copdac (default ddpg)"),
-        ({"algorithm": ["ddpg"]}, "agent.algorithm is [ddpg], but must be one of ddpg, copdac (default ddpg)"),
+        (
+            {"algorithm": "sac"},
+            "agent.algorithm is sac, but must be one of ddpg, td3, d4pg, fasttd3, copdac, package.module:factory (default ddpg)",
+        ),
+        (
+            {"algorithm": ["ddpg"]},
+            "agent.algorithm is [ddpg], but must be one of ddpg, td3, d4pg, fasttd3, copdac, package.module:factory (default ddpg)",
+        ),
         (
             {"algorithm": "copdac", "tau": 0.1},
-            "agent.tau is a setting of algorithm ddpg, but agent.algorithm is copdac",
+            "agent.tau is a setting of algorithm ddpg or td3 or d4pg or fasttd3, but agent.algorithm is copdac",
         ),
         ({"features": {}}, "agent.features is a section of algorithm copdac, but agent.algorithm is ddpg"),
         (
@@ -201,7 +207,7 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
         ),
         (
             {"algorithm": "copdac", "critic": {"normalization": "none"}},
-            "agent.critic is a section of algorithm ddpg, but agent.algorithm is copdac; leave it out, or replace",
+            "agent.critic is a section of algorithm ddpg or td3 or d4pg or fasttd3, but agent.algorithm is copdac; leave it out, or replace",
         ),
         ({"algorithm": "copdac", "features": 3}, "agent.features must be a section with settings below it, not 3"),
         ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),

@@ -165,7 +165,11 @@ def test_the_value_of_a_chain_does_not_depend_on_n(n):
     ("replay", "training", "said"),
     [
         ({"steps": 0}, {}, "replay.steps is 0, but must be at least 1"),
-        ({"steps": 2, "sampling": "latest"}, {}, "replay.steps is 2, but replay.sampling is latest"),
+        (
+            {"steps": 2, "sampling": "latest"},
+            {},
+            "replay.steps is a setting of sampling uniform, but replay.sampling is latest",
+        ),
         ({"steps": 5, "capacity": 8}, {}, "replay.steps is 5, but the replay holds only 4 vector steps"),
         ({"steps": 5}, {"warmup_steps": 4}, "replay.steps is 5, but the warm-up has only 4 vector steps"),
     ],

@@ -1,6 +1,7 @@
 """From settings to records of functions: the agent, the trainer of one member, the population."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, assert_never
 
 import jax
@@ -15,36 +16,104 @@ from jaxddpg.agents.td3 import td3
 from jaxddpg.config.environment import check_environment, digest, make_environment
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.sweep import RunPlan
+from jaxddpg.config.user_code import load_function, sentence
 from jaxddpg.parts import features, noise, replay, sharding
 from jaxddpg.parts.normalization import normalized
 from jaxddpg.settings import Member
-from jaxddpg.training.loop import make_trainer
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.training.population import Population
-from jaxddpg.types import Agent, Environment, Features, Noise, Replay, State, Trainer, seed_key
+from jaxddpg.types import Agent, Environment, Features, Noise, Replay, State, Trainer, Transition, seed_key
 
 
 def check_member(member: Member) -> None:
-    """Validates an environment and the agent for it.
+    """Validates an environment, and the agent, noise and replay for it.
 
     Raises:
-        ConfigError: as `check_environment`, or the agent does not suit the environment.
+        ConfigError: as `check_environment`, or the agent does not suit the environment, or a part of the user's own
+            cannot be used.
     """
     check_environment(member.environment)
+    environment, num_shards = make_environment(member.environment), member.training.num_shards
+    make_noise(environment, member.noise)
+    make_replay(member.replay, num_shards)
     try:
-        make_agent(make_environment(member.environment), member.agent)
+        agent = make_agent(environment, member.agent)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
             [f"{member.agent.algorithm} cannot be used with {member.environment.name}: {error}"]
         ) from error
+    if is_custom(member):
+        try:
+            jax.eval_shape(build(member).init, seed_key(0))
+            _check_agent(agent, environment, member)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError([f"the parts of this experiment cannot be traced: {sentence(error)}"]) from error
+
+
+def is_custom(member: Member) -> bool:
+    """Whether the agent, noise or replay is of the user's own."""
+    custom = (settings.CustomAgent, settings.CustomNoise, settings.CustomReplay)
+    return any(isinstance(section, custom) for section in (member.agent, member.noise, member.replay))
+
+
+def _check_agent(agent: Agent, environment: Environment, member: Member) -> None:
+    """ConfigError if an agent's functions, when they are traced, do not return what `Agent` says."""
+    path = f"agent.algorithm {member.agent.algorithm}"
+    if agent.batch_size != member.agent.batch_size:
+        sizes = f"has batch_size {agent.batch_size}, but agent.batch_size is {member.agent.batch_size}"
+        raise ConfigError([f"{path} {sizes}; make them equal"])
+    state = jax.eval_shape(agent.init, seed_key(0))
+    rows: Any = jax.ShapeDtypeStruct((member.agent.batch_size,), jnp.float32)
+    observation: Any = jax.ShapeDtypeStruct((*rows.shape, environment.observation_size), jnp.float32)
+    action: Any = jax.ShapeDtypeStruct((*rows.shape, environment.action_size), jnp.float32)
+    batch = Transition(observation, action, rows, observation, rows)
+    clock = clock_at(member.training, 1)
+    after, metrics = jax.eval_shape(agent.update, seed_key(0), clock, state, batch)
+    wanted = {
+        "act": (jax.eval_shape(agent.act, state, observation), action.shape),
+        "value": (jax.eval_shape(agent.value, state, observation), rows.shape),
+        **{f"update's metric {name}": (leaf, ()) for name, leaf in metrics.items()},
+        **{
+            f"diagnostics' metric {name}": (leaf, ())
+            for name, leaf in jax.eval_shape(agent.diagnostics, state, batch).items()
+        },
+    }
+    errors = [
+        f"{path} returns {name} with shape {list(found.shape)}, but it must be {list(shape)}"
+        for name, (found, shape) in wanted.items()
+        if found.shape != shape
+    ]
+    if jax.tree.map(lambda x: (x.shape, x.dtype), state) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
+        errors.append(f"{path} returns from update a state whose structure, shapes or dtypes differ from those of init")
+    if errors:
+        raise ConfigError(errors)
 
 
 def make_agent(environment: Environment, section: Any, axis_name: str | None = None) -> Agent:
     """Makes the agent described by a section; `axis_name` is the mapped axis over which its batches are sharded, if
     any."""
+    if isinstance(section, settings.CustomAgent):
+        arguments = {"batch_size": section.batch_size, "axis_name": axis_name, **section.settings}
+        return _custom(Agent, "agent.algorithm", section.algorithm, environment, settings=arguments)
     agent = AGENTS[type(section)](environment, section, axis_name)
     if getattr(section, "normalize_observations", False):
         return normalized(agent, environment.observation_size, axis_name)
     return agent
+
+
+def _custom(kind: type, path: str, place: str, *arguments: Any, settings: Mapping[str, Any]) -> Any:
+    """What a user's function returns; ConfigError if it fails or returns no record of this kind."""
+    try:
+        found = load_function(place)(*arguments, **settings)
+        if not isinstance(found, kind):
+            raise ValueError(f"it returned {type(found).__name__}, but must return a jaxddpg.{kind.__name__}")
+    except (Exception, SystemExit) as error:
+        raise ConfigError([f"{path} {place} cannot be used: {sentence(error)}"]) from error
+    return found
 
 
 def _make_copdac(environment: Environment, section: settings.COPDAC, axis_name: str | None) -> Agent:
@@ -97,7 +166,7 @@ def make_features(
             assert_never(section)
 
 
-def make_noise(environment: Environment, section: settings.Noise | settings.PinkNoise | settings.LadderNoise) -> Noise:
+def make_noise(environment: Environment, section: Any) -> Noise:
     """Makes the exploration noise described by a section."""
     numbers = {name: value for name, value in vars(section).items() if name != "color"}
     match section:
@@ -108,13 +177,19 @@ def make_noise(environment: Environment, section: settings.Noise | settings.Pink
         case settings.LadderNoise():
             return noise.ladder(**numbers)
         case _:
-            assert_never(section)
+            return _custom(Noise, "noise.color", section.color, settings=section.settings)
 
 
-def make_replay(section: settings.Replay, num_shards: int = 1) -> Replay:
+def make_replay(section: Any, num_shards: int = 1) -> Replay:
     """Makes the replay described by a section, or one of the shards of which it consists."""
     capacity = section.capacity // num_shards
-    return replay.latest(capacity) if section.sampling == "latest" else replay.uniform(capacity, section.steps)
+    match section:
+        case settings.Replay():
+            return replay.uniform(capacity, section.steps)
+        case settings.LatestReplay():
+            return replay.latest(capacity)
+        case _:
+            return _custom(Replay, "replay.sampling", section.sampling, capacity, settings=section.settings)
 
 
 def build(member: Member) -> Trainer:
@@ -141,9 +216,11 @@ def populate(run: RunPlan) -> Population:
     """The population of a run; ConfigError as `check_processes`."""
     check_processes(run.experiment.training.num_shards, [device.process_index for device in jax.devices()])
     section = run.experiment.population
+    # Programs of the user's own functions are not kept, because their code may change between runs of a process.
+    make = partial(build_shard) if is_custom(run.experiment) else build_shard
     members = [member.settings.member() for member in run.members]
     return Population(
-        build_shard,
+        make,
         members,
         [member.seed for member in run.members],
         section.placement,

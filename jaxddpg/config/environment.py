@@ -1,12 +1,8 @@
 """The environment that a section names, and whether it keeps the contract of `Environment`."""
 
-import importlib
-import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,12 +12,10 @@ import numpy as np
 from jaxddpg import settings
 from jaxddpg.config import tracing, trial
 from jaxddpg.config.reader import ConfigError
+from jaxddpg.config.user_code import load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
 from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
-
-_NOT_THE_USERS = {"jaxddpg", "jax", "jaxlib", "flax", "numpy"} | sys.stdlib_module_names
-"""Modules that are not user code, skipped when locating an error."""
 
 
 def make_environment(section: settings.Environment) -> Environment:
@@ -58,7 +52,7 @@ def make_environment(section: settings.Environment) -> Environment:
         return from_gymnax(made)
     # A factory is somebody else's code: whatever it raises, the user should read it as a sentence.
     except (Exception, SystemExit) as error:
-        raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
+        raise ConfigError([f"environment {section.name} cannot be used: {sentence(error)}"]) from error
 
 
 def _factory(name: str) -> Callable[..., Any] | None:
@@ -68,10 +62,9 @@ def _factory(name: str) -> Callable[..., Any] | None:
     place = (CONTINUOUS[name].factory or name) if name in CONTINUOUS else name
     if ":" not in place:
         return None
-    module, _, function = place.partition(":")
-    make = getattr(importlib.import_module(module), function)
-    if not callable(make) or isinstance(make, Environment):
-        raise ValueError(f"{function} has the type {type(make).__name__}, but must be a function that returns one")
+    make = load_function(place)
+    if isinstance(make, Environment):
+        raise ValueError(f"{place} is an Environment, but must be a function that returns one")
     return make
 
 
@@ -88,7 +81,7 @@ def check_environment(section: settings.Environment) -> None:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError([f"environment {section.name} cannot be traced by JAX: {_sentence(error)}"]) from error
+        raise ConfigError([f"environment {section.name} cannot be traced by JAX: {sentence(error)}"]) from error
     observation, number, flag = ((environment.observation_size,), "float32"), ((), "float32"), ((), "bool")
     contract = {
         "reset's observation": (start, observation),
@@ -119,7 +112,7 @@ def check_environment(section: settings.Environment) -> None:
         try:
             ends = trial.ended(_player(digest(section))(section, seed_key(0)))
         except Exception as error:
-            raise ConfigError([f"environment {section.name} cannot be used: {_sentence(error)}"]) from error
+            raise ConfigError([f"environment {section.name} cannot be used: {sentence(error)}"]) from error
         if wrong := trial.errors(ends, environment.episode_length):
             raise ConfigError([f"environment {section.name} {error}" for error in wrong])
         for doubt in trial.doubts(ends, environment.episode_length):
@@ -173,34 +166,3 @@ def _pair(found: Any, rule: str) -> tuple[Any, Any]:
 def _kind(leaf: Any) -> str:
     """The type and shape of an array, or what stands in the place of one."""
     return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
-
-
-def _sentence(error: BaseException) -> str:
-    """Where in the user's code an error was raised, its kind where the text alone would not say it, and its first
-    line, or else the line of code."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and (called_back := callback_error(error)):
-        return called_back
-    frames = [
-        (frame, summary)
-        for (frame, _), summary in zip(
-            traceback.walk_tb(error.__traceback__), traceback.extract_tb(error.__traceback__), strict=True
-        )
-        if frame.f_globals.get("__name__", "").split(".")[0] not in _NOT_THE_USERS
-    ]
-    theirs = [summary for frame, summary in frames if frame.f_globals["__name__"].split(".")[0] != "gymnax"]
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    place = next(reversed(theirs or [summary for _, summary in frames]), None)
-    if place is None:
-        return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'no message'}"
-    file = Path(place.filename)
-    named = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return f"{named} line {place.lineno}: {type(error).__name__}: {text or f'{place.line} in {place.name}'}"
-
-
-def callback_error(error: jax.errors.JaxRuntimeError) -> str | None:
-    """The location and message of a failed Python callback; None if the error was not raised in a callback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines or "callback" not in lines[0]:
-        return None
-    places = [line.removeprefix("File ").replace('"', "") for line in lines if line.startswith("File ")]
-    return ": ".join([*places[-1:], lines[-1]])

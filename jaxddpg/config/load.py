@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxddpg.config import notation
+from jaxddpg.config.arguments import read_custom, read_environment
 from jaxddpg.config.reader import (
     ConfigError,
     as_mapping,
     broken_rules,
     leaves,
-    read_environment,
     read_section,
     text,
 )
@@ -59,6 +59,9 @@ def parse(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
     experiment = dataclasses.replace(
         experiment,
         environment=read_environment(experiment.environment, errors),
+        agent=read_custom(experiment.agent, "agent", errors),
+        noise=read_custom(experiment.noise, "noise", errors),
+        replay=read_custom(experiment.replay, "replay", errors),
         population=check_axes(experiment.population, errors),
     )
     sentences = [*errors.values(), *broken_rules(experiment, "", set(errors))]

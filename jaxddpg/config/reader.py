@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import functools
 import operator
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +14,12 @@ from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple
 
-from jaxddpg import settings
 from jaxddpg.config import notation
-from jaxddpg.envs import registry
-from jaxddpg.settings import Experiment
+from jaxddpg.settings import CUSTOM, Experiment
 
 PARAMETERS = "environment.parameters."
+NAMED_BY_USER = (PARAMETERS, "agent.settings.", "noise.settings.", "replay.settings.")
+"""Below these, the names of settings are those of arguments of the user's functions."""
 
 
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
@@ -143,7 +142,8 @@ def invalid(path: str, value: Any, field: dataclasses.Field, error: ValueError) 
 
 @functools.cache
 def alternatives_of(kind: Any) -> dict[str, type]:
-    """The settings classes that a section may have, by tag, the default first; empty for a plain setting."""
+    """The settings classes that a section may have, by tag, the default first; empty for a plain setting. The tag of a
+    custom one is empty."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     return {_tag(kind)[1]: kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
@@ -162,8 +162,10 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, errors:
     default = next(iter(alternatives))
     tag, _ = _tag(alternatives[default])
     choice = content.get(tag, default) if isinstance(content, Mapping) else default
-    if choice not in [*alternatives]:
-        choices = ", ".join(alternatives)
+    if tag and "" in alternatives and isinstance(choice, str) and ":" in choice:
+        return read_section(alternatives[""], content, path, errors)
+    if choice not in [*alternatives] or (tag and not choice):
+        choices = ", ".join(name or CUSTOM for name in alternatives)
         # An error of the whole section: no rule applies to settings of an unknown kind.
         errors[path.removesuffix(".")] = (
             f"{path}{tag} is {text(choice)}, but must be one of {choices} (default {default})"
@@ -175,7 +177,7 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, errors:
             having = [
                 value
                 for value, kind in alternatives.items()
-                if name in _hints(kind) and (not inner or alternatives_of(kind_of(kind, name)))
+                if value and name in _hints(kind) and (not inner or alternatives_of(kind_of(kind, name)))
             ]
             if having and choice not in having:
                 errors[path + name] = (
@@ -284,57 +286,3 @@ def broken_rules(section: Any, path: str, invalid: set[str]) -> Iterator[str]:
         inner = getattr(section, field.name)
         if dataclasses.is_dataclass(inner):
             yield from broken_rules(inner, f"{path}{field.name}.", invalid)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether YAML can hold a value."""
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return isinstance(value, bool | int | float | str | types.NoneType)
-
-
-def read_environment(environment: settings.Environment, errors: dict[str, str]) -> settings.Environment:
-    """The environment with its parameters by their declared types, as far as that is known without importing it."""
-    name = environment.name
-    declared: Mapping[str, type] | None = None
-    if name in registry.CONTINUOUS:
-        declared = registry.CONTINUOUS[name].parameters
-    elif name in registry.DISCRETE:
-        suitable = ", ".join(registry.CONTINUOUS)
-        errors["environment.name"] = (
-            f"environment.name is {name}, which has discrete actions, but deterministic policies need continuous ones; "
-            f"try {suitable}"
-        )
-    # One of the user's own is registered, or known to its module or to the gymnax that this program has imported.
-    elif not (":" in name or name in registry.REGISTERED) and not (
-        "gymnax" in sys.modules and name in sys.modules["gymnax"].registered_envs
-    ):
-        near = difflib.get_close_matches(name, [*registry.CONTINUOUS, *registry.REGISTERED], n=2, cutoff=0.4)
-        question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(registry.CONTINUOUS)}."
-        errors["environment.name"] = (
-            f"environment.name is {text(name)}, which is neither a gymnax nor a built-in environment; {question} For a "
-            "custom environment use package.module:factory, or jaxddpg.register in Python"
-        )
-    parameters = {}
-    for parameter, value in environment.parameters.items():
-        path = f"environment.parameters.{parameter}"
-        kind = float if declared is None else declared.get(parameter)
-        if kind is None:
-            here = [f"environment.parameters.{declared_name}" for declared_name in declared or ()]
-            errors[path] = f"{path} is not a parameter{suggest(str(parameter), 'environment.parameters.', here)}"
-        elif (kind is bool) != isinstance(value, bool) and declared is not None:
-            errors[path] = f"{path} is {text(value)}, but must be {'true or false' if kind is bool else 'a number'}"
-        elif declared is None and not isinstance(value, float):
-            if not _is_plain(value):
-                errors[path] = (
-                    f"{path} is {text(value)}, but must be a number, a string, true or false, or a list of these"
-                )
-            parameters[parameter] = value
-        else:
-            try:
-                parameters[parameter] = value if kind is bool else read_number(kind, value)
-            except ValueError as error:
-                errors[path] = f"{path} is {text(value)}, but must be {error}"
-    return dataclasses.replace(environment, parameters=parameters)

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from jaxddpg.config.reader import alternatives_of, kind_of, plain
-from jaxddpg.settings import Experiment
+from jaxddpg.settings import Experiment, Factory
 
 _BOUNDS = {"at least": "minimum", "greater than": "exclusiveMinimum", "at most": "maximum"}
 _NUMBER_AS_TEXT = {"type": "string", "pattern": r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$"}
@@ -48,6 +48,8 @@ def _value(kind: Any, field: dataclasses.Field) -> dict[str, Any]:
     if typing.get_origin(kind) is tuple:
         entries = {"type": "array", "items": _value(typing.get_args(kind)[0], field)}
         return entries if field.default == () else entries | {"minItems": 1}
+    if field.type is Factory:
+        return {"type": "string", "pattern": "^[^:]+:[^:]+$"}
     if kind in _WITHOUT_RULE:
         return _WITHOUT_RULE[kind]
     bounds = {_BOUNDS[words]: bound for words, bound in field.metadata["rule"].items()}

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from jaxddpg import settings
 from jaxddpg.config import axes
+from jaxddpg.config.arguments import read_environment
 from jaxddpg.config.reader import (
-    PARAMETERS,
+    NAMED_BY_USER,
     ConfigError,
     alternatives_of,
     broken_rules,
@@ -23,7 +24,6 @@ from jaxddpg.config.reader import (
     kind_of,
     leaves,
     plain,
-    read_environment,
     read_value,
     suggest,
     text,
@@ -199,11 +199,11 @@ def values_at(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     """The values of those settings, by dotted path, that an experiment has, as YAML writes them."""
     found = dict[str, Any]()
     for path in paths:
-        if path.startswith(PARAMETERS):
-            if (name := path.removeprefix(PARAMETERS)) in experiment.environment.parameters:
-                found[path] = experiment.environment.parameters[name]
-        else:
-            with suppress(AttributeError):  # a setting of an alternative that was not chosen
+        with suppress(AttributeError, KeyError):  # a setting of an alternative that was not chosen
+            if path.startswith(NAMED_BY_USER):
+                section, mapping, name = path.split(".", 2)
+                found[path] = operator.attrgetter(f"{section}.{mapping}")(experiment)[name]
+            else:
                 found[path] = plain(operator.attrgetter(path)(experiment))
     return found
 
@@ -223,8 +223,8 @@ def warnings_of(run: RunPlan) -> list[str]:
 
 
 def _is_traced(path: str, variants: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a compiled program takes a setting as input, as it does floats among an environment's parameters."""
-    of_floats = path.startswith(PARAMETERS) and all(isinstance(values[path], float) for values in variants)
+    """Whether a compiled program takes a setting as input, as it does floats among a user's arguments."""
+    of_floats = path.startswith(NAMED_BY_USER) and all(isinstance(values[path], float) for values in variants)
     return path in traced() or of_floats
 
 
@@ -262,7 +262,7 @@ def _unsuitable(path: str, population: settings.Population) -> str:
     here = [leaf.path for leaf in leaves(Member) if typing.get_origin(leaf.field.type) is not Mapping]
     if path in tags:
         return "determines which settings exist, so it cannot be swept; run one sweep per value"
-    if path not in here and not path.startswith(PARAMETERS):
+    if path not in here and not path.startswith(NAMED_BY_USER):
         section, dot, name = path.rpartition(".")
         if inside := [leaf for leaf in here if leaf.startswith(f"{path}.")]:
             return f"is a section; name a setting in it, such as {inside[-1]}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError, RunPlan
-from jaxddpg.config.environment import callback_error
+from jaxddpg.config.user_code import callback_error
 from jaxddpg.parts import sharding
 from jaxddpg.report.console import Display
 from jaxddpg.report.rows import Row, mean_return, plain_json

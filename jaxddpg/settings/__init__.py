@@ -13,6 +13,7 @@ from jaxddpg.settings.deep import (
     Actor,
     ActorCritic,
     Critic,
+    CustomAgent,
     FastTD3,
     FastTD3Actor,
     FastTD3Critic,
@@ -21,15 +22,38 @@ from jaxddpg.settings.deep import (
     TD3Actor,
     TD3Critic,
 )
-from jaxddpg.settings.experiment import Experiment, Member
-from jaxddpg.settings.fields import AXIS_FORM, MAX_VARIANTS, Rule, Scalar, setting
-from jaxddpg.settings.linear import COPDAC, Baseline, FeatureActor, Features, Fourier, Polynomial, Radial, Tiles
+from jaxddpg.settings.experiment import (
+    Experiment,
+    Member,
+)
+from jaxddpg.settings.fields import (
+    AXIS_FORM,
+    CUSTOM,
+    MAX_VARIANTS,
+    Factory,
+    Rule,
+    Scalar,
+    setting,
+)
+from jaxddpg.settings.linear import (
+    COPDAC,
+    Baseline,
+    FeatureActor,
+    Features,
+    Fourier,
+    Polynomial,
+    Radial,
+    Tiles,
+)
 from jaxddpg.settings.sections import (
     Checkpoint,
+    CustomNoise,
+    CustomReplay,
     Environment,
     Evaluation,
     Halving,
     LadderNoise,
+    LatestReplay,
     Noise,
     NoSelection,
     PinkNoise,
@@ -43,6 +67,7 @@ from jaxddpg.settings.sections import (
 __all__ = [
     "AXIS_FORM",
     "COPDAC",
+    "CUSTOM",
     "D4PG",
     "DDPG",
     "MAX_VARIANTS",
@@ -52,9 +77,13 @@ __all__ = [
     "Baseline",
     "Checkpoint",
     "Critic",
+    "CustomAgent",
+    "CustomNoise",
+    "CustomReplay",
     "Environment",
     "Evaluation",
     "Experiment",
+    "Factory",
     "FastTD3",
     "FastTD3Actor",
     "FastTD3Critic",
@@ -63,6 +92,7 @@ __all__ = [
     "Fourier",
     "Halving",
     "LadderNoise",
+    "LatestReplay",
     "Member",
     "NoSelection",
     "Noise",

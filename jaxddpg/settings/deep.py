@@ -1,10 +1,11 @@
 """The agents with an actor and a critic network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
-from jaxddpg.settings.fields import Rule, Scalar, setting
+from jaxddpg.settings.fields import CUSTOM, Factory, Rule, Scalar, setting
 
 
 def _layer_normalization(normalization: str, hidden_sizes: tuple[int, ...]) -> Rule:
@@ -254,3 +255,16 @@ class FastTD3(ActorCritic):
 
     def rules(self) -> list[Rule]:
         return [_support(self.v_min, self.v_max)]
+
+
+@dataclass(frozen=True)
+class CustomAgent:
+    """An algorithm of the user's."""
+
+    algorithm: Factory = setting(
+        CUSTOM,
+        "a function that returns a `jaxddpg.Agent`, called with the environment, batch_size, axis_name (of shards, or "
+        "None) and agent.settings",
+    )
+    batch_size: int = setting(256, "transitions per update", at_least=1)
+    settings: Mapping[str, Any] = setting(dict, "its other arguments by name; floats are traced, other values static")

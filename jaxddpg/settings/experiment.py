@@ -4,14 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 from math import inf
 
-from jaxddpg.settings.deep import D4PG, DDPG, TD3, FastTD3
+from jaxddpg.settings.deep import D4PG, DDPG, TD3, CustomAgent, FastTD3
 from jaxddpg.settings.fields import Rule, setting
 from jaxddpg.settings.linear import COPDAC
 from jaxddpg.settings.sections import (
     Checkpoint,
+    CustomNoise,
+    CustomReplay,
     Environment,
     Evaluation,
     LadderNoise,
+    LatestReplay,
     Noise,
     NoSelection,
     PinkNoise,
@@ -27,9 +30,9 @@ class Member:
     """The settings of one population member: everything the compiled program depends on."""
 
     environment: Environment = setting(Environment, "the environment")
-    agent: DDPG | TD3 | D4PG | FastTD3 | COPDAC = setting(DDPG, "the agent")
-    noise: Noise | PinkNoise | LadderNoise = setting(Noise, "exploration")
-    replay: Replay = setting(Replay, "the replay buffer")
+    agent: DDPG | TD3 | D4PG | FastTD3 | COPDAC | CustomAgent = setting(DDPG, "the agent")
+    noise: Noise | PinkNoise | LadderNoise | CustomNoise = setting(Noise, "exploration")
+    replay: Replay | LatestReplay | CustomReplay = setting(Replay, "the replay buffer")
     training: Training = setting(Training, "the loop")
     evaluation: Evaluation = setting(Evaluation, "evaluation")
 
@@ -38,12 +41,13 @@ class Member:
         critic_steps = getattr(self.agent, "critic_steps", 1)
         ratio = self.training.updates_per_step / critic_steps
         # The newest rows are split among the updates of a step; at random each update draws from all there are.
-        share = ratio.numerator * critic_steps if self.replay.sampling == "latest" else 1
+        share = ratio.numerator * critic_steps if isinstance(self.replay, LatestReplay) else 1
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
         first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
         made, period, epoch = num_envs * ratio.denominator, ratio.denominator, self.training.steps_per_epoch
         shards = self.training.num_shards
         microbatch_size = getattr(self.agent, "microbatch_size", 0)
+        steps = getattr(self.replay, "steps", 1)
         return [
             Rule(
                 epoch % period == 0,
@@ -51,7 +55,7 @@ class Member:
                 f"but must be a multiple of the {period} steps between updates; use {-(-epoch // period) * period}",
             ),
             Rule(
-                self.replay.sampling == "uniform" or needed >= made,
+                not isinstance(self.replay, LatestReplay) or needed >= made,
                 ("agent.batch_size", "training.num_envs", "training.updates_per_step", "replay.sampling"),
                 f"but {made} transitions are collected between updates and only the newest {needed} would be used; "
                 f"use {-(-made // share)}, or replay.sampling: uniform",
@@ -75,12 +79,12 @@ class Member:
                 f"environment; use {-(-capacity // num_envs) * num_envs}",
             ),
             Rule(
-                self.replay.steps * num_envs <= capacity,
+                steps * num_envs <= capacity,
                 ("replay.steps", "replay.capacity", "training.num_envs"),
                 f"but the replay holds only {capacity // num_envs} vector steps; use a larger replay.capacity",
             ),
             Rule(
-                self.replay.steps <= self.training.warmup_steps,
+                steps <= self.training.warmup_steps,
                 ("replay.steps", "training.warmup_steps"),
                 f"but the warm-up has only {self.training.warmup_steps} vector steps; use a longer warm-up",
             ),

@@ -4,6 +4,10 @@ import dataclasses
 from typing import Annotated, Any, NamedTuple
 
 Scalar = Annotated[float, "traced"]
+Factory = Annotated[str, "package.module:factory"]
+"""The name of a function of the user's, by which a section is that of a custom agent, noise or replay."""
+CUSTOM = "package.module:factory"
+"""How such a name is written."""
 AXIS_FORM = (
     "a list of values, {linspace: [first, last, num]}, {geomspace: [first, last, num]}, or, for random draws, "
     "{uniform: [low, high]} or {loguniform: [low, high]}"

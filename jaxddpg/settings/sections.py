@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import inf
 from typing import Any, Literal
 
-from jaxddpg.settings.fields import AXIS_FORM, MAX_VARIANTS, Rule, Scalar, setting
+from jaxddpg.settings.fields import AXIS_FORM, CUSTOM, MAX_VARIANTS, Factory, Rule, Scalar, setting
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,39 @@ class LadderNoise:
 
 
 @dataclass(frozen=True)
-class Replay:
-    """The replay buffer."""
+class CustomNoise:
+    """A noise of the user's."""
 
-    sampling: Literal["uniform", "latest"] = setting("uniform", "uniform at random, or the newest transitions in order")
+    color: Factory = setting(CUSTOM, "a function that returns a `jaxddpg.Noise`, called with noise.settings")
+    settings: Mapping[str, Any] = setting(dict, "its arguments by name; floats are traced, other values static")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The replay buffer, sampled uniformly."""
+
+    sampling: Literal["uniform"] = setting("uniform", "uniformly at random")
     capacity: int = setting(100_000, "transitions per member; a multiple of training.num_envs", at_least=1)
     steps: int = setting(1, "n of the n-step returns that are learned from", at_least=1)
 
-    def rules(self) -> list[Rule]:
-        return [
-            Rule(
-                self.steps == 1 or self.sampling == "uniform",
-                ("steps", "sampling"),
-                f"but replay.sampling is {self.sampling}, which gives single transitions; use 1, or sampling: uniform",
-            )
-        ]
+
+@dataclass(frozen=True)
+class LatestReplay:
+    """The replay buffer, of which the newest transitions are used in order."""
+
+    sampling: Literal["latest"] = setting("latest", "the newest transitions in order")
+    capacity: int = setting(100_000, "transitions per member; a multiple of training.num_envs", at_least=1)
+
+
+@dataclass(frozen=True)
+class CustomReplay:
+    """A replay buffer of the user's."""
+
+    sampling: Factory = setting(
+        CUSTOM, "a function that returns a `jaxddpg.Replay`, called with the capacity of a shard and replay.settings"
+    )
+    capacity: int = setting(100_000, "transitions per member; a multiple of training.num_envs", at_least=1)
+    settings: Mapping[str, Any] = setting(dict, "its other arguments by name; floats are traced, other values static")
 
 
 @dataclass(frozen=True)
