@@ -1,6 +1,9 @@
 from . import settings, statistics
 from .agents.copdac import COPDACState, copdac
+from .agents.d4pg import D4PGState, d4pg
 from .agents.ddpg import DDPGState, ddpg
+from .agents.fasttd3 import FastTD3State, fasttd3
+from .agents.td3 import TD3State, td3
 from .config import ConfigError
 from .config.build import build, make_agent, make_features
 from .config.environment import make_environment
@@ -9,7 +12,8 @@ from .envs.gymnax import from_gymnax
 from .envs.registry import register
 from .parts import equations, features, noise, replay
 from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft_update, td_target
-from .parts.networks import Actor, Critic, FeatureNetwork
+from .parts.networks import Actor, CategoricalCritic, Critic, FeatureNetwork
+from .parts.normalization import normalized
 from .runs.cache import enable_compilation_cache
 from .runs.load import evaluate, load_policy, render
 from .runs.run import Result, RunError
@@ -35,13 +39,16 @@ __all__ = [
     "Actor",
     "Agent",
     "COPDACState",
+    "CategoricalCritic",
     "Clock",
     "ConfigError",
     "Critic",
+    "D4PGState",
     "DDPGState",
     "Environment",
     "Experience",
     "Experiment",
+    "FastTD3State",
     "FeatureNetwork",
     "Features",
     "Member",
@@ -50,6 +57,7 @@ __all__ = [
     "Replay",
     "Result",
     "RunError",
+    "TD3State",
     "TimeStep",
     "Trainer",
     "TrainingState",
@@ -60,11 +68,13 @@ __all__ = [
     "compatible_advantage",
     "copdac",
     "critic_loss",
+    "d4pg",
     "ddpg",
     "enable_compilation_cache",
     "episodic",
     "equations",
     "evaluate",
+    "fasttd3",
     "features",
     "from_gymnax",
     "load",
@@ -74,6 +84,7 @@ __all__ = [
     "make_features",
     "make_trainer",
     "noise",
+    "normalized",
     "plot",
     "register",
     "render",
@@ -85,6 +96,7 @@ __all__ = [
     "soft_update",
     "statistics",
     "sweep",
+    "td3",
     "td_target",
     "write_report",
 ]
