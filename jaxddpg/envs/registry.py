@@ -70,6 +70,9 @@ CONTINUOUS = {
     "MountainCar-silver": Known({}, factory="jaxddpg.envs.silver2014:mountain_car"),
     "Pendulum-silver": Known({}, factory="jaxddpg.envs.silver2014:pendulum"),
     "PuddleWorld-silver": Known({}, factory="jaxddpg.envs.silver2014:puddle_world"),
+    "DoubleIntegrator": Known(
+        {}, random_return=-2200.0, optimal_return=-3.2, factory="jaxddpg.envs.integrator:double_integrator"
+    ),
     "Rocket-goddard": Known({}, factory="jaxddpg.envs.goddard:rocket"),
 }
 
