@@ -69,11 +69,11 @@ BROKEN = {
         (check.offset_observations, {"batch norm: variance"}),
     ),
     "a time limit cuts the bootstrap": (
-        (equations, "transition", lambda rows, gamma: with_discount(rows, gamma * (1.0 - rows.last))),
+        (equations, "transition", lambda rows, gamma: with_discount(rows, lambda rows: gamma * (1.0 - rows.last))),
         (check.endings, {"time limit: value"}),
     ),
     "a termination does not": (
-        (equations, "transition", lambda rows, gamma: with_discount(rows, gamma + 0.0 * rows.reward)),
+        (equations, "transition", lambda rows, gamma: with_discount(rows, lambda rows: gamma + 0.0 * rows.reward)),
         (check.endings, {"termination: value"}),
     ),
     "the critic is not compatible": (
@@ -143,7 +143,9 @@ def learning_from_other_actions(agent):
     return agent._replace(update=update)
 
 
-def with_discount(rows, discount):
+def with_discount(windows, discount_of):
+    rows = jax.tree.map(lambda x: x[:, 0], windows)
+    discount = discount_of(rows)
     return Transition(rows.observation, rows.action, rows.reward, rows.next_observation, discount)
 
 
