@@ -56,6 +56,10 @@ class Clock(PyTreeNode):
         """The clock `steps` vector steps later."""
         return self.replace(step=self.step + steps)
 
+    def sequence(self, num: int, stride: int = 1) -> "Clock":
+        """The clocks [num] that start at this one, `stride` vector steps apart, to be scanned over."""
+        return jax.vmap(self.after)(jnp.arange(num, dtype=jnp.uint32) * stride)
+
     def anneal(self, initial: Scalar, final: Scalar, decay_steps: Scalar) -> jax.Array:
         """Linear schedule from `initial` to `final` over `decay_steps` env steps of the member; constant if
         `decay_steps` is inf."""
@@ -91,6 +95,12 @@ class Experience(PyTreeNode):
     """[O]"""
     ending: jax.Array
     """[] uint8: 0 where the episode continued, 1 where it was truncated, 2 where it terminated."""
+
+    @classmethod
+    def zeros(cls, environment: "Environment") -> "Experience":
+        """A row of zeros, with the sizes of an environment."""
+        observation, action = jnp.zeros(environment.observation_size), jnp.zeros(environment.action_size)
+        return cls(observation, action, jnp.zeros(()), observation, jnp.zeros((), jnp.uint8))
 
     @property
     def terminated(self) -> jax.Array:

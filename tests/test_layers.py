@@ -56,3 +56,26 @@ def test_the_library_needs_no_package_of_the_application(name, path):
 
 def test_the_loop_knows_no_environment_library():
     assert "gymnax" not in (PACKAGE / "training" / "loop.py").read_text()
+
+
+def own_lines(function):
+    """The lines of a function without those of the functions in it, and with them."""
+    size = lambda node: node.end_lineno - node.lineno + 1  # noqa: E731
+    inner = sum(size(node) for node in ast.iter_child_nodes(function) if isinstance(node, ast.FunctionDef))
+    return size(function) - inner, size(function)
+
+
+@pytest.mark.parametrize(("name", "path"), modules())
+def test_files_and_functions_are_short(name, path):
+    """A factory of a record of functions may hold them all."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            own, whole = own_lines(node)
+            assert own <= 60, f"{name}.{node.name} has {own} lines"
+            assert whole <= 120, f"{name}.{node.name} has {whole} lines with all that it holds"
+
+
+def test_the_top_level_is_small():
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 16

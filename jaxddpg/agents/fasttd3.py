@@ -93,14 +93,8 @@ def fasttd3(
             next_action = jnp.clip(infer(actor, state.actor, batch.next_observation) + noise, -1.0, 1.0)
             ahead = jax.nn.softmax(logits(state.target_critics, batch.next_observation, next_action))
             reward = config.reward_scale * batch.reward
-            project = partial(
-                equations.categorical_target,
-                reward=reward,
-                discount=batch.discount,
-                v_min=config.v_min,
-                v_max=config.v_max,
-            )
-            targets = jax.vmap(project)(ahead)
+            project = jax.vmap(equations.categorical_target, in_axes=(0, None, None, None, None))
+            targets = project(ahead, reward, batch.discount, config.v_min, config.v_max)
             if config.clipped_double:
                 smaller = jnp.argmin(targets @ atoms, axis=0)
                 targets = jnp.broadcast_to(targets[smaller, jnp.arange(len(smaller))], targets.shape)

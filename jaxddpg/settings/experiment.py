@@ -45,10 +45,9 @@ class Member:
         needed, rows = share * batch_size, self.training.warmup_steps * num_envs
         first = f"batch needs agent.batch_size, {batch_size}" if share == 1 else f"{share} batches need {needed}"
         made, period, epoch = num_envs * ratio.denominator, ratio.denominator, self.training.steps_per_epoch
-        shards = self.training.num_shards
-        microbatch_size = getattr(self.agent, "microbatch_size", 0)
-        steps = getattr(self.replay, "steps", 1)
         return [
+            *self._window_rules(),
+            *self._shard_rules(),
             Rule(
                 epoch % period == 0,
                 ("training.steps_per_epoch", "training.updates_per_step", "agent.policy_delay"),
@@ -78,6 +77,12 @@ class Member:
                 f"but must be a multiple of training.num_envs, {num_envs}, because each vector step writes one row per "
                 f"environment; use {-(-capacity // num_envs) * num_envs}",
             ),
+        ]
+
+    def _window_rules(self) -> list[Rule]:
+        """Of n-step windows."""
+        num_envs, capacity, steps = self.training.num_envs, self.replay.capacity, getattr(self.replay, "steps", 1)
+        return [
             Rule(
                 steps * num_envs <= capacity,
                 ("replay.steps", "replay.capacity", "training.num_envs"),
@@ -88,6 +93,13 @@ class Member:
                 ("replay.steps", "training.warmup_steps"),
                 f"but the warm-up has only {self.training.warmup_steps} vector steps; use a longer warm-up",
             ),
+        ]
+
+    def _shard_rules(self) -> list[Rule]:
+        """Of the parts of batches."""
+        batch_size, shards = self.agent.batch_size, self.training.num_shards
+        microbatch_size = getattr(self.agent, "microbatch_size", 0)
+        return [
             Rule(
                 batch_size % shards == 0,
                 ("agent.batch_size", "training.num_shards"),

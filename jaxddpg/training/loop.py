@@ -163,7 +163,7 @@ def init(parts: Parts, key: Key) -> TrainingState:
         environment=environment,
         observation=observation,
         noise=parts.noise.init(noise_key, (parts.num_envs, parts.environment.action_size)),
-        replay=parts.replay.init(_example(parts.environment)),
+        replay=parts.replay.init(Experience.zeros(parts.environment)),
         episode_return=CompensatedSum.zeros(parts.num_envs),
         health=Divergence.none().update(clock, start=observation),
     )
@@ -171,7 +171,7 @@ def init(parts: Parts, key: Key) -> TrainingState:
     def warmup_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, None]:
         return act_randomly(parts, jax.random.fold_in(interaction_key, clock.step), clock, state), None
 
-    state, _ = jax.lax.scan(warmup_step, state, _clocks(clock, parts.training.warmup_steps))
+    state, _ = jax.lax.scan(warmup_step, state, clock.sequence(parts.training.warmup_steps))
     return state.replace(health=state.health.sync() if parts.sharded else state.health)
 
 
@@ -193,7 +193,7 @@ def epoch(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[T
     def one_chunk(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
         return chunk(parts, keys, clock, state, chunk_cycles)
 
-    clocks = _clocks(clock, num_cycles // chunk_cycles, chunk_cycles * parts.period)
+    clocks = clock.sequence(num_cycles // chunk_cycles, chunk_cycles * parts.period)
     state, (episodes, learning) = jax.lax.scan(one_chunk, state, clocks)
 
     end = clock.after(parts.training.steps_per_epoch)
@@ -215,7 +215,7 @@ def chunk(
     def one_cycle(state: TrainingState, clock: Clock) -> tuple[TrainingState, tuple[Metrics, Metrics]]:
         return cycle(parts, keys, clock, state)
 
-    state, metrics = jax.lax.scan(one_cycle, state, _clocks(clock, num_cycles, parts.period))
+    state, metrics = jax.lax.scan(one_cycle, state, clock.sequence(num_cycles, parts.period))
     health = state.health.update(clock.after(num_cycles * parts.period - 1), parameter=state.agent)
     health = health.sync() if parts.sharded else health
     # The replay is not rolled back: selecting between two replays would copy both.
@@ -237,7 +237,7 @@ def cycle(
     def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
         return explore(parts, jax.random.fold_in(keys.interaction, clock.step), clock, state)
 
-    state, episodes = _scan(exploring_step, state, _clocks(clock, parts.period))
+    state, episodes = _scan(exploring_step, state, clock.sequence(parts.period))
     return state, (episodes, learning)
 
 
@@ -331,17 +331,6 @@ def evaluate_policy(parts: Parts, key: Key, clock: Clock, agent: State) -> Metri
 def shard_key(parts: Parts, key: Key) -> Key:
     """This shard's key, with the shard index folded in; unchanged if the member is not sharded."""
     return jax.random.fold_in(key, jax.lax.axis_index(sharding.AXIS)) if parts.sharded else key
-
-
-def _example(environment: Environment) -> Experience:
-    """One row of the replay, all zeros."""
-    observation, action = jnp.zeros(environment.observation_size), jnp.zeros(environment.action_size)
-    return Experience(observation, action, jnp.zeros(()), observation, jnp.zeros((), jnp.uint8))
-
-
-def _clocks(clock: Clock, num: int, stride: int = 1) -> Clock:
-    """The clocks [num] that start at `clock`, `stride` vector steps apart, to be scanned over."""
-    return jax.vmap(clock.after)(jnp.arange(num, dtype=jnp.uint32) * stride)
 
 
 def _nearest_divisor(number: int, wanted: float) -> int:
