@@ -65,7 +65,7 @@ def own_lines(function):
     return size(function) - inner, size(function)
 
 
-@pytest.mark.parametrize(("name", "path"), modules())
+@pytest.mark.parametrize(("name", "path"), [*modules()])
 def test_files_and_functions_are_short(name, path):
     """A factory of a record of functions may hold them all."""
     text = path.read_text()
