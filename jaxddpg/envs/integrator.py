@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.types import Environment, Key
+from jaxddpg.types import Environment, Key, rescale
 
 STEP = 0.1
 LIMIT = 2.0
@@ -23,7 +23,7 @@ def double_integrator() -> Environment:
 
     def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         del key  # nothing is drawn
-        (position, speed), force = state, LIMIT * action[0]
+        (position, speed), force = state, rescale(action[0], -LIMIT, LIMIT)
         reward = -(position**2 + 0.1 * speed**2 + 0.01 * force**2)
         after = jnp.stack([position + STEP * speed, speed + STEP * force])
         return after, reward, jnp.zeros((), bool)
