@@ -1,5 +1,7 @@
 """Environments of one's own that miss the contract, each refused or doubted in one sentence."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment as Gymnax
 from gymnax.environments.environment import EnvParams, EnvState
-from helpers import call, refused, tiny
+from helpers import TINY, call, refused, tiny
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
@@ -372,3 +374,28 @@ def test_a_bool_of_pythons_is_a_termination():
     state, _ = environment.reset(jax.random.key(0))
     _, time_step = environment.step(jax.random.key(1), state, np.zeros(1))
     assert (time_step.truncated.dtype, time_step.terminated.dtype) == (bool, bool)
+
+
+@pytest.mark.slow
+def test_after_a_callback_that_failed_the_sentence_is_the_last_that_is_shown(tmp_path):
+    """JAX raises the error again when the process exits."""
+    (tmp_path / "tasks.py").write_text(
+        "import jax, jax.numpy as jnp, numpy as np, jaxddpg as jd\n"
+        "calls = []\n"
+        "def cart():\n"
+        "    def fail(x):\n"
+        "        calls.append(x)\n"
+        "        if len(calls) > 300: raise RuntimeError('boom')\n"
+        "        return np.float32(0)\n"
+        "    def step(key, state, action):\n"
+        "        shape = jax.ShapeDtypeStruct((), jnp.float32)\n"
+        "        reward = jax.pure_callback(fail, shape, state[0], vmap_method='sequential')\n"
+        "        return state, reward, jnp.bool_(False)\n"
+        "    start = lambda key: jax.random.uniform(key, (2,))\n"
+        "    return jd.episodic(start, step, lambda s: s, observation_size=2, action_size=1, episode_length=20)\n"
+    )
+    (tmp_path / "tiny.yaml").write_text("environment: {name: 'tasks:cart'}\n" + TINY.split("\n", 2)[2])
+    command = [sys.executable, "-m", "jaxddpg", "train", "tiny.yaml", "--training.steps_per_epoch", "100", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the environment failed in a callback: ")

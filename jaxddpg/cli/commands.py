@@ -1,6 +1,7 @@
 """The CLI commands. Each takes parsed options and returns an exit code; JAX is imported lazily."""
 
 import argparse
+import atexit
 import csv
 import json
 import os
@@ -111,6 +112,7 @@ def _run_here(
             results = start(quiet=options.quiet, should_stop=lambda: bool(signals.received), profile=options.profile)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
+        atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # at exit JAX raises errors of callbacks again
         return 1
     except FloatingPointError as error:
         remedy = "run without --debug to see which member and env step, and which value was non-finite"
