@@ -395,7 +395,7 @@ def test_after_a_callback_that_failed_the_sentence_is_the_last_that_is_shown(tmp
         "    return jd.episodic(start, step, lambda s: s, observation_size=2, action_size=1, episode_length=20)\n"
     )
     (tmp_path / "tiny.yaml").write_text("environment: {name: 'tasks:cart'}\n" + TINY.split("\n", 2)[2])
-    command = [sys.executable, "-m", "jaxddpg", "train", "tiny.yaml", "--training.steps_per_epoch", "100", "--quiet"]
+    command = [sys.executable, "-m", "jaxddpg", "train", "tiny.yaml", "--training.steps_per_epoch", "1000", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the environment failed in a callback: ")
