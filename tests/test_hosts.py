@@ -177,7 +177,7 @@ def test_there_is_one_run_directory_and_the_first_process_reports(whole):
     assert other_out == ""
     assert "Gloo" not in out + err + other_err
     assert f"run directory: {directory}" in out
-    assert "5 members on 3 cpu devices of 2 processes, 2 on each, 1 at once, 1 idle" in err
+    assert "5 members on 3 cpu devices of 2 processes, 2 per device, 1 at a time, 1 idle" in err
     summary = summary_of(directory)
     assert [member["seed"] for member in summary["members"]] == [0, 1, 2, 3, 4]
     assert (directory / "learning_curve.png").stat().st_size > 10_000
