@@ -209,3 +209,9 @@ def test_members_that_do_not_train_keep_their_agents_and_the_others_their_number
             getattr(after, part),
             getattr(before, part),
         )
+
+
+@pytest.mark.parametrize(("settings", "seeds"), [(2, 3), (3, 2), (0, 0)])
+def test_settings_and_seeds_that_do_not_match_are_refused(settings, seeds):
+    with pytest.raises(ValueError, match=f"settings are {settings} and seeds {seeds}, but"):
+        Population(lambda numbers: None, [{}] * settings, range(seeds))

@@ -482,3 +482,33 @@ def test_the_generator_of_keys_is_not_that_of_jaxs_default(whole, interrupted, t
         another = run(small())
     equal(result, whole[1])
     equal(another, whole[1])
+
+
+def test_a_run_that_has_ended_is_not_trained_again_when_its_checkpoints_are_gone(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for changes in ({}, {"training.num_epochs": 50}):
+        with pytest.raises(ConfigError, match="has ended, but its checkpoints are gone, so it cannot continue"):
+            resume(tmp_path / "run", changes)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_checkpoints_that_cannot_be_read_are_not_taken_for_absent(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint.os, "listdir", refuse)
+    with pytest.raises(ConfigError, match="checkpoints cannot be read: Permission denied; make it readable"):
+        resume(tmp_path / "run", {"training.num_epochs": 50})
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "{}", ""])
+def test_a_damaged_summary_is_made_again(whole, tmp_path, content):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(content)
+    assert resume(tmp_path / "run").summary["epochs"] == whole[1].summary["epochs"]

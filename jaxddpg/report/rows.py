@@ -101,8 +101,12 @@ def _not_finite(what: str) -> str:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a `metrics.jsonl` up to the first invalid line; none where there is no file."""
     rows: list[Row] = []
-    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
-        for line in path.read_bytes().splitlines():
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return rows
+    with suppress(ValueError, AttributeError, KeyError, TypeError):
+        for line in lines:
             row = json.loads(line)
             int(row["epoch"] + row["member"] + row["env_steps"])
             rows.append({name: math.nan if "/" in name and value is None else value for name, value in row.items()})

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxddpg.config import ConfigError
 from jaxddpg.runs import distributed
 from jaxddpg.types import State
 
@@ -141,7 +143,12 @@ def _write_manifest(path: Path, epoch: int, state: State, origin: Origin) -> int
 
 def epochs(run: Path) -> list[int]:
     """The epochs of which there is a checkpoint, the newest first; what an interrupted save left does not count."""
-    found = (path.stem for path in (run / DIRECTORY).glob("*.json"))
+    try:
+        found = (Path(name).stem for name in os.listdir(run / DIRECTORY) if name.endswith(".json"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:  # what is there must not count as absent, or a run would start over and replace it
+        raise ConfigError([f"{run / DIRECTORY} cannot be read: {error.strerror}; make it readable"]) from error
     return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
 

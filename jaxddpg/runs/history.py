@@ -79,6 +79,14 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
     if found:
         remedy = f"restore the missing files, or delete {directory / checkpoint.DIRECTORY} to start over"
         raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
+    last = config.read_run(directory).experiment.training.num_epochs  # before any changes
+    if complete >= (last + 1) * count:  # to train all of it again would replace what is there
+        raise ConfigError(
+            [
+                f"{directory} has ended, but its checkpoints are gone, so it cannot continue; restore "
+                f"{directory / checkpoint.DIRECTORY}, or train a new run of its config.yaml"
+            ]
+        )
     return -1, ["no checkpoint found; starting from scratch"]
 
 

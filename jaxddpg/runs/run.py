@@ -192,7 +192,7 @@ class Run:
     def _should_stop(self, members: Members, rows: Sequence[Row]) -> bool:
         stop = self._options.should_stop()
         if self._options.on_epoch:
-            stop |= self._options.on_epoch(rows, self._population.gather(members.state.agent)) is True
+            stop |= bool(self._options.on_epoch(rows, self._population.gather(members.state.agent)))
         return stop
 
     def _log(self, rows: list[Row]) -> None:

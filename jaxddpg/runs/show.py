@@ -1,6 +1,5 @@
 """Figures of runs and reports on them, from what stands in their directories."""
 
-import json
 import os
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import figures, page
 from jaxddpg.report.curves import Curves, by_epoch, lineage, unmeasured
 from jaxddpg.report.rows import METRICS, Row, read_rows
+from jaxddpg.runs import summary
 
 
 def plot(directories: str | Path | Sequence[str | Path], path: str | Path) -> None:
@@ -60,8 +60,7 @@ def write_report(
             if epoch != last:
                 where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
                 unfinished.append(f"{place / run.name} ({where})")
-            summary = place / run.name / "summary.json"
-            found = json.loads(summary.read_text()) if summary.exists() else {}
+            found = summary.read(place / run.name / "summary.json") or {}
             sources.append(page.Source(f"{place / run.name}", f"jaxddpg {how} {file}", found))
     try:
         return page.write(runs, sources, command, path, unfinished)

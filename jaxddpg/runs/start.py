@@ -106,6 +106,7 @@ def resume_sweep(directory: str | Path, changes: Mapping[str, Any] | None = None
     """
     directory = Path(directory)
     config.read_run_or_sweep(directory)  # otherwise taking the lock would create the directory
+    backend.start()
     with ExitStack() as stack:
         with distributed.agreeing():
             if distributed.is_first():
@@ -221,7 +222,7 @@ def _finished(plan: RunPlan, directory: Path, population: Population, history: H
     if not is_over(plan.experiment, history.rows[-len(plan.members) :]):
         return None
     path = directory / "summary.json"
-    found = distributed.of_first(lambda: summary.read(path) if path.exists() else None)
+    found = distributed.of_first(lambda: summary.read(path))
     if found is None or found["epochs"] != history.epoch:
         return None  # it is that of an earlier interruption
     if distributed.is_first() and len((directory / METRICS).read_bytes().splitlines()) > len(history.rows):

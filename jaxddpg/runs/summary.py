@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,14 @@ def _returns(plan: RunPlan, members: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A `summary.json`; what was not finite is not a number."""
-    found = json.loads(path.read_text())
-    for member in found["members"]:
-        member |= {name: math.nan for name in ("final_return", "best_return") if member[name] is None}
-    return found
+def read(path: Path) -> dict[str, Any] | None:
+    """A `summary.json`, in which what was not finite is not a number; None where there is none, or it is damaged."""
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_text())
+        for member in found["members"]:
+            member |= {name: math.nan for name in ("final_return", "best_return") if member[name] is None}
+        return found if isinstance(found["epochs"], int) else None
+    return None
 
 
 def _variants(plan: RunPlan, final: np.ndarray) -> list[dict[str, Any]]:

@@ -111,6 +111,10 @@ class Population:
             version: a key for everything `build` reads besides the settings. Compiled programs are cached for
                 populations of the same structure and version; None disables caching.
         """
+        if not settings or len(settings) != len(seeds):
+            raise ValueError(
+                f"settings are {len(settings)} and seeds {len(seeds)}, but there must be one of each a member"
+            )
         self.placement, self.version = place(len(seeds), num_shards, at_once), version
         self._specs = _specs(build, settings[0], self.placement)
         structure = jax.tree.structure(settings[0])
