@@ -282,11 +282,11 @@ def test_commands_refuse_what_the_other_does(tmp_path, several, monkeypatch):
     path.write_text(config.dump(tiny()))
     assert refused(call("sweep", path), "population.sweep is empty", "list the settings to sweep") == []
     directory = several[0]
-    told = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
-    assert refused(told, "already contains a sweep") == []
+    said = call("sweep", directory.parent / "sweep.yaml", "--run-dir", directory, "--quiet")
+    assert refused(said, "already contains a sweep") == []
     assert refused(call("render", directory), "choose one of its subdirectories") == []
-    told = call("resume", directory, "--agent.gamma", "0.5", "--quiet")
-    assert refused(told, "agent.gamma", "cannot be changed") == []
+    said = call("resume", directory, "--agent.gamma", "0.5", "--quiet")
+    assert refused(said, "agent.gamma", "cannot be changed") == []
     assert not (tmp_path / "runs").exists()
 
 

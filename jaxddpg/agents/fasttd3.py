@@ -45,7 +45,7 @@ def fasttd3(
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
     decay_steps = config.learning_rate_decay_steps
-    atoms = config.v_min + (config.v_max - config.v_min) * jnp.linspace(0.0, 1.0, config.num_atoms)
+    atoms = equations.atoms(config.v_min, config.v_max, config.num_atoms)
 
     def logits(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[2, B, K]"""

@@ -1,4 +1,4 @@
-"""A double integrator whose state is unbounded: a linear-quadratic problem with bounded actions."""
+"""A double integrator with an unbounded state: a linear-quadratic problem with bounded actions."""
 
 import jax
 import jax.numpy as jnp

@@ -52,6 +52,11 @@ def smoothing_noise(key: Key, shape: tuple[int, ...], scale: Scalar, bound: Scal
     return jnp.clip(scale * jax.random.normal(key, shape), -bound, bound)
 
 
+def atoms(v_min: Scalar, v_max: Scalar, num_atoms: int) -> jax.Array:
+    """The values [K] of the atoms of a categorical distribution, evenly spaced from v_min to v_max."""
+    return v_min + (v_max - v_min) * jnp.linspace(0.0, 1.0, num_atoms)
+
+
 def categorical_target(
     probabilities: jax.Array, reward: jax.Array, discount: jax.Array, v_min: Scalar, v_max: Scalar
 ) -> jax.Array:
