@@ -9,6 +9,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -64,10 +65,46 @@ def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monke
 
 
 @pytest.mark.slow
-def test_one_page_runs_as_a_script(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["one_page.py", "2"])
-    runpy.run_path(str(ROOT / "examples" / "one_page.py"), run_name="__main__")
-    assert "return_mean" in capsys.readouterr().out
+@pytest.mark.parametrize(("num_steps", "num_envs", "updates"), [(4, 4, 2), (8, 1, 1)])
+def test_td3_on_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monkeypatch):
+    page, network = load_example("one_page_td3"), {"hidden_sizes": [8, 8]}
+    monkeypatch.setattr(page, "HIDDEN_SIZES", (8, 8))
+    monkeypatch.setattr(page, "BATCH_SIZE", 8)
+    monkeypatch.setattr(page, "WARMUP", 20)
+    _, _, policy, critics = page.train(num_steps, num_envs, updates)
+    settings = config.parse(
+        {
+            "agent": {
+                "algorithm": "td3",
+                "actor_learning_rate": page.LEARNING_RATE,
+                "critic_learning_rate": page.LEARNING_RATE,
+                "batch_size": 8,
+                "actor": network,
+                "critic": network,
+            },
+            "replay": {"capacity": 50_000},
+            "training": {
+                "num_envs": num_envs,
+                "updates_per_step": updates * page.DELAY,
+                "warmup_steps": page.WARMUP,
+                "steps_per_epoch": num_steps,
+            },
+        }
+    ).experiment
+    trainer = build.build(settings)
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock_at(settings.training, 1), state)
+    close = partial(np.testing.assert_allclose, atol=2e-5)
+    jax.tree.map(close, policy, state.agent.actor)
+    jax.tree.map(close, jax.tree.map(lambda *x: np.stack(x), *critics), state.agent.critics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_page", "one_page_td3"])
+def test_one_page_runs_as_a_script(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "2"])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert "return" in capsys.readouterr().out
 
 
 @pytest.mark.slow

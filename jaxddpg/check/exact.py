@@ -1,11 +1,7 @@
-"""Numerical self-tests with known answers, to verify results on a given accelerator.
-
-Each check runs the package's own functions and compares the result with a closed form or a float64 NumPy reference.
-Later checks rely on earlier ones.
-"""
+"""What equals a closed form or a float64 NumPy reference to rounding."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,94 +10,18 @@ from jax.flatten_util import ravel_pytree
 
 from jaxddpg import settings
 from jaxddpg.agents.copdac import copdac
-from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.check.case import Case
+from jaxddpg.check.estimated import trained
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.parts import equations, features, noise, replay
 from jaxddpg.parts.networks import Actor
-from jaxddpg.training.loop import clock_at, make_trainer
-from jaxddpg.types import Agent, Clock, Environment, Key, Noise, Replay, Transition
-
-
-class Case(NamedTuple):
-    """What a rung compares."""
-
-    name: str
-    computed: Any
-    exact: Any
-    bound: float
-    """on the largest |computed - exact|"""
-
-
-class Check(NamedTuple):
-    """The outcome of a case, shown where its error is largest."""
-
-    name: str
-    dtype: str
-    computed: float
-    exact: float
-    error: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        """False too where the error is not a number."""
-        return self.error <= self.bound
-
-
-def self_test() -> Iterator[Check]:
-    """Runs all checks in float32, and the exact ones again in float64 if the device supports it.
-
-    Matrix products are as precise as in training for those that are estimated, and of the highest precision otherwise.
-    """
-    for rung in ESTIMATED:
-        yield from map(compare, rung())
-    with jax.default_matmul_precision("highest"):
-        for rung in EXACT:
-            yield from map(compare, rung())
-        if jax.default_backend() != "tpu":
-            with jax.enable_x64(True):
-                for rung in EXACT:
-                    yield from map(compare, rung())
-
-
-def compare(case: Case) -> Check:
-    """Compares a case; returns the element with the largest error."""
-    computed = np.ravel(np.asarray(case.computed))
-    exact = np.broadcast_to(np.asarray(case.exact, np.float64), np.shape(case.computed)).ravel()
-    error = np.abs(computed.astype(np.float64) - exact)
-    worst = int(np.argmax(error))  # of a NaN, if there is one
-    return Check(
-        case.name, str(computed.dtype), float(computed[worst]), float(exact[worst]), float(error[worst]), case.bound
-    )
+from jaxddpg.types import Clock, Environment, Key, Transition
 
 
 def _epsilon() -> float:
     """The rounding error of one operation in the precision of the running rung."""
     return float(jnp.finfo(jnp.zeros(()).dtype).eps)
-
-
-def exploration() -> Iterator[Case]:
-    """Ornstein-Uhlenbeck noise has the moments and the memory that theory gives it; bounds are five standard errors."""
-    smoothing, scale, num_walks, num_steps = 0.85, 0.2, 2**16, 40
-    process = noise.ornstein_uhlenbeck(smoothing, scale)
-    clock = Clock(np.uint32(0), np.uint32(0), num_walks)
-
-    def step(state: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
-        return process.sample(key, clock, state)
-
-    start = process.init(jax.random.key(0), (num_walks, 1))
-    _, walks = jax.jit(lambda keys: jax.lax.scan(step, start, keys))(jax.random.split(jax.random.key(1), num_steps))
-    walks = np.asarray(walks[..., 0], np.float64)  # [steps, walks]
-    steps = np.arange(1, num_steps + 1)
-    deviation = scale * np.sqrt((1 - smoothing ** (2 * steps)) / (1 - smoothing**2))
-    error = 5 * deviation.max() / np.sqrt(num_walks)
-    yield Case("OU noise: mean", walks.mean(1), 0.0, error)
-    yield Case("OU noise: deviation", walks.std(1), deviation, error / 2**0.5)
-    last = walks[num_steps // 2 :]
-    correlation = np.mean(last[0] * last, axis=1) / np.mean(last[0] ** 2)
-    decay = smoothing ** np.arange(len(last))
-    yield Case("OU noise: autocorrelation", correlation, decay, 5 / np.sqrt(num_walks))
 
 
 def target_networks() -> Iterator[Case]:
@@ -132,6 +52,22 @@ def offset_observations() -> Iterator[Case]:
     yield Case("batch norm: variance", moved["var"], 1.0, 100 * _epsilon())
 
 
+def projection() -> Iterator[Case]:
+    """The projected distribution of D4PG and FastTD3 is that of the triangular kernel of Bellemare et al. 2017, eq. 7,
+    with rewards that move it by fractions of an atom, by whole atoms and beyond both ends."""
+    v_min, v_max, num_atoms = 9_990.0, 10_010.0, 21  # one atom per unit, far from zero
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(num_atoms), size=4)
+    reward, discount = np.array([0.25, 3.0, -40.0, 5_000.0]), np.array([1.0, 1.0, 1.0, 0.5])
+    projected = jax.jit(equations.categorical_target)(
+        *map(jnp.asarray, (probabilities, reward, discount)), v_min, v_max
+    )
+    atoms = np.linspace(v_min, v_max, num_atoms)
+    moved = np.clip(reward[:, None] + discount[:, None] * atoms, v_min, v_max)  # [4, K]
+    weights = np.maximum(1 - np.abs(moved[:, :, None] - atoms), 0)  # [4, K, K]
+    yield Case("D4PG: projection", projected, np.einsum("bj,bji->bi", probabilities, weights), 1e5 * _epsilon())
+
+
 def endings() -> Iterator[Case]:
     """A reward of 1 per step for ever is worth 1 / (1 - gamma), though a time limit cuts it every four steps; where a
     termination ends it every four steps, a critic that sees no time gives each step the mean value."""
@@ -156,7 +92,7 @@ def endings() -> Iterator[Case]:
         training = settings.Training(num_envs=1, warmup_steps=length, steps_per_epoch=400)
         environment = reward_one(terminates)
         agent = copdac(environment, constant, config)
-        state = _trained(environment, agent, noise.gaussian(0.0), replay.latest(length), training)
+        state = trained(environment, agent, noise.gaussian(0.0), replay.latest(length), training)
         yield Case(name, agent.value(state.agent, jnp.zeros(1)), exact, 100 * _epsilon())
 
 
@@ -229,60 +165,6 @@ def policy_gradient() -> Iterator[Case]:
     yield Case("policy gradient: slopes", gradient, slopes, 1e-9 + 20 * _epsilon())
 
 
-def regulator() -> Iterator[Case]:
-    """On a linear-quadratic regulator both learners find the gain and the value of the Riccati equation."""
-    keep, push, effort, gamma = 0.9, 0.5, 0.5, 0.9
-    curvature = 0.0
-    for _ in range(1000):
-        gain = gamma * curvature * keep * push / (effort + gamma * curvature * push**2)
-        curvature = 1 + effort * gain**2 + gamma * curvature * (keep - push * gain) ** 2
-
-    def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        reward = -(state**2) - effort * action[0] ** 2
-        return keep * state + push * action[0], reward, jnp.zeros((), bool)
-
-    environment = episodic(
-        reset=lambda key: jax.random.uniform(key, minval=-1.0, maxval=1.0),
-        step=step,
-        observe=lambda state: state[None],
-        episode_length=8,
-        observation_size=1,
-        action_size=1,
-    )
-    start = jnp.linspace(-1.0, 1.0, 5)[:, None]
-
-    def cases(name: str, agent: Agent, state: Any, bound: float) -> Iterator[Case]:
-        yield Case(f"{name}: gain", agent.act(state, start)[:, 0], -gain * start[:, 0], bound)
-        values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
-        yield Case(f"{name}: value", values, -curvature * start[:, 0] ** 2, bound)
-
-    num_envs, rows = 32, 32 * environment.episode_length  # a batch of whole episodes
-    training = settings.Training(num_envs=num_envs, warmup_steps=environment.episode_length, steps_per_epoch=1000)
-    quadratic = features.polynomial(jnp.full(1, -1.0), jnp.ones(1), order=2)
-    linear = copdac(
-        environment,
-        quadratic,
-        settings.COPDAC(critic="regression", gamma=gamma, actor_learning_rate=0.2, batch_size=rows),
-    )
-    state = _trained(environment, linear, noise.gaussian(0.01), replay.latest(rows), training).agent
-    yield from cases("COPDAC-Q", linear, state, 1e-2)
-
-    training = settings.Training(num_envs=num_envs, warmup_steps=100, steps_per_epoch=4000)
-    deep = ddpg(
-        environment,
-        settings.DDPG(
-            gamma=gamma,
-            tau=0.02,
-            batch_size=128,
-            learning_rate_decay_steps=num_envs * 4000,
-            actor=settings.Actor((32, 32)),
-            critic=settings.Critic((32, 32)),
-        ),
-    )
-    state = _trained(environment, deep, noise.gaussian(0.3), replay.uniform(num_envs * 1000), training).agent
-    yield from cases("DDPG", deep, state, 0.1)
-
-
 def parallel() -> Iterator[Case]:
     """Environments side by side are environments alone, and so are members."""
     for name, environment in (
@@ -306,22 +188,8 @@ def parallel() -> Iterator[Case]:
         yield Case(f"parallel: {name}", jax.jit(jax.vmap(play))(keys), alone, 100 * _epsilon())
 
 
-def _trained(
-    environment: Environment, agent: Agent, exploration: Noise, memory: Replay, training: settings.Training
-) -> Any:
-    """The state of a learner after one epoch."""
-    trainer = make_trainer(environment, agent, exploration, memory, training)
-
-    @jax.jit
-    def learn(key: Key) -> Any:
-        return trainer.epoch(key, clock_at(training, 1), trainer.init(key))[0]
-
-    return learn(jax.random.key(0))
-
-
 def _flat(weights: Any) -> np.ndarray:
     return np.asarray(ravel_pytree(weights)[0])
 
 
-ESTIMATED = (exploration, regulator)
-EXACT = (target_networks, offset_observations, endings, compatible_critic, policy_gradient, parallel)
+EXACT = (target_networks, offset_observations, projection, endings, compatible_critic, policy_gradient, parallel)
