@@ -9,10 +9,12 @@ import pytest
 from helpers import faults, tiny
 from scipy import stats
 
-from jaxddpg import config
+from jaxddpg import config, settings
+from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.config import build
-from jaxddpg.parts import equations, replay
-from jaxddpg.training.loop import clock_at
+from jaxddpg.envs.episodic import episodic
+from jaxddpg.parts import equations, noise, replay, sharding
+from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Clock, Experience
 
 ROW = Experience(np.zeros(1, "f4"), np.zeros(1, "f4"), np.zeros((), "f4"), np.zeros(1, "f4"), np.zeros((), np.uint8))
@@ -179,6 +181,45 @@ def test_windows_that_cannot_be_are_refused(replay, training, said):
     content["replay"] |= replay
     content["training"] |= training
     assert any(fault.startswith(said) for fault in faults(content)), faults(content)
+
+
+@pytest.mark.parametrize("num_shards", [2, 4])
+def test_the_windows_of_a_shard_are_those_of_its_own_environments(num_shards):
+    """The ring of each shard is overwritten. An episode has a mark of its own and rewards that count its steps, so that
+    a window of two episodes, environments or laps of the ring has another sum or another mark."""
+    gamma, axis = 0.5, sharding.AXIS
+    environment = episodic(
+        reset=lambda key: jnp.stack([jax.random.uniform(key), 0.0]),
+        step=lambda key, state, action: (state + jnp.array([0.0, 1.0]), state[1], jnp.zeros((), bool)),
+        observe=lambda state: state,
+        episode_length=7,
+        observation_size=2,
+        action_size=1,
+    )
+    config = settings.Training(num_envs=8, num_shards=num_shards, warmup_steps=16, steps_per_epoch=30)
+    agent = ddpg(environment, settings.DDPG(batch_size=64, gamma=gamma), axis)
+
+    def update(key, clock, state, batch):
+        (mark, time), (last_mark, last_time) = batch.observation.T, batch.next_observation.T
+        taken = jnp.arange(3)[:, None] < last_time - time
+        total = jnp.sum(
+            jnp.where(taken, gamma ** jnp.arange(3)[:, None] * (time + jnp.arange(3)[:, None]), 0.0), axis=0
+        )
+        errors = {
+            "mark": jnp.abs(last_mark - mark),
+            "reward": jnp.abs(batch.reward - total),
+            "discount": jnp.abs(batch.discount - gamma ** (last_time - time)),
+            "cut": (last_time - time != 3) & (last_time != 7),
+        }
+        return state, {name: jax.lax.pmax(jnp.max(error * 1.0), axis) for name, error in errors.items()}
+
+    parts = (agent._replace(update=update), noise.gaussian(0.1), replay.uniform(80 // num_shards, steps=3))
+    trainer = sharding.vmap_shards(make_trainer(environment, *parts, config), num_shards)
+    key = jax.random.key(0)
+    _, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), jax.jit(trainer.init)(key))
+    assert {name: float(metrics[name]) for name in ("mark", "reward", "discount", "cut")} == pytest.approx(
+        dict.fromkeys(("mark", "reward", "discount", "cut"), 0.0), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"training": {"num_shards": 2}}], ids=["whole", "shards"])
