@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import common
@@ -22,6 +23,7 @@ from profile_update import kernels
 from jaxddpg.config import build
 from jaxddpg.config import environment as environment_module
 
+ROOT = Path(__file__).parent.parent
 COMMAND_BUFFERS = {
     "as XLA chooses": "",
     "off": "--xla_gpu_enable_command_buffer=",
@@ -92,11 +94,11 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
 
 
 def compiled_for_h100() -> dict[str, Any]:
-    """Kernels of one update and of one vector step with its update, compiled for an H100 without having one."""
+    """Kernels of one update and of one epoch, compiled for an H100 without having one; and the memory of an epoch with
+    the published settings of FastTD3."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # where this runs; JAX then does not ask CUDA what there is
     os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # nothing can be timed
     import jax
-    import jax.numpy as jnp
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
@@ -106,57 +108,59 @@ def compiled_for_h100() -> dict[str, Any]:
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])
+    data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
 
-    def shaped(tree: Any, members: int) -> Any:
+    def compiled(function: Any, members: int, *trees: Any) -> Any:
         lead = (members,) if members > 1 else ()
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*lead, *jnp.shape(x)), jnp.asarray(x).dtype, sharding=sharding), tree
-        )
+        shaped = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=sharding), trees)
+        over = jax.vmap(function) if members > 1 else function
+        donated = jax.jit(over, donate_argnums=len(trees) - 1)
+        return donated.trace(*shaped).lower(lowering_platforms=("cuda",)).compile()
+
+    def compiled_epoch(experiment: Any, members: int) -> tuple[Any, Any]:
+        trainer, clock = build.build(experiment.member()), clock_at(experiment.training, 1)
+        state = jax.eval_shape(lambda data: trainer.init(jax.random.wrap_key_data(data)), data)
+
+        def epoch(data: Any, state: Any) -> Any:
+            return trainer.epoch(jax.random.wrap_key_data(data), clock, state)
+
+        return compiled(epoch, members, data, state), state
+
+    def compiled_update(experiment: Any, members: int, state: Any) -> Any:
+        environment = environment_module.make_environment(experiment.environment)
+        agent, replay = build.make_agent(environment, experiment.agent), build.make_replay(experiment.replay)
+        clock, key = clock_at(experiment.training, 1), jax.random.key(0)
+        rows = jax.eval_shape(lambda memory: replay.sample(key, clock, memory, agent.batch_size), state.replay)
+        batch = jax.eval_shape(lambda rows: equations.transition(rows, agent.gamma), rows)
+
+        def update(data: Any, batch: Any, learner: Any) -> Any:
+            return agent.update(jax.random.wrap_key_data(data), clock, learner, batch)
+
+        return compiled(update, members, data, batch, state.agent)
+
+    def copies(program: Any, experiment: Any) -> int:
+        return len(re.findall(rf"\[(?:\d+,)?{experiment.replay.capacity},9\][^ ]* copy\(", program.as_text()))
 
     found = {}
     for members in (1, 16):
         experiment = config.parse(common.shape(steps_per_epoch=100)).experiment
-        environment = environment_module.make_environment(experiment.environment)
-        agent = build.make_agent(environment, experiment.agent)
-        trainer, clock, key = (
-            build.build(experiment.member()),
-            clock_at(experiment.training, 1),
-            jax.random.key(0),
-        )
-        state = jax.eval_shape(trainer.init, key)
-        state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
-        replay = build.make_replay(experiment.replay)
-        batch = equations.transition(replay.sample(key, clock, state.replay, 256), 0.99)
-        data = jax.random.key_data(key)
-
-        def update(learner: Any, batch: Any, data: Any) -> Any:
-            return agent.update(jax.random.wrap_key_data(data), clock, learner, batch)  # noqa: B023
-
-        def epoch(data: Any, state: Any) -> Any:
-            return trainer.epoch(jax.random.wrap_key_data(data), clock, state)  # noqa: B023
-
-        over = (lambda function: function) if members == 1 else jax.vmap
-        text = (
-            jax.jit(over(update))
-            .trace(*(shaped(tree, members) for tree in (state.agent, batch, data)))
-            .lower(lowering_platforms=("cuda",))
-            .compile()
-            .as_text()
-        )
-        counted = kernels(text)
-        text = (
-            jax.jit(over(epoch), donate_argnums=1)
-            .trace(shaped(data, members), shaped(state, members))
-            .lower(lowering_platforms=("cuda",))
-            .compile()
-            .as_text()
-        )
+        epoch, state = compiled_epoch(experiment, members)
+        counted = kernels(compiled_update(experiment, members, state).as_text())
         found[f"{members} members"] = {
             "kernels_per_update": sum(counted.values()),
             "by_kind": dict(counted.most_common()),
-            "fusions_in_the_epoch": len(re.findall(r" fusion\(", text)),
-            "copies_of_the_replay": len(re.findall(r"\[(?:16,)?100000,9\][^ ]* copy\(", text)),
+            "fusions_in_the_epoch": len(re.findall(r" fusion\(", epoch.as_text())),
+            "copies_of_the_replay": copies(epoch, experiment),
         }
+    published = config.read(ROOT / "configs" / "fasttd3.yaml").experiment
+    epoch, _ = compiled_epoch(published, 1)
+    memory = epoch.memory_analysis()
+    found["configs/fasttd3.yaml"] = {
+        "state_bytes": memory.argument_size_in_bytes,
+        "donated_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "copies_of_the_replay": copies(epoch, published),
+    }
     return found
 
 

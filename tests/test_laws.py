@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +193,19 @@ def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement
     buffer = rf"= \w+\[(?:{placement},)?{CAPACITY}[\],][^ ]* (?:copy|scatter|convert|transpose)\("
     assert re.findall(buffer, compiled.as_text()) == []
     assert memory.temp_size_in_bytes < 0.5 * replay_bytes  # of a small replay; a second one would be all of it
+
+
+PUBLISHED = config.read(Path(__file__).parent.parent / "configs" / "fasttd3.yaml").experiment
+
+
+@pytest.mark.parametrize("experiment", [*BASES.values(), PUBLISHED], ids=[*BASES, "fasttd3, published"])
+def test_an_epoch_lowers_for_every_platform_without_having_it(experiment):
+    """The published FastTD3 is too large for a CPU: none of its arrays is made here."""
+    trainer, clock = build.build(experiment.member()), clock_at(experiment.training, 1)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(trainer.init, key)
+    export = jax.export.export(jax.jit(trainer.epoch, donate_argnums=2), platforms=["cpu", "cuda", "tpu"])
+    assert export(key, clock, state).platforms == ("cpu", "cuda", "tpu")
 
 
 def test_an_epoch_returns_the_types_it_takes(trainer, state):
