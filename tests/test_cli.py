@@ -304,8 +304,14 @@ def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
         ("{parameters: {max_torque: .inf}}", ["Pendulum-v1", "unbounded action Box", "needs finite bounds"]),
         ("{name: 'test_from_gymnax:boundless'}", ["unbounded action Box", "needs finite bounds"]),
         ("{name: 'test_from_gymnax:discrete'}", ["needs a continuous Box"]),
-        ("{name: 'test_from_gymnax:absent'}", ["test_from_gymnax:absent", "no attribute 'absent'"]),
-        ("{name: 'absent_module:make'}", ["absent_module:make", "No module named"]),
+        (
+            "{name: 'test_from_gymnax:absent'}",
+            ["test_from_gymnax:absent", "there is no function absent in", "; the module has "],
+        ),
+        ("{name: 'test_from_gymnax:boundles'}", ["; did you mean boundless?"]),
+        ("{name: 'absent_module:make'}", ["absent_module:make", "there is no module absent_module; "]),
+        ("{name: 'tests/test_cli.py:make'}", ["tests/test_cli.py is a path", "use tests.test_cli:make"]),
+        ("{name: ':make'}", ["a function is named as package.module:factory"]),
     ],
 )
 def test_an_environment_that_cannot_be_used_is_refused_and_leaves_nothing(environment, fragments, tiny, monkeypatch):

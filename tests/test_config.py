@@ -324,6 +324,7 @@ def test_a_faulty_section_causes_no_second_fault(section):
         ("training.capacity", "did you mean replay.capacity?"),
         ("agent.actor.sizes", "did you mean agent.actor.hidden_sizes?"),
         ("agent.hidden_sizes", "did you mean agent.actor.hidden_sizes or agent.critic.hidden_sizes?"),
+        ("environment.foo", "environment has name, parameters"),
     ],
 )
 def test_an_unknown_setting_is_answered_with_the_nearest(path, suggestion):
@@ -357,6 +358,7 @@ def test_an_unsuitable_environment_is_answered_with_suitable_ones(name, fragment
     ("parameters", "fragments"),
     [
         ({"gg": 5}, ["environment.parameters.gg", "did you mean environment.parameters.g?"]),
+        ({"foo": 5}, ["environment.parameters.foo is not a parameter; environment.parameters has max_speed, "]),
         ({"g": "heavy"}, ["environment.parameters.g is heavy", "must be a number"]),
         ({"g": True}, ["environment.parameters.g is true", "must be a number"]),
         ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be an integer"]),
