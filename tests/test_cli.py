@@ -18,7 +18,7 @@ import pytest
 import yaml
 from helpers import TINY, call, figures, refused
 
-from jaxddpg import config, load_policy, settings
+from jaxddpg import ConfigError, config, load_policy, settings
 from jaxddpg.cli.main import main
 from jaxddpg.report import console, rows
 from jaxddpg.report.curves import by_epoch
@@ -97,7 +97,12 @@ def diverged(tmp_path_factory):
         ("--agent.critic.hidden_sizes [8,0]", ["agent.critic.hidden_sizes is [8, 0]", "at least 1"]),
         ("--agent.critic.action_layer 1", ["agent.critic.action_layer is 1", "only 1 hidden layer", "use 0"]),
         ("--agent.actor.normalization bach", ["is bach", "one of none, layer, batch"]),
-        ("--agent.actor 3", ["agent.actor must be a section"]),
+        (
+            "--agent.actor 3",
+            ["agent.actor must be a section", "not 3; name its settings, such as agent.actor.hidden_sizes"],
+        ),
+        ("--agent copdac", ["not copdac; use --agent '{algorithm: copdac}'"]),
+        ("--environment Pendulum-v1", ["not Pendulum-v1; use --environment '{name: Pendulum-v1}'"]),
         ("--noise.smoothing 1 --noise.scale_of stationary", ["noise.smoothing is 1", "noise.scale_of: innovation"]),
         (
             "--environment.name Pendulum",
@@ -180,6 +185,9 @@ def remedies(sentence):
             },
             1,
         ),
+        ("train", {"--agent": "copdac"}, 1),
+        ("train", {"--noise": "pink"}, 1),
+        ("train", {"--environment": "Swimmer-misc"}, 1),
         ("train", {"--agent.critic.action_layer": "1"}, 1),
         ("train", {"--agent.batch_size": "9"}, 1),
         ("train", {"--agent.microbatch_size": "2", "--agent.actor.normalization": "batch"}, 1),
@@ -233,7 +241,21 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_answered_with_those_there_are(tiny):
-    assert refused(call("train", tiny.parent / "tinny.yaml"), "tinny.yaml does not exist", "holds tiny.yaml") == []
+    assert (
+        refused(call("train", tiny.parent / "tinny.yaml"), "tinny.yaml does not exist", f"did you mean {tiny}?") == []
+    )
+
+
+def test_a_hidden_file_is_no_suggestion(tiny):
+    (tiny.parent / ".nope.yaml").write_text("")
+    sentence = "error: nope.yaml does not exist; name a YAML file, such as configs/pendulum.yaml\n"
+    assert call("train", "nope.yaml") == (2, "", sentence)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "plot", "report", "render"])
+def test_an_empty_path_is_refused(command):
+    """As of a shell variable that is not set."""
+    assert refused(call(command, ""), "the path is empty", f"see jaxddpg {command} --help") == []
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -269,6 +291,7 @@ def test_what_is_no_run_is_refused(command, place, tiny):
         (["--num-episodes", "few"], ["--num-episodes", "few"]),
         (["--seed", "-1"], ["--seed is -1", "at least 0"]),
         (["--seed", "4294967296"], ["--seed is 4294967296"]),
+        (["--epoch", "7"], ["epoch is 7, but must be one of newest, best, 1"]),
         (["--agent.gamma", "0.5"], ["--agent.gamma is only accepted by `jaxddpg train`"]),
     ],
 )
@@ -281,17 +304,17 @@ def test_a_bad_evaluation_is_refused(arguments, fragments, trained):
     [
         ("/proc/none/run", " another"),
         ("tiny.yaml", "is a file; name a directory"),
-        ("tiny.yaml/run", "tiny.yaml is not writable; choose another"),
+        ("tiny.yaml/run", "tiny.yaml is a file; choose another directory"),
     ],
 )
 def test_a_run_directory_that_cannot_be_written_is_refused(place, remedy, tiny):
-    assert refused(call("train", tiny, "--quiet", "--run-dir", place), f"--run-dir {place} ", remedy) == []
+    assert refused(call("train", tiny, "--quiet", "--run-dir", place), f"error: {place} ", remedy) == []
 
 
 def test_a_run_directory_in_use_is_refused_and_left_alone(trained, tiny):
     before = {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")}
     said = call("train", tiny, "--quiet", "--run-dir", trained[0])
-    assert refused(said, f"--run-dir {trained[0]} already contains a run", "choose another") == []
+    assert refused(said, f"error: {trained[0]} already contains a run", "choose another directory") == []
     assert {path: path.stat().st_mtime_ns for path in trained[0].rglob("*")} == before
 
 
@@ -654,6 +677,11 @@ def test_a_table_in_a_file_is_not_cut(capsys):
     printed = capsys.readouterr().out
     assert printed.count("a long heading") == printed.count("-1464.2") == 12
     assert "…" not in printed
+
+
+def test_the_number_of_an_epoch_is_no_text(trained):
+    with pytest.raises(ConfigError, match="epoch is '1', but must be one of newest, best, 1"):
+        load_policy(trained[0], epoch="1")
 
 
 def test_a_policy_says_which_observations_it_takes(trained):

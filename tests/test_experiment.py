@@ -411,7 +411,7 @@ def test_an_environment_that_cannot_be_is_refused(change, fragment, monkeypatch)
 
 @pytest.mark.parametrize("name", ["a[b]", "a\\b", "gs:/a", os.fsdecode(b"\xff")])
 def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match=r"has .* path"):
+    with pytest.raises(ConfigError, match=r"^the path .*; use another path$"):
         run(config.parse({}).experiment, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

@@ -37,7 +37,9 @@ def _run(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return print_errors(error)
     except OSError as error:
-        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        remedy = "; correct its permissions" if error.errno == errno.EACCES else ""
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}{remedy}", file=sys.stderr)
         return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE) else 2
     except RuntimeError as error:  # JAX's, which may not be imported
         if "RESOURCE_EXHAUSTED" not in str(error):

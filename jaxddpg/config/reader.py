@@ -108,8 +108,14 @@ def read_section(kind: Any, content: Any, path: str, errors: dict[str, str]) -> 
         content = {}
     if not isinstance(content, Mapping):
         section, (name, equals, value) = path.rstrip("."), str(content).partition("=")
-        hint = f"; did you mean --{path}{name} {value}?" if equals and name in fields else ""
-        errors[section] = f"{section} must be a section with settings below it, not {text(content)}{hint}"
+        first = _tag(kind)[0] or next(iter(fields))
+        if equals and name in fields:
+            hint = f"did you mean --{path}{name} {value}?"
+        elif isinstance(content, str) and isinstance(fields[first].default, str):
+            hint = f"use --{section} '{{{first}: {content}}}'"
+        else:
+            hint = f"name its settings, such as {path}{first}"
+        errors[section] = f"{section} must be a section with settings below it, not {text(content)}; {hint}"
         return kind()
     values = {}
     for name, value in content.items():
