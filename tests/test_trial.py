@@ -126,6 +126,10 @@ def leaving():
     raise SystemExit(3)
 
 
+def interrupting():
+    raise KeyboardInterrupt
+
+
 def own(observe=lambda place: place[None], resets=True, over=lambda time: (False, time >= 20)):
     """A record of functions."""
 
@@ -373,6 +377,25 @@ def test_an_error_in_a_callback_names_its_line(monkeypatch):
         checked("calling_back")
     (fault,) = error.value.errors
     assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in fault
+
+
+def test_a_callback_that_fails_in_an_evaluation_ends_the_command_in_a_sentence(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setitem(FAILING, "now", False)
+    run(tiny(environment={"name": f"{__name__}:calling_back", "parameters": {}}), tmp_path / "run")
+    monkeypatch.setitem(FAILING, "now", True)
+    code, out, err = call("evaluate", tmp_path / "run", "--num-episodes", "2")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith("error: the environment failed in a callback: ")
+    assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in err
+    assert caplog.text == ""
+
+
+def test_an_interruption_raised_by_a_factory_is_no_traceback(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"environment: {{name: '{__name__}:interrupting'}}\n" + TINY.split("\n", 2)[2])
+    said = call("train", path, "--quiet", "--run-dir", tmp_path / "run")
+    assert said == (130, "", "error: interrupted\n")
 
 
 def test_a_callback_that_fails_in_a_run_ends_it_in_a_sentence_and_what_was_saved_stays(tmp_path, monkeypatch):

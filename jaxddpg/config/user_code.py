@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -79,10 +80,13 @@ def sentence(error: BaseException) -> str:
     return f"{named} line {place.lineno}: {kind}: {message or f'{place.line} in {place.name}'}"
 
 
-def callback_error(error: jax.errors.JaxRuntimeError) -> str | None:
-    """The location and message of a failed Python callback; None if the error was not raised in a callback."""
+def callback_error(error: RuntimeError) -> str | None:
+    """Where in the user's code a Python callback failed, and its message; None if the error is not one of JAX from a
+    callback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines or "callback" not in lines[0]:
         return None
     places = [line.removeprefix("File ").replace('"', "") for line in lines if line.startswith("File ")]
-    return ": ".join([*places[-1:], lines[-1]])
+    libraries = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"])
+    theirs = [place for place in places if not place.startswith(libraries)]
+    return ": ".join([*(theirs or places)[-1:], lines[-1]])
