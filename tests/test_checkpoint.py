@@ -225,9 +225,9 @@ def test_a_manifest_names_every_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["a\\b", "a\\", "[", "]", "gs:", "s3:"])
 def test_a_path_that_would_be_read_as_another_is_refused(name, tmp_path):
-    with pytest.raises(OSError, match="in its path, which the checkpoint library does not support"):
+    with pytest.raises(OSError, match="which the checkpoint library does not support; use another path"):
         checkpoint.save(tmp_path / name, 1, {"leaf": np.ones(1)})
-    with pytest.raises(ValueError, match="in its path, which the checkpoint library does not support"):
+    with pytest.raises(ValueError, match="which the checkpoint library does not support; use another path"):
         checkpoint.restore(tmp_path / name, 1, {"leaf": np.ones(1)})
     assert list(tmp_path.iterdir()) == []
 

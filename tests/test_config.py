@@ -324,6 +324,7 @@ def test_a_faulty_section_causes_no_second_fault(section):
         ("training.capacity", "did you mean replay.capacity?"),
         ("agent.actor.sizes", "did you mean agent.actor.hidden_sizes?"),
         ("agent.hidden_sizes", "did you mean agent.actor.hidden_sizes or agent.critic.hidden_sizes?"),
+        ("environment.foo", "environment has name, parameters"),
     ],
 )
 def test_an_unknown_setting_is_answered_with_the_nearest(path, suggestion):
@@ -343,7 +344,7 @@ def test_a_name_like_no_other_is_answered_with_the_section():
     [
         ("Pendulum", ["environment.name is Pendulum", "did you mean Pendulum-v1", "package.module:factory"]),
         ("MountainCarContinous-v0", ["did you mean MountainCarContinuous-v0"]),
-        ("xyzzy", ["try Pendulum-v1", "Swimmer-misc"]),
+        ("xyzzy", ["try Pendulum-v1", "Swimmer-misc", "by jaxddpg.register in the Python process that then calls"]),
         ("CartPole-v1", ["discrete actions", "try Pendulum-v1", "Reacher-misc"]),
         ("MNISTBandit-bsuite", ["discrete actions"]),
     ],
@@ -357,6 +358,7 @@ def test_an_unsuitable_environment_is_answered_with_suitable_ones(name, fragment
     ("parameters", "fragments"),
     [
         ({"gg": 5}, ["environment.parameters.gg", "did you mean environment.parameters.g?"]),
+        ({"foo": 5}, ["environment.parameters.foo is not a parameter; environment.parameters has max_speed, "]),
         ({"g": "heavy"}, ["environment.parameters.g is heavy", "must be a number"]),
         ({"g": True}, ["environment.parameters.g is true", "must be a number"]),
         ({"max_steps_in_episode": 2.5}, ["max_steps_in_episode is 2.5", "must be an integer"]),
@@ -628,6 +630,15 @@ def test_what_is_no_experiment_is_refused_in_a_sentence(function, given, tmp_pat
 def test_what_is_no_path_is_refused_in_a_sentence(given):
     with pytest.raises(ConfigError, match="expected the path of a YAML file, not "):
         jaxddpg.load(given)
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_a_remedy(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"some.yaml cannot be read: Permission denied; make it readable$"):
+        config.read(tmp_path / "some.yaml")
 
 
 def test_a_setting_with_dots_is_refused_with_its_section():

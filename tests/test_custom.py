@@ -42,10 +42,28 @@ def doubled_replay(capacity, times=1):
     return jd.replay.uniform(times * capacity)
 
 
+def broken_noise(kind):
+    noise, other = jd.noise.ornstein_uhlenbeck(), jnp.zeros(3)
+
+    def sample(key, clock, state):
+        after, drawn = noise.sample(key, clock, state)
+        return (other if kind == "state" else after), (other if kind == "noise" else drawn)
+
+    return noise._replace(sample=sample, **({"reset": lambda *_: other} if kind == "reset" else {}))
+
+
+def broken_replay(capacity, kind):
+    replay = jd.replay.uniform(capacity)
+    if kind == "state":
+        return replay._replace(add=lambda *arguments: (replay.add(*arguments), 1))
+    return replay._replace(sample=lambda *arguments: jax.tree.map(lambda x: x[:, 0], replay.sample(*arguments)))
+
+
 @pytest.fixture(autouse=True)
 def _module(monkeypatch):
     module = types.ModuleType("mine")
-    module.make, module.halved_noise, module.doubled_replay = make, halved_noise, doubled_replay
+    for function in (make, halved_noise, doubled_replay, broken_noise, broken_replay):
+        setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "mine", module)
 
 
@@ -89,20 +107,52 @@ def test_the_code_of_a_function_may_change_between_runs_of_a_process(monkeypatch
     [
         (
             {"algorithm": "absent:make"},
-            "agent.algorithm absent:make cannot be used: ModuleNotFoundError: No module named 'absent'",
+            "agent.algorithm absent:make cannot be used: there is no module absent; ",
         ),
-        ({"algorithm": "mine:nothing"}, "agent.algorithm mine:nothing cannot be used: AttributeError"),
+        ({"algorithm": "mine:nothing"}, "agent.algorithm mine:nothing cannot be used: there is no function nothing in"),
         ({"settings": {"kind": "no record"}}, "it returned NoneType, but must return a jaxddpg.Agent"),
-        ({"settings": {"speed": 1.0}}, "unexpected keyword argument 'speed'"),
-        ({"settings": {"kind": "other size"}}, "has batch_size 7, but agent.batch_size is 4; make them equal"),
+        ({"settings": {"speed": 1.0}}, "make has no parameter speed; it has environment, "),
+        ({"settings": {"kind": "other size"}}, "its batch_size is 7, but agent.batch_size is 4; make them equal"),
         ({"settings": {"kind": "action"}}, "returns act with shape [4, 2], but it must be [4, 1]"),
         ({"settings": {"kind": "metric"}}, "returns diagnostics' metric x with shape [4], but it must be []"),
-        ({"settings": {"kind": "state"}}, "returns from update a state whose structure, shapes or dtypes differ"),
+        ({"settings": {"kind": "state"}}, "update returns a state with "),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(agent, said, tmp_path):
     with pytest.raises(ConfigError) as error:
         run(custom(agent=agent), tmp_path / "run")
+    assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            {"noise": {"color": "mine:broken_noise", "settings": {"kind": "state"}}},
+            "noise.color mine:broken_noise cannot be used: sample returns a state with float32[3], where that of init",
+        ),
+        (
+            {"noise": {"color": "mine:broken_noise", "settings": {"kind": "noise"}}},
+            "sample returns the noise float32[3], but must return float32[2, 1]",
+        ),
+        (
+            {"noise": {"color": "mine:broken_noise", "settings": {"kind": "reset"}}},
+            "reset returns a state with float32[3], where that of init",
+        ),
+        (
+            {"replay": {"sampling": "mine:broken_replay", "capacity": 64, "settings": {"kind": "state"}}},
+            "replay.sampling mine:broken_replay cannot be used: add returns a state with [0].rows float32[64, 7], [1]",
+        ),
+        (
+            {"replay": {"sampling": "mine:broken_replay", "capacity": 64, "settings": {"kind": "rows"}}},
+            "sample returns rewards float32[4], but must return rows [4, steps]",
+        ),
+    ],
+)
+def test_a_noise_or_a_replay_of_other_shapes_is_refused(section, said, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        run(custom(**section), tmp_path / "run")
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import probes
 import pytest
-from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, events, lines, summary_of, tiny
+from helpers import ENVS, EPOCHS, MEMBERS, PERIOD, STEPS, WARMUP, call, events, lines, summary_of, tiny
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
@@ -257,8 +257,11 @@ def test_a_policy_can_be_compiled_and_vectorized(finished):
 
 
 def test_a_profile_shows_the_compiled_epoch(tmp_path):
-    """It ends with the run, which is shorter than it."""
-    run(tiny(), tmp_path / "run", profile=True)
+    """It ends with the run, which is shorter than it; the command says where it is and how it is opened."""
+    (tmp_path / "tiny.yaml").write_text(config.dump(tiny()))
+    code, _, err = call("train", tmp_path / "tiny.yaml", "--run-dir", tmp_path / "run", "--profile")
+    assert code == 0
+    assert f"trace in {tmp_path}/run/profile: open its file .trace.json.gz at https://ui.perfetto.dev, or" in err
     (path,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
     with gzip.open(path) as file:
         names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
@@ -411,7 +414,7 @@ def test_an_environment_that_cannot_be_is_refused(change, fragment, monkeypatch)
 
 @pytest.mark.parametrize("name", ["a[b]", "a\\b", "gs:/a", os.fsdecode(b"\xff")])
 def test_a_directory_that_the_checkpoint_library_reads_otherwise_is_refused(name, tmp_path):
-    with pytest.raises(ConfigError, match=r"has .* path"):
+    with pytest.raises(ConfigError, match=r"^/.* (has|is not valid) .*; use another path$"):
         run(config.parse({}).experiment, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

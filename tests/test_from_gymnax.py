@@ -357,9 +357,9 @@ def test_an_unregistered_environment_is_unknown():
 @pytest.mark.parametrize(
     ("name", "parameters", "fragment"),
     [
-        ("no_such_module:make", {}, "No module named 'no_such_module'"),
-        (f"{__name__}:nothing", {}, "no attribute 'nothing'"),
-        (f"{__name__}:own", {"width": 1.0}, "unexpected keyword argument 'width'"),
+        ("no_such_module:make", {}, "there is no module no_such_module; "),
+        (f"{__name__}:nothing", {}, "there is no function nothing in test_from_gymnax; the module has "),
+        (f"{__name__}:own", {"width": 1.0}, "own has no parameter width; it has low, high"),
         (f"{__name__}:named", {}, "missing 1 required positional argument: 'name'"),
         (f"{__name__}:boundless", {}, "needs finite bounds"),
         (f"{__name__}:discrete", {}, "needs a continuous Box"),

@@ -230,6 +230,8 @@ def test_the_metrics_that_the_first_process_has_are_needed(short, tmp_path, monk
 
 
 def test_a_directory_must_be_the_one_in_which_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(hosts, "_gathered", lambda value: [value, value])
     run_directory.check_shared(tmp_path)
     assert [*tmp_path.iterdir()] == []
     monkeypatch.setattr(hosts, "is_first", lambda: False)
@@ -439,18 +441,20 @@ def test_a_parent_takes_its_child_with_it(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_all_after_the_same_epoch(experiment, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_one_stops_all_after_the_same_epoch(number, code, experiment, tmp_path):
     directory = tmp_path / "run"
     processes = start_both("train", experiment, "--run-dir", directory, "--training.num_epochs", 2_000)
     wait_for(directory / "metrics.jsonl", 5 * 2, processes)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     said = ended(processes)
-    assert [code for code, *_ in said] == [143, 143], said
+    assert [returned for returned, *_ in said] == [code, code], said
     reached = summary_of(directory)["epochs"]
     assert 0 < reached < 2_000
     assert f"stopped after epoch {reached}; to continue, run `jaxddpg resume {directory}`" in said[0][2]
     assert checkpoint.epochs(directory)[0] == reached
-    assert [code for code, *_ in both("resume", directory, "--training.num_epochs", reached + 1)] == [0, 0]
+    again = both("resume", directory, "--training.num_epochs", reached + 1)
+    assert [returned for returned, *_ in again] == [0, 0]
 
 
 def slurm(tasks):
@@ -684,6 +688,7 @@ def test_a_process_may_have_nothing_to_train(experiment, tmp_path):
     [
         ("--distributed", "--distributed needs a --run-dir, the same for all processes"),
         ("--num-processes 2 --run-dir {}", "--coordinator, --num-processes, --process-id and --meet-seconds need"),
+        ("--coordinator a:1 --print-config", "--coordinator, --num-processes, --process-id and --meet-seconds need"),
         ("--distributed --run-dir {} --meet-seconds -3", "--meet-seconds is -3, but must be at least 1"),
         (
             "--distributed --run-dir {} --coordinator a:1 --num-processes 0 --process-id 0",

@@ -74,6 +74,35 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path):
     assert done.stderr == "error: the working directory no longer exists; change to one that does\n"
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_goes_on_when_its_reader_has_gone(stream, surroundings, monkeypatch):
+    """As in `jaxddpg train CONFIG | head -1`: what is no longer read is dropped."""
+    monkeypatch.chdir(surroundings)
+    read, write = os.pipe()
+    os.close(read)
+    # Without a buffer each word goes into the pipe at once.
+    with io.TextIOWrapper(open(write, "wb", buffering=0), write_through=True) as broken:
+        monkeypatch.setattr(sys, stream, broken)
+        assert main(["train", "tiny.yaml", "--run-dir", f"unread_{stream}"]) == 0
+    assert (surroundings / f"unread_{stream}" / "summary.json").is_file()
+
+
+def test_what_is_left_in_a_buffer_is_dropped_when_its_reader_has_gone(monkeypatch):
+    """Or Python would fail at exit."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        with pytest.raises(SystemExit, match="0"):
+            main(["--version"])
+
+
+def test_an_error_of_writing_is_an_error_where_a_reader_is_there(monkeypatch):
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["schema"]) == 1
+
+
 PACKAGE = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
 
 

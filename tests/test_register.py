@@ -84,5 +84,5 @@ def test_an_unknown_name_is_answered_with_what_is_registered():
     with pytest.raises(ConfigError, match="did you mean my_cart"):
         config.parse({"environment": {"name": "mycart"}})
     registry.REGISTERED.clear()
-    with pytest.raises(ConfigError, match=r"or jaxddpg\.register in Python"):
+    with pytest.raises(ConfigError, match=r"is given a name by jaxddpg\.register in the Python process"):
         config.parse({"environment": {"name": "my_cart"}})

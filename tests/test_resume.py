@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -114,6 +115,35 @@ def test_resuming_a_finished_run_changes_no_file_and_gives_its_result(whole):
     assert str(result.rows) == str(whole[1].rows)  # a NaN does not equal itself
     assert result.summary["compile_seconds"] == whole[1].summary["compile_seconds"] > 0
     assert result.summary["checkpoints"]["written"] == EPOCHS + 1
+
+
+def test_a_finished_run_that_cannot_be_written_gives_its_result(whole, monkeypatch):
+    before, opened = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}, os.open
+
+    def refuse(path, flags, *others, **named):
+        if str(path).startswith(str(whole[0])) and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *others, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    equal(resume(whole[0]), whole[1])
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+def test_a_file_that_cannot_be_read_is_named_with_a_remedy(name, whole, monkeypatch):
+    opened = Path.open
+
+    def refuse(path, *arguments, **named):
+        if path == whole[0] / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    sentence = f"{whole[0] / name}: Permission denied; correct its permissions"
+    with pytest.raises(RunError, match=f"^{sentence}, then run `jaxddpg resume {whole[0]}` to continue$"):
+        resume(whole[0])
+    assert refused(call("report", whole[0], "--output", whole[0] / "report"), f"error: {sentence}\n") == []
 
 
 def test_a_summary_of_an_earlier_interruption_is_replaced(whole, interrupted, tmp_path):
@@ -374,19 +404,22 @@ def test_a_killed_process_is_gone_on_with_in_a_new_one(how, kills, whole, tmp_pa
     assert np.isfinite(load_policy(directory)(np.zeros(2))).all()
 
 
-@pytest.mark.parametrize("lost", ["metrics", "checkpoints"])
+@pytest.mark.parametrize("lost", ["metrics", "file", "checkpoints"])
 def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_path):
     """All that a run has done is either gone on from or kept."""
     shutil.copytree(whole[0], tmp_path / "run")
     if lost == "metrics":
         (tmp_path / "run" / "metrics.jsonl").write_text("[1, 2]\n")
+    if lost == "file":
+        (tmp_path / "run" / "metrics.jsonl").unlink()
     for epoch in checkpoint.epochs(tmp_path / "run"):
         if lost == "checkpoints":
             flip_a_byte(tmp_path / "run" / "checkpoints" / str(epoch))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"cannot continue.*to start over") as error:
         resume(tmp_path / "run")
-    assert all(("metrics end" if lost == "metrics" else "is damaged") in fault for fault in error.value.errors)
+    (sentence,) = error.value.errors
+    assert ("is damaged" if lost == "checkpoints" else "metrics end") in sentence
     assert kept == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 

@@ -126,6 +126,10 @@ def leaving():
     raise SystemExit(3)
 
 
+def interrupting():
+    raise KeyboardInterrupt
+
+
 def own(observe=lambda place: place[None], resets=True, over=lambda time: (False, time >= 20)):
     """A record of functions."""
 
@@ -221,6 +225,45 @@ def of_pythons_bools(terminated=False, episode_length=5):
     )
 
 
+def of_states(before, after, **sizes):
+    """An environment whose `reset` and `step` return these states."""
+    return episodic(
+        reset=lambda key: before,
+        step=lambda key, state, action: (after, 0.0, False),
+        observe=lambda state: jax.tree.leaves(state)[0],
+        **{"observation_size": 2, "action_size": 1, "episode_length": 5} | sizes,
+    )
+
+
+def of_another_shape():
+    return of_states(jnp.zeros(2), jnp.zeros(3))
+
+
+def of_another_type():
+    return of_states({"place": jnp.zeros(2), "time": 0}, {"place": jnp.zeros(2), "time": 0.5})
+
+
+def of_another_structure():
+    return of_states((jnp.zeros(2), 0), [jnp.zeros(2), 0])
+
+
+def of_more_leaves():
+    return of_states((jnp.zeros(2),), (jnp.zeros(2), 0.0))
+
+
+def own_of_another_shape():
+    made = own()
+    return made._replace(step=lambda key, state, action: (jnp.zeros(3), made.step(key, state, action)[1]))
+
+
+def of_other_observations():
+    return of_states(jnp.zeros(2), jnp.zeros(2), observation_size=3)
+
+
+def of_whole_observations():
+    return of_states(jnp.zeros(2, int), jnp.zeros(2, int))
+
+
 def checked(factory, **parameters):
     check_environment(settings.Environment(f"{__name__}:{factory}", parameters))
 
@@ -267,7 +310,24 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ),
         ("discrete_observations", "has the observation space Discrete, but networks take a single numeric array"),
         ("dict_without_its_space", "Cart returns dict observations, but must return a single numeric array"),
-        ("own_dict", "returns reset's observation as a dict, but must return float32[1]"),
+        (
+            "own_dict",
+            "returns reset's observation and observation and final_observation as a dict, but must return float32[1]",
+        ),
+        (
+            "of_another_shape",
+            "step returns a state with float32[3], where that of reset has float32[2]; return the same structure, "
+            "shapes and dtypes from both",
+        ),
+        ("of_another_type", "with ['time'] float32[], where that of reset has ['time'] int32[]; return the same"),
+        ("of_another_structure", "with PyTreeDef([*, *]), where that of reset has PyTreeDef((*, *)); return the same"),
+        ("of_more_leaves", "with [1] float32[], where that of reset has nothing; return the same"),
+        (
+            "own_of_another_shape",
+            "step returns a state with float32[3], where that of reset has [0] float32[], [1] int",
+        ),
+        ("of_other_observations", "observe must return float32[3], not float32[2]"),
+        ("of_whole_observations", "observe must return float32[2], not int32[2]"),
         ("terminating_with_a_number", "step must return a bool as terminated, not float32"),
         ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
@@ -283,8 +343,9 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
 def test_what_misses_the_contract_is_refused_in_a_sentence_that_says_what_to_do(factory, fragment):
     with pytest.raises(ConfigError) as error:
         checked(factory)
-    assert error.value.errors[0].startswith(f"environment {__name__}:{factory} ")
-    assert fragment in error.value.errors[0]
+    (sentence,) = error.value.errors
+    assert sentence.startswith(f"environment {__name__}:{factory} ")
+    assert fragment in sentence
 
 
 @pytest.mark.parametrize("factory", ["before_gymnax_1", "own_before_gymnax_1", "own_with_both"])
@@ -316,6 +377,25 @@ def test_an_error_in_a_callback_names_its_line(monkeypatch):
         checked("calling_back")
     (fault,) = error.value.errors
     assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in fault
+
+
+def test_a_callback_that_fails_in_an_evaluation_ends_the_command_in_a_sentence(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.setitem(FAILING, "now", False)
+    run(tiny(environment={"name": f"{__name__}:calling_back", "parameters": {}}), tmp_path / "run")
+    monkeypatch.setitem(FAILING, "now", True)
+    code, out, err = call("evaluate", tmp_path / "run", "--num-episodes", "2")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith("error: the environment failed in a callback: ")
+    assert f"line {line_of('raise KeyError')}, in seen: KeyError: 'no such place'" in err
+    assert caplog.text == ""
+
+
+def test_an_interruption_raised_by_a_factory_is_no_traceback(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"environment: {{name: '{__name__}:interrupting'}}\n" + TINY.split("\n", 2)[2])
+    said = call("train", path, "--quiet", "--run-dir", tmp_path / "run")
+    assert said == (130, "", "error: interrupted\n")
 
 
 def test_a_callback_that_fails_in_a_run_ends_it_in_a_sentence_and_what_was_saved_stays(tmp_path, monkeypatch):

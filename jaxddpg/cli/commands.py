@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxddpg import config
+from jaxddpg.cli.process import lasting
 from jaxddpg.cli.signals import Signals
 from jaxddpg.config import ConfigError, Plan
 from jaxddpg.runs import distributed
@@ -32,6 +33,7 @@ def train(options: argparse.Namespace) -> int:
         if path in overrides
     ]:
         raise ConfigError(twice)
+    _rendezvous(options)  # an error in these flags does not wait for a run
     plan = config.read(options.config, overrides | dict(given.values()))
     if options.print_config:
         print(config.dump(plan.experiment), end="")
@@ -78,7 +80,8 @@ def _run(options: argparse.Namespace, plan: Plan, directory: Path, start: Callab
         return distributed.supervise(options.arguments, rendezvous.seconds, remedy)
     if options.child:
         sys.stdout, sys.stderr = (
-            os.fdopen(int(descriptor), "w", 1, errors="backslashreplace") for descriptor in options.child.split(",")
+            lasting(os.fdopen(int(descriptor), "w", 1, errors="backslashreplace"))
+            for descriptor in options.child.split(",")
         )
     if not options.quiet:
         # Before the seconds that importing JAX and the environments takes.
@@ -111,13 +114,15 @@ def _run_here(
         with _debugging() if options.debug else nullcontext():
             results = start(quiet=options.quiet, should_stop=lambda: bool(signals.received), profile=options.profile)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # at exit JAX raises errors of callbacks again
-        return 1
+        return print_failure(str(error))
     except FloatingPointError as error:
         remedy = "run without --debug to see which member and env step, and which value was non-finite"
         print(f"error: {config.first_line(error)}; {remedy}", file=sys.stderr)
         return 1
+    for each in plan.runs if options.profile and not options.quiet and distributed.is_first() else ():
+        if (place := directory / each.name / "profile").is_dir():
+            how = f"open its file .trace.json.gz at https://ui.perfetto.dev, or run `xprof --logdir {place}`"
+            print(f"trace in {place}: {how}", file=sys.stderr)
     received = distributed.largest(signals.received)
     return print_results(plan, directory, [result.summary for result in results], options.quiet, received)
 
@@ -127,6 +132,13 @@ def print_errors(error: ConfigError) -> int:
     for sentence in error.errors:
         print(f"error: {sentence}", file=sys.stderr)
     return 2
+
+
+def print_failure(sentence: str) -> int:
+    """Prints why a command failed, and returns the exit code."""
+    print(f"error: {sentence}", file=sys.stderr)
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)  # at exit JAX raises errors of callbacks again
+    return 1
 
 
 def _rendezvous(options: argparse.Namespace) -> distributed.Rendezvous | None:

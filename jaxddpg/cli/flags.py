@@ -23,6 +23,10 @@ class SetSetting(argparse.Action):
 class ShowHelp(argparse.Action):
     """Prints the help, in which `--help-all` shows every flag, and `--help agent.actor` those of a section."""
 
+    def completer(self, parser: Any, **_: Any) -> list[str]:
+        """The topics that a shell completes; read by argcomplete."""
+        return sorted({topic for topic, action, _ in parser.hidden})
+
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         for topic, action, text in parser.hidden:
             if option_string == "--help-all" or f"{topic}.".startswith(f"{values}."):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxddpg.cli import process
-from jaxddpg.cli.commands import print_errors
+from jaxddpg.cli.commands import print_errors, print_failure
 from jaxddpg.cli.flags import joined
 from jaxddpg.cli.parser import make_parser
 from jaxddpg.config import ConfigError
@@ -16,7 +16,7 @@ from jaxddpg.runs import cache
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal."""
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad input, 128 + n stopped by signal n."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
         import argcomplete
 
@@ -37,12 +37,21 @@ def _run(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return print_errors(error)
     except OSError as error:
-        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        remedy = "; correct its permissions" if error.errno == errno.EACCES else ""
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}{remedy}", file=sys.stderr)
         return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE) else 2
     except RuntimeError as error:  # JAX's, which may not be imported
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" in str(error):
+            print("error: out of memory; reduce the size of the request", file=sys.stderr)
+            return 2
+        from jaxddpg.config.user_code import callback_error
+
+        if not (called_back := callback_error(error)):
             raise
-        print("error: out of memory; reduce the size of the request", file=sys.stderr)
-        return 2
+        return print_failure(f"the environment failed in a callback: {called_back}")
+    except KeyboardInterrupt:  # raised by code of the user
+        print("error: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -64,6 +64,12 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def _path(text: str) -> Path:
+    if not text:  # as of a variable of a shell that is not set
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="jaxddpg",
@@ -94,7 +100,7 @@ def _add_training(subparsers: Any) -> None:
         ),
     ):
         train = _add_command_with_settings(subparsers, name, "CONFIG", brief, description)
-        train.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/pendulum.yaml")
+        train.add_argument("config", metavar="CONFIG", type=_path, help="a YAML file, such as configs/pendulum.yaml")
         train.add_argument("--num-seeds", metavar="N", help="number of seeds; same as --population.num_seeds")
         train.add_argument("--seed", metavar="S", help="the first seed, as --population.seed")
         train.add_argument("--run-dir", metavar="DIR", help="run directory (default: a new one under runs/)")
@@ -109,7 +115,7 @@ def _add_training(subparsers: Any) -> None:
         "Continues a run from its newest valid checkpoint, as if it had never been interrupted. Settings that do not "
         "affect learning, such as --training.num_epochs, may be changed.",
     )
-    resume.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    resume.add_argument("run", metavar="RUN", type=_path, help="a run directory")
     resume.set_defaults(command=commands.resume)
 
 
@@ -167,7 +173,7 @@ def _add_reading(subparsers: Any) -> None:
     evaluate.set_defaults(command=commands.evaluate)
 
     plot = subparsers.add_parser("plot", help="draw the learning curves of runs")
-    plot.add_argument("run", metavar="RUN", type=Path, nargs="+", help="run directories")
+    plot.add_argument("run", metavar="RUN", type=_path, nargs="+", help="run directories")
     plot.add_argument(
         "--output",
         metavar="FILE",
@@ -177,7 +183,7 @@ def _add_reading(subparsers: Any) -> None:
     plot.set_defaults(command=commands.plot)
 
     report = subparsers.add_parser("report", help="compare runs and sweeps, with tables and figures")
-    report.add_argument("run", metavar="RUN", type=Path, nargs="+", help="directories of runs and sweeps")
+    report.add_argument("run", metavar="RUN", type=_path, nargs="+", help="directories of runs and sweeps")
     report.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("report"), help="output directory (default: report)"
     )
@@ -196,7 +202,7 @@ def _add_reading(subparsers: Any) -> None:
 def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded: str) -> argparse.ArgumentParser:
     """Adds a command that runs policies of a run; `seeded` completes the help of `--seed`."""
     command = subparsers.add_parser(name, help=brief)
-    command.add_argument("run", metavar="RUN", type=Path, help=directory)
+    command.add_argument("run", metavar="RUN", type=_path, help=directory)
     command.add_argument(
         "--epoch",
         metavar="E",

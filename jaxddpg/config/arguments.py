@@ -40,8 +40,9 @@ def read_environment(environment: settings.Environment, errors: dict[str, str]) 
         near = difflib.get_close_matches(name, [*registry.CONTINUOUS, *registry.REGISTERED], n=2, cutoff=0.4)
         question = f"did you mean {' or '.join(near)}?" if near else f"try {', '.join(registry.CONTINUOUS)}."
         errors["environment.name"] = (
-            f"environment.name is {text(name)}, which is neither a gymnax nor a built-in environment; {question} For a "
-            "custom environment use package.module:factory, or jaxddpg.register in Python"
+            f"environment.name is {text(name)}, which is neither a gymnax nor a built-in environment; {question} An "
+            "environment of your own is named as package.module:factory, or is given a name by jaxddpg.register in the "
+            "Python process that then calls jaxddpg.run, resume or evaluate"
         )
     parameters = {}
     for parameter, value in environment.parameters.items():

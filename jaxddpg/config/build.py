@@ -16,13 +16,26 @@ from jaxddpg.agents.td3 import td3
 from jaxddpg.config.environment import check_environment, digest, make_environment
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.sweep import RunPlan
-from jaxddpg.config.user_code import load_function, sentence
+from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.parts import features, noise, replay, sharding
 from jaxddpg.parts.normalization import normalized
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.training.population import Population
-from jaxddpg.types import Agent, Environment, Features, Noise, Replay, State, Trainer, Transition, seed_key
+from jaxddpg.types import (
+    Agent,
+    Environment,
+    Experience,
+    Features,
+    Noise,
+    Replay,
+    State,
+    Trainer,
+    Transition,
+    kind,
+    mismatch,
+    seed_key,
+)
 
 
 def check_member(member: Member) -> None:
@@ -34,8 +47,7 @@ def check_member(member: Member) -> None:
     """
     check_environment(member.environment)
     environment, num_shards = make_environment(member.environment), member.training.num_shards
-    make_noise(environment, member.noise)
-    make_replay(member.replay, num_shards)
+    noise, replay = make_noise(environment, member.noise), make_replay(member.replay, num_shards)
     try:
         agent = make_agent(environment, member.agent)
     except ConfigError:
@@ -46,8 +58,12 @@ def check_member(member: Member) -> None:
         ) from error
     if is_custom(member):
         try:
-            jax.eval_shape(build(member).init, seed_key(0))
             _check_agent(agent, environment, member)
+            _check_noise(noise, environment, member)
+            _check_replay(replay, environment, member)
+            trainer = build(member)
+            state = jax.eval_shape(trainer.init, seed_key(0))
+            jax.eval_shape(trainer.epoch, seed_key(0), clock_at(member.training, 1), state)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
@@ -64,8 +80,8 @@ def _check_agent(agent: Agent, environment: Environment, member: Member) -> None
     """ConfigError if an agent's functions, when they are traced, do not return what `Agent` says."""
     path = f"agent.algorithm {member.agent.algorithm}"
     if agent.batch_size != member.agent.batch_size:
-        sizes = f"has batch_size {agent.batch_size}, but agent.batch_size is {member.agent.batch_size}"
-        raise ConfigError([f"{path} {sizes}; make them equal"])
+        sizes = f"its batch_size is {agent.batch_size}, but agent.batch_size is {member.agent.batch_size}"
+        _refuse(path, [f"{sizes}; make them equal"])
     state = jax.eval_shape(agent.init, seed_key(0))
     rows: Any = jax.ShapeDtypeStruct((member.agent.batch_size,), jnp.float32)
     observation: Any = jax.ShapeDtypeStruct((*rows.shape, environment.observation_size), jnp.float32)
@@ -83,14 +99,45 @@ def _check_agent(agent: Agent, environment: Environment, member: Member) -> None
         },
     }
     errors = [
-        f"{path} returns {name} with shape {list(found.shape)}, but it must be {list(shape)}"
+        f"it returns {name} with shape {list(found.shape)}, but it must be {list(shape)}"
         for name, (found, shape) in wanted.items()
         if found.shape != shape
     ]
-    if jax.tree.map(lambda x: (x.shape, x.dtype), state) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
-        errors.append(f"{path} returns from update a state whose structure, shapes or dtypes differ from those of init")
-    if errors:
-        raise ConfigError(errors)
+    _refuse(path, [*errors, mismatch("init", state, "update", after)])
+
+
+def _check_noise(noise: Noise, environment: Environment, member: Member) -> None:
+    """ConfigError if a noise's functions, when they are traced, do not return what `Noise` says."""
+    clock = clock_at(member.training, 1)
+    shape = (clock.rows_per_step, environment.action_size)
+    state = jax.eval_shape(lambda key: noise.init(key, shape), seed_key(0))
+    after, sample = jax.eval_shape(noise.sample, seed_key(0), clock, state)
+    reset = jax.eval_shape(noise.reset, seed_key(0), state, jax.ShapeDtypeStruct(shape[:1], bool))
+    found = [mismatch("init", state, "sample", after), mismatch("init", state, "reset", reset)]
+    if kind(sample) != (wanted := f"float32{list(shape)}"):
+        found.append(f"sample returns the noise {kind(sample)}, but must return {wanted}")
+    _refuse(f"noise.color {member.noise.color}", found)
+
+
+def _check_replay(replay: Replay, environment: Environment, member: Member) -> None:
+    """ConfigError if a replay's functions, when they are traced, do not return what `Replay` says."""
+    clock, size = clock_at(member.training, 1), member.agent.batch_size // member.training.num_shards
+    example = Experience.zeros(environment)
+    state = jax.eval_shape(replay.init, example)
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((clock.rows_per_step, *x.shape), x.dtype), example)
+    found = [mismatch("init", state, "add", jax.eval_shape(replay.add, clock, state, rows))]
+    sample = jax.eval_shape(lambda key, state: replay.sample(key, clock, state, size), seed_key(0), state)
+    if not isinstance(sample, Experience):
+        found.append(f"sample returns a {type(sample).__name__}, but must return an Experience")
+    elif sample.reward.ndim != 2 or len(sample.reward) != size:
+        found.append(f"sample returns rewards {kind(sample.reward)}, but must return rows [{size}, steps]")
+    _refuse(f"replay.sampling {member.replay.sampling}", found)
+
+
+def _refuse(part: str, errors: Sequence[str]) -> None:
+    """ConfigError if there are errors of a part; those that are empty are none."""
+    if found := [f"{part} cannot be used: {error}" for error in errors if error]:
+        raise ConfigError(found)
 
 
 def make_agent(environment: Environment, section: Any, axis_name: str | None = None) -> Agent:
@@ -108,7 +155,9 @@ def make_agent(environment: Environment, section: Any, axis_name: str | None = N
 def _custom(kind: type, path: str, place: str, *arguments: Any, settings: Mapping[str, Any]) -> Any:
     """What a user's function returns; ConfigError if it fails or returns no record of this kind."""
     try:
-        found = load_function(place)(*arguments, **settings)
+        function = load_function(place)
+        check_parameters(function, settings)
+        found = function(*arguments, **settings)
         if not isinstance(found, kind):
             raise ValueError(f"it returned {type(found).__name__}, but must return a jaxddpg.{kind.__name__}")
     except (Exception, SystemExit) as error:

@@ -12,10 +12,10 @@ import numpy as np
 from jaxddpg import settings
 from jaxddpg.config import tracing, trial
 from jaxddpg.config.reader import ConfigError
-from jaxddpg.config.user_code import load_function, sentence
+from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
 from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
-from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
+from jaxddpg.types import Environment, Key, State, TimeStep, kind, mismatch, seed_key
 
 
 def make_environment(section: settings.Environment) -> Environment:
@@ -31,6 +31,7 @@ def make_environment(section: settings.Environment) -> Environment:
         make = _factory(section.name)
         if make is None:
             return from_gymnax(section.name, section.parameters)
+        check_parameters(make, section.parameters)
         made = make(**section.parameters)
         if isinstance(made, Environment):
             for size in ("observation_size", "action_size", "episode_length"):
@@ -82,7 +83,7 @@ def check_environment(section: settings.Environment) -> None:
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError([f"environment {section.name} cannot be traced by JAX: {sentence(error)}"]) from error
-    observation, number, flag = ((environment.observation_size,), "float32"), ((), "float32"), ((), "bool")
+    observation, number, flag = f"float32[{environment.observation_size}]", "float32[]", "bool[]"
     contract = {
         "reset's observation": (start, observation),
         "observation": (time_step.observation, observation),
@@ -91,15 +92,16 @@ def check_environment(section: settings.Environment) -> None:
         "terminated": (time_step.terminated, flag),
         "truncated": (time_step.truncated, flag),
     }
+    wrong: dict[tuple[str, str], list[str]] = {}
+    for name, (leaf, wanted) in contract.items():
+        if kind(leaf) != wanted:
+            wrong.setdefault((kind(leaf), wanted), []).append(name)
     errors = [
-        f"environment {section.name} returns {name} as {_kind(leaf)}, but must return {kind}{list(shape)}"
-        for name, (leaf, (shape, kind)) in contract.items()
-        if _kind(leaf) != f"{kind}{list(shape)}"
+        f"environment {section.name} returns {' and '.join(names)} as {found}, but must return {wanted}"
+        for (found, wanted), names in wrong.items()
     ]
-    if jax.tree.map(lambda x: (x.shape, x.dtype), before) != jax.tree.map(lambda x: (x.shape, x.dtype), after):
-        errors.append(
-            f"environment {section.name} returns a state from step whose shapes or dtypes differ from those from reset"
-        )
+    if differs := mismatch("reset", before, "step", after):
+        errors.append(f"environment {section.name} cannot be used: {differs}")
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(before)):
         errors.append(f"environment {section.name} stores a PRNG key in its state; use the key passed to step instead")
     if environment.episode_length < 1:
@@ -113,8 +115,8 @@ def check_environment(section: settings.Environment) -> None:
             ends = trial.ended(_player(digest(section))(section, seed_key(0)))
         except Exception as error:
             raise ConfigError([f"environment {section.name} cannot be used: {sentence(error)}"]) from error
-        if wrong := trial.errors(ends, environment.episode_length):
-            raise ConfigError([f"environment {section.name} {error}" for error in wrong])
+        if errors := trial.errors(ends, environment.episode_length):
+            raise ConfigError([f"environment {section.name} {error}" for error in errors])
         for doubt in trial.doubts(ends, environment.episode_length):
             warnings.warn(f"environment {section.name} {doubt}", stacklevel=2)
 
@@ -161,8 +163,3 @@ def _pair(found: Any, rule: str) -> tuple[Any, Any]:
         what = f"{len(found)} values" if isinstance(found, tuple) else f"a {type(found).__name__}"
         raise ValueError(f"{rule}, not {what}")
     return found
-
-
-def _kind(leaf: Any) -> str:
-    """The type and shape of an array, or what stands in the place of one."""
-    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"

@@ -40,11 +40,12 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         with path.open() as file:  # whose name is part of YAML's errors
             content = notation.load(file)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=3, cutoff=0.3)
-        hint = f"; {path.parent} holds {', '.join(near)}" if near else ""
-        raise ConfigError([f"{path} does not exist{hint}"]) from None
+        files = {file.stem: file for file in path.parent.glob("[!.]*.y*ml")}
+        near = [str(files[stem]) for stem in difflib.get_close_matches(path.stem, files)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "name a YAML file, such as configs/pendulum.yaml"
+        raise ConfigError([f"{path} does not exist; {hint}"]) from None
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}"]) from None
+        raise ConfigError([f"{path} cannot be read: {error.strerror}; make it readable"]) from None
     except notation.Error as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
     if not isinstance(content, dict | types.NoneType):

@@ -9,7 +9,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import inf
 from typing import Any, Literal, NamedTuple
@@ -108,8 +108,14 @@ def read_section(kind: Any, content: Any, path: str, errors: dict[str, str]) -> 
         content = {}
     if not isinstance(content, Mapping):
         section, (name, equals, value) = path.rstrip("."), str(content).partition("=")
-        hint = f"; did you mean --{path}{name} {value}?" if equals and name in fields else ""
-        errors[section] = f"{section} must be a section with settings below it, not {text(content)}{hint}"
+        first = _tag(kind)[0] or next(iter(fields))
+        if equals and name in fields:
+            hint = f"did you mean --{path}{name} {value}?"
+        elif isinstance(content, str) and isinstance(fields[first].default, str):
+            hint = f"use --{section} '{{{first}: {content}}}'"
+        else:
+            hint = f"name its settings, such as {path}{first}"
+        errors[section] = f"{section} must be a section with settings below it, not {text(content)}; {hint}"
         return kind()
     values = {}
     for name, value in content.items():
@@ -262,6 +268,12 @@ def kind_of(section: Any, name: str) -> Any:
     return _hints(section)[name]
 
 
+def nearest(name: str, names: Sequence[str], holder: str) -> str:
+    """A suggestion to append to an 'unknown name' error: the closest of the names that `holder` has, or all of them."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; {holder} has {', '.join(names) or 'none'}"
+
+
 def suggest(name: str, path: str, here: list[str]) -> str:
     """A suggestion to append to an 'unknown name' error: the closest names, or all names.
 
@@ -271,7 +283,6 @@ def suggest(name: str, path: str, here: list[str]) -> str:
     known = list(dict.fromkeys(here + [leaf.path for leaf in leaves() if not leaf.path.startswith(path)]))
     near = [leaf for leaf in known if leaf.split(".")[-1] == name]
     near = near or [path + match for match in difflib.get_close_matches(name, names, n=1, cutoff=0.5)]
-    near = near or difflib.get_close_matches(path + name, known, n=1, cutoff=0.85)
     section = path.rstrip(".") or "an experiment"
     return f"; did you mean {' or '.join(near)}?" if near else f"; {section} has {', '.join(names)}"
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxddpg.types import Environment, Key, Scalar, State, TimeStep
+from jaxddpg.types import Environment, Key, Scalar, State, TimeStep, kind, mismatch
 
 
 def episodic(
@@ -33,12 +33,20 @@ def episodic(
         ranges: of actions and observations, as fields of `Environment`.
 
     Raises:
-        ValueError: while `Environment.step` is traced, where `step` does not return a state, a reward and a bool.
+        ValueError: while the environment is traced, where `step` does not return a state like that of `reset`, a reward
+            and a bool, or `observe` no observation.
     """
+
+    def observed(state: State) -> jax.Array:
+        observation = observe(state)
+        shape, is_array = (observation_size,), hasattr(observation, "dtype")
+        if not is_array or observation.shape != shape or not jnp.issubdtype(observation.dtype, jnp.floating):
+            raise ValueError(f"observe must return float32{list(shape)}, not {kind(observation)}")
+        return observation
 
     def reset_episode(key: Key) -> tuple[State, jax.Array]:
         state = reset(key)
-        return (state, jnp.zeros((), jnp.int32)), observe(state)
+        return (state, jnp.zeros((), jnp.int32)), observed(state)
 
     def step_episode(key: Key, timed: State, action: jax.Array) -> tuple[State, TimeStep]:
         state, time = timed
@@ -50,10 +58,12 @@ def episodic(
         terminated = jnp.asarray(terminated)  # ~ of a Python bool is a number
         if terminated.dtype != bool:
             raise ValueError(f"step must return a bool as terminated, not {terminated.dtype}")
-        final_observation = observe(state)
         truncated = (time + 1 >= episode_length) & ~terminated
         last = terminated | truncated
         first = reset_episode(reset_key)
+        if wrong := mismatch("reset", first[0][0], "step", state):
+            raise ValueError(wrong)
+        final_observation = observed(state)
         timed, observation = jax.tree.map(
             lambda new, old: jnp.where(last, new, old), first, ((state, time + 1), final_observation)
         )

@@ -65,9 +65,9 @@ def check_path(run: Path) -> None:
     odd = [character for character in "[]\\" if character in str(whole)]
     odd += [part for part in whole.parts if part.endswith(":")]  # such as gs:, which begins a URL
     if odd:
-        raise ValueError(f"has {odd[0]} in its path, which the checkpoint library does not support")
+        raise ValueError(f"{whole} has {odd[0]}, which the checkpoint library does not support; use another path")
     if any("\ud800" <= character <= "\udfff" for character in str(whole)):
-        raise ValueError(f"has a path that is not valid {sys.getfilesystemencoding()}")
+        raise ValueError(f"{whole} is not valid {sys.getfilesystemencoding()}; use another path")
 
 
 def save(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Written:

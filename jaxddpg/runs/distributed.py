@@ -50,11 +50,17 @@ class Rendezvous(NamedTuple):
     """to wait for all of them"""
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """The signals that ask a run to stop, except those that are ignored, as SIGHUP by `nohup`."""
+    all_of_them = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in all_of_them if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def supervise(arguments: Sequence[str], seconds: int, remedy: str) -> int:
     """Runs a command of this program in a child that trains, and returns its exit code.
 
     The child writes to the streams of this process. Of what JAX's C++ libraries write the end is shown where the child
-    failed without a sentence. SIGINT and SIGTERM are passed on. The child ends with this process, whatever ends it.
+    failed without a sentence. Signals to stop are passed on. The child ends with this process, whatever ends it.
 
     Args:
         seconds: for which the child waits for the others.
@@ -99,7 +105,7 @@ def _run_child(arguments: Sequence[str], libraries: IO[bytes]) -> int:
             with suppress(OSError):  # it has ended
                 os.write(signals, bytes([number]))
 
-        previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, pass_on) for number in stopping_signals()}
         try:
             return child.wait()
         finally:

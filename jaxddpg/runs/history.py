@@ -78,7 +78,7 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
         return epoch, [*notes, f"continuing after epoch {epoch}"]
     if found:
         remedy = f"restore the missing files, or delete {directory / checkpoint.DIRECTORY} to start over"
-        raise ConfigError([f"{directory} cannot continue: {note.split(';')[0]}; {remedy}" for note in notes])
+        raise ConfigError([f"{directory} cannot continue: {notes[0].split(';')[0]}; {remedy}"])
     last = config.read_run(directory).experiment.training.num_epochs  # before any changes
     if complete >= (last + 1) * count:  # to train all of it again would replace what is there
         raise ConfigError(

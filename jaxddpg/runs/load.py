@@ -241,7 +241,9 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     if epoch in (NEWEST, BEST):
         return found
     if epoch not in found:
-        raise ConfigError([f"epoch is {epoch}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"])
+        raise ConfigError(
+            [f"epoch is {config.text(epoch)}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"]
+        )
     return [int(epoch)]
 
 

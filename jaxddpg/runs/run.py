@@ -231,7 +231,7 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
             raise ConfigError(
                 [
                     "out of memory; reduce replay.capacity, population.num_seeds, evaluation.num_episodes or "
-                    "hidden_sizes, and use a new --run-dir"
+                    "hidden_sizes, and use a new run directory"
                 ]
             ) from error
         if called_back := callback_error(error):
@@ -246,7 +246,8 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
         reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
         remedy = ""
         if directory is not None:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            resume = f"{'free some space, then ' * full}run `jaxddpg resume {directory}` to continue"
+            full, denied = error.errno in (errno.ENOSPC, errno.EDQUOT), error.errno == errno.EACCES
+            first = "free some space, then " * full + "correct its permissions, then " * denied
+            resume = f"{first}run `jaxddpg resume {directory}` to continue"
             remedy = f"; {resume if directory.is_dir() else f'{directory} is no longer there'}"
         raise RunError(f"{reason}{remedy}") from error
