@@ -1,6 +1,7 @@
 import json
 import shutil
 import string
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -11,7 +12,7 @@ from flax.struct import PyTreeNode
 from helpers import cut_a_file, empty_it, flip_a_byte
 
 from jaxddpg.agents.ddpg import ddpg
-from jaxddpg.runs import checkpoint
+from jaxddpg.runs import arrays, checkpoint
 from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs.checkpoint import DamagedError
 from jaxddpg.settings import DDPG, Actor, Critic
@@ -250,3 +251,44 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_no_raw_error(tmp_path)
     checkpoint.remove(tmp_path, 1)
     with pytest.raises(DamagedError, match="was removed while it was read"):
         checkpoint.restore(tmp_path, 1, {"leaf": np.ones(1)})
+
+
+@pytest.mark.parametrize("shape", [(), (7, 11, 3), (5, 40), (200,)])
+def test_arrays_of_several_chunks_come_back(shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "CHUNK", 100)
+    state = {"array": np.random.default_rng(0).random(shape, np.float32)}
+    checkpoint.save(tmp_path, 0, state)
+    same(checkpoint.restore(tmp_path, 0, state), state)
+
+
+@pytest.mark.parametrize("shape", [(7, 11, 3), (5, 40), (200,), (3, 2)])
+def test_chunks_are_contiguous_and_hold_every_number_once(shape, monkeypatch):
+    monkeypatch.setattr(arrays, "CHUNK", 100)
+    whole, chunk = np.zeros(shape, np.float32), arrays.chunk_shape(shape, 4)
+    for part in arrays.parts(shape, chunk):
+        assert whole[part].nbytes <= 100
+        assert whole[part].flags.c_contiguous
+        whole[part] += 1
+    assert (whole == 1).all()
+
+
+def test_writing_takes_the_memory_of_a_few_chunks(tmp_path):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    state = {"array": np.random.default_rng(0).random((2, 2**25), np.float32)}
+    checkpoint.save(tmp_path, 0, {"array": state["array"][:, :1]})
+    before, used, is_over = resident(), [0], threading.Event()
+
+    def watch():
+        while not is_over.wait(0.005):
+            used.append(resident() - before)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        checkpoint.save(tmp_path, 1, state)
+    finally:
+        is_over.set()
+        watching.join()
+    assert max(used) < 0.75 * state["array"].nbytes  # written whole, it was three times as much

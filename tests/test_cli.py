@@ -384,6 +384,16 @@ def test_the_printed_config_reads_back_as_the_same(tiny):
     assert call("train", tiny.parent / "printed.yaml", "--print-config") == (0, shown, "")
 
 
+def test_help_on_what_is_no_section_suggests_one():
+    assert refused(call("train", "--help", "agnt"), "--help knows no section agnt; did you mean agent") == []
+    assert refused(call("train", "--help", "xyz"), "use one of environment, agent, ") == []
+
+
+@pytest.mark.parametrize("given", [["--agent", ""], ["--agent="]])
+def test_an_empty_section_is_refused(given, tiny):
+    assert refused(call("train", tiny, *given, "--print-config"), "--agent is empty; give a YAML mapping") == []
+
+
 def test_the_short_help_is_one_screen_and_names_the_sections():
     code, shown, err = call("train", "--help")
     assert (code, err) == (0, "")
@@ -540,6 +550,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     said = call(command, trained[0], "--output", place)
     assert refused(said, f"--output {place} cannot be written: {reason}; choose another") == []
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints/1.json"])
+def test_an_output_never_replaces_a_file_of_a_run(name, trained):
+    before = (trained[0] / name).read_bytes()
+    said = call("evaluate", trained[0], "--num-episodes", "2", "--output", trained[0] / name)
+    assert refused(said, "would replace a file of the run in", "choose another") == []
+    assert (trained[0] / name).read_bytes() == before
 
 
 def test_a_link_to_a_file_that_is_not_there_yet_is_an_output(tmp_path):

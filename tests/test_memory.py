@@ -69,6 +69,24 @@ def test_the_remedies_fit_and_more_does_not(copies):
     assert needed(experiment, members, copies) <= free < needed(experiment, members + 1, copies)
 
 
+def test_what_the_epoch_takes_is_needed_beside_the_state():
+    """It is more than the members that are computed, or less, in which case it is part of them."""
+    experiment, like, temporary = tiny(), shapes(tiny(), 1), 10**6
+    alone = needed(experiment, 1)
+    memory.check_state(experiment, like, 1, alone + temporary, 0, False, temporary)
+    with pytest.raises(ConfigError, match="the replay buffer of 1 member, but only"):
+        memory.check_state(experiment, like, 1, alone + temporary - 1, 0, False, temporary)
+    memory.check_state(experiment, like, 1, 2 * alone, 1, False, alone)
+
+
+def test_what_the_compiled_epoch_takes_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda reserved=1: 10**15 if reserved else 0)
+    with pytest.raises(ConfigError, match="but only 0 bytes is free"):
+        run(tiny(), tmp_path / "run")
+    monkeypatch.setattr(memory, "free", lambda reserved=1: 10**15)
+    run(tiny(), tmp_path / "other")
+
+
 def test_too_much_is_refused_before_anything_is_made(tmp_path):
     (tmp_path / "large.yaml").write_text("replay: {capacity: 2_000_000_000}\npopulation: {num_seeds: 100}\n")
     said = call("train", tmp_path / "large.yaml", "--quiet", "--run-dir", tmp_path / "run")

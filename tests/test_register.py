@@ -86,3 +86,11 @@ def test_an_unknown_name_is_answered_with_what_is_registered():
     registry.REGISTERED.clear()
     with pytest.raises(ConfigError, match=r"is given a name by jaxddpg\.register in the Python process"):
         config.parse({"environment": {"name": "my_cart"}})
+
+
+def test_only_an_environment_with_a_name_can_be_registered():
+    with pytest.raises(TypeError, match="an environment cannot be 3"):
+        jd.register("three", 3)
+    with pytest.raises(ValueError, match="with an empty name"):
+        jd.register("", cart)
+    assert not registry.REGISTERED

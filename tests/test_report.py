@@ -14,6 +14,7 @@ from jaxddpg import statistics
 from jaxddpg.report import figures
 from jaxddpg.report import page as report
 from jaxddpg.report.curves import Curves, of_common_length
+from jaxddpg.report.rows import read_rows
 from jaxddpg.runs import show as show_module
 from jaxddpg.runs import start as start_module
 
@@ -170,6 +171,29 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
     (tmp_path / "file").touch()
     assert refused(call("report", tmp_path / "none"), "is not a run directory") == []
     assert refused(call("report", tmp_path / "none", "--output", tmp_path / "file"), "is not a run directory") == []
+
+
+@pytest.mark.parametrize("name", ["report.md", "returns.csv"])
+def test_a_file_that_is_no_report_is_not_replaced(name, tasks, tmp_path):
+    (tmp_path / name).write_text("mine")
+    said = call("report", tasks / "light" / "run", "--output", tmp_path)
+    assert refused(said, f"has a {name} that is no report of jaxddpg; choose another directory") == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_damaged_line_amid_the_metrics_is_told(tmp_path):
+    lines = [f'{{"epoch": {epoch}, "member": 0, "env_steps": 1}}' for epoch in range(4)]
+    (tmp_path / "torn").write_text("\n".join([*lines, lines[0][:9]]))
+    assert len(read_rows(tmp_path / "torn")) == 4  # as an interruption leaves it, without a warning
+    (tmp_path / "broken").write_text("\n".join([*lines[:2], "{", *lines[2:]]))
+    with pytest.warns(UserWarning, match=r"^line 3 of 5 of .*broken is damaged; it and those after it are not used$"):
+        assert len(read_rows(tmp_path / "broken")) == 2
+
+
+def test_an_empty_config_of_a_run_is_refused(tasks, tmp_path):
+    shutil.copytree(tasks / "light" / "run", tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text("")
+    assert refused(call("report", tmp_path / "run", "--output", tmp_path / "report"), "config.yaml is empty") == []
 
 
 def test_runs_of_different_length_are_compared_where_all_have_been(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +29,11 @@ class ShowHelp(argparse.Action):
         return sorted({topic for topic, action, _ in parser.hidden})
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        topics = [*dict.fromkeys(topic for topic, *_ in parser.hidden)]
+        if values and not any(f"{topic}.".startswith(f"{values}.") for topic in topics):
+            near = difflib.get_close_matches(values, topics, n=3)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(SECTIONS)} or distributed"
+            raise ConfigError([f"--help knows no section {values}; {meant}"])
         for topic, action, text in parser.hidden:
             if option_string == "--help-all" or f"{topic}.".startswith(f"{values}."):
                 action.help = text
@@ -71,6 +77,8 @@ def joined(tokens: Sequence[str]) -> list[str]:
             value = next(stream, "--")
             if value.startswith("--"):
                 raise ConfigError([f"{name} needs a value, as in {name} VALUE"])
+        if not value and path in SECTIONS:
+            raise ConfigError([f"{name} is empty; give a YAML mapping, or omit the flag"])
         found.append(f"--{path}={value}")
     return found
 

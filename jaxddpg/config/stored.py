@@ -11,6 +11,18 @@ from jaxddpg.settings import Experiment
 
 SWEEP = "sweep.yaml"
 """In the directory of a sweep of several runs, each of which has a directory below it."""
+RECORDS = (
+    "config.yaml",
+    SWEEP,
+    "metrics.jsonl",
+    "summary.json",
+    "resumptions.jsonl",
+    "checkpoints",
+    "tensorboard",
+    "wandb_id.txt",
+    ".lock",
+)
+"""What a run has written in its directory, or a sweep, that no other output may replace."""
 MUTABLE_ON_RESUME = (
     "training.num_epochs",
     "population.placement",
@@ -28,15 +40,22 @@ def read_run(directory: Path, overrides: Mapping[str, Any] | None = None) -> Run
     if not (directory / "config.yaml").is_file():
         why = "there is no config.yaml in it" if directory.exists() else "there is no such directory"
         raise ConfigError([f"{directory} is not a run directory: {why}"])
-    return read(directory / "config.yaml", overrides).run()
+    return _read(directory / "config.yaml", overrides).run()
 
 
 def read_run_or_sweep(directory: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
     """The experiment of the directory of a run, or of a sweep of several, with its runs."""
     if (directory / SWEEP).is_file():
-        return read(directory / SWEEP, overrides)
+        return _read(directory / SWEEP, overrides)
     run = read_run(directory, overrides)
     return Plan(run.experiment, [run])
+
+
+def _read(path: Path, overrides: Mapping[str, Any] | None) -> Plan:
+    """As `read`, of what a run wrote, which an empty file is not, although it is valid."""
+    if not path.stat().st_size:
+        raise ConfigError([f"{path} is empty, so it is not what the run wrote; restore it"])
+    return read(path, overrides)
 
 
 def read_changed(directory: Path, overrides: Mapping[str, Any]) -> tuple[Plan, dict[str, list[Any]]]:
@@ -86,8 +105,13 @@ def check_unaltered(before: Mapping[str, Any], experiment: Experiment) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raises ConfigError if a file cannot be written; called before long computations. Leaves no file behind."""
+    """Raises ConfigError if a file cannot be written or would replace what a run is resumed from; called before long
+    computations. Leaves no file behind."""
     file = path.resolve()  # what a link leads to, which stays
+    for place in file.parents:
+        is_run = any((place / name).is_file() for name in ("config.yaml", SWEEP))
+        if is_run and file.relative_to(place).parts[0] in RECORDS:
+            raise ConfigError([f"--output {path} would replace a file of the run in {place}; choose another"])
     existed = file.exists()
     try:
         file.open("a").close()

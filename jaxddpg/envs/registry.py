@@ -113,8 +113,11 @@ def register(name: str, environment: Any) -> None:
             `environment.parameters`.
 
     Raises:
-        ValueError: the name has a colon, or stands for an environment of gymnax or of this package.
+        ValueError: the name is empty, has a colon, or stands for an environment of gymnax or of this package.
+        TypeError: `environment` is none of these.
     """
+    if not name:
+        raise ValueError("an environment cannot be registered with an empty name; choose another")
     if ":" in name or name in CONTINUOUS or name in DISCRETE:
         reason = "colons are reserved for package.module:factory" if ":" in name else "that is a known environment"
         raise ValueError(f"an environment cannot be registered as {name}: {reason}; choose another name")
@@ -127,4 +130,6 @@ def register(name: str, environment: Any) -> None:
         return environment
 
     is_factory = callable(environment) and not hasattr(environment, "default_params")
+    if not is_factory and not hasattr(environment, "reset"):
+        raise TypeError(f"an environment cannot be {environment!r}; register an Environment or a function of one")
     REGISTERED[name] = environment if is_factory else give

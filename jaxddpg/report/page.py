@@ -87,6 +87,15 @@ def write(
     return tables
 
 
+def others(directory: Path) -> str:
+    """The name of a file in a directory that `write` would replace, but did not write; empty if there is none."""
+    for name, beginning in ((PAGE, "# Report\n\nFinal return of"), (TABLE, "method,environment,")):
+        file = directory / name
+        if file.exists() and not file.read_bytes().startswith(beginning.encode()):
+            return name
+    return ""
+
+
 def _final_returns(run: Curves) -> Row:
     """The row of a run in the table of its environment."""
     final = np.where(np.isfinite(run.returns[-1]), run.returns[-1], -np.inf)

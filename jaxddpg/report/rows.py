@@ -5,6 +5,7 @@ A name with "/" is that of a metric, one with "." that of a swept setting.
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -99,7 +100,8 @@ def _not_finite(what: str) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl` up to the first invalid line; none where there is no file."""
+    """The rows of a `metrics.jsonl` up to the first invalid line, with a warning where others follow it; none where
+    there is no file."""
     rows: list[Row] = []
     try:
         lines = path.read_bytes().splitlines()
@@ -110,4 +112,9 @@ def read_rows(path: Path) -> list[Row]:
             row = json.loads(line)
             int(row["epoch"] + row["member"] + row["env_steps"])
             rows.append({name: math.nan if "/" in name and value is None else value for name, value in row.items()})
+    if len(rows) + 1 < len(lines):  # an interruption may leave half of a last line
+        number, count = len(rows) + 1, len(lines)
+        warnings.warn(
+            f"line {number} of {count} of {path} is damaged; it and those after it are not used", stacklevel=2
+        )
     return rows

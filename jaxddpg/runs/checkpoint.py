@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxddpg.config import ConfigError
-from jaxddpg.runs import distributed
+from jaxddpg.runs import arrays, distributed
 from jaxddpg.types import State
 
 DIRECTORY = "checkpoints"
@@ -88,7 +88,8 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
     """
     start, path = time.perf_counter(), _path(run, epoch)
     together = jax.distributed.is_initialized()
-    checkpointer = (ocp.AsyncCheckpointer if together else ocp.Checkpointer)(ocp.PyTreeCheckpointHandler())
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays.HANDLERS)
+    checkpointer = (ocp.AsyncCheckpointer if together else ocp.Checkpointer)(handler)
     write = partial(checkpointer.save, path, args=ocp.args.PyTreeSave(state), force=True)
     with _writing(path):
         if distributed.is_first():

@@ -13,6 +13,9 @@ from jaxddpg.settings import Experiment
 from jaxddpg.training.population import Population
 from jaxddpg.types import State
 
+RESERVED = 8 * 10**8
+"""Bytes of a CPU's memory left for what is not counted: compiling, and the chunks of a checkpoint that is written."""
+
 
 def check(plan: RunPlan, population: Population, length: int, on_disk: bool) -> None:
     """Refuses a population that does not fit the memory of a device, or of the machine where that is a CPU, or whose
@@ -25,11 +28,30 @@ def check(plan: RunPlan, population: Population, length: int, on_disk: bool) -> 
     Raises:
         ConfigError: as `check_state` and `check_evaluation`.
     """
-    like, at_once, devices = held(population)
-    copies = 1 + (on_disk and jax.default_backend() == "cpu")
-    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else 2 * devices * plan.selects
-    left = check_state(plan.experiment, like, copies, free(), spare, on_disk)
+    like, at_once, _ = held(population)
+    left = _check(plan, population, on_disk, free(), 0)
     check_evaluation(plan.experiment, like, length, at_once, left)
+
+
+def check_compiled(plan: RunPlan, population: Population, on_disk: bool) -> None:
+    """Refuses a population that does not fit beside what its compiled epoch takes, such as batches and gradients.
+
+    Raises:
+        ConfigError: as `check_state`.
+    """
+    if program := population.programs["epoch"].compiled:
+        _, _, devices = held(population)
+        temporary = devices * getattr(program.memory_analysis(), "temp_size_in_bytes", 0)
+        _check(plan, population, on_disk, free(reserved=0), temporary)
+
+
+def _check(plan: RunPlan, population: Population, on_disk: bool, free: int | None, temporary: int) -> int | None:
+    like, at_once, devices = held(population)
+    copies = 1
+    if on_disk and jax.default_backend() == "cpu":
+        copies = 5 if jax.distributed.is_initialized() else 2
+    spare = at_once if at_once < len(jax.tree.leaves(like)[0]) else 2 * devices * plan.selects
+    return check_state(plan.experiment, like, copies, free, spare, on_disk, temporary)
 
 
 def held(population: Population) -> tuple[State, int, int]:
@@ -63,15 +85,18 @@ def check_state(
     free: int | None,
     spare: int = 0,
     best: bool = False,
+    temporary: int = 0,
 ) -> int | None:
     """Refuses a state that does not fit.
 
     Args:
         like: the shapes and types of the state of those members, [M, ...], that share the memory.
-        copies: number of copies held simultaneously; on CPU, a checkpoint being written is a second copy.
+        copies: number of copies held simultaneously; on CPU, a checkpoint is written from a second copy, and of several
+            processes Orbax makes three more.
         free: bytes; None where that is unknown.
         spare: additional member copies held while members are computed or copied.
         best: whether the best policy of each member is kept beside its state.
+        temporary: bytes that the compiled epoch takes, of which the spare members are part.
 
     Raises:
         ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
@@ -80,24 +105,25 @@ def check_state(
         The bytes that are left; None where that is unknown.
     """
     members = len(jax.tree.leaves(like)[0])
-    size, held = _size(like) + best * _size(like.agent), copies * members + spare
-    needed = size * held // members
+    size, rows = _size(like) + best * _size(like.agent), _size(like.replay)
+    spare, temporary = (0, temporary) if temporary > spare * size // members else (spare, 0)
+    held = copies * members + spare
+    needed = size * held // members + temporary
     if free is None or needed <= free:
         return None if free is None else free - needed
     capacity, num_envs = experiment.replay.capacity, experiment.training.num_envs
-    rows = _size(like.replay)
-    fitting = (free * members - (size - rows) * held) * capacity // (rows * held) // num_envs * num_envs
+    fitting = ((free - temporary) * members - (size - rows) * held) * capacity // (rows * held) // num_envs * num_envs
     remedies = [f"replay.capacity to {fitting}"] if fitting >= max(experiment.agent.batch_size, num_envs) else []
     population = experiment.population
-    count = population.num_seeds * ((free * members // size - spare) // copies) // members
+    count = population.num_seeds * (((free - temporary) * members // size - spare) // copies) // members
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
+    many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
     raise ConfigError(
         [
             f"this experiment needs {_readable(needed)} of memory, of which {_readable(rows * held // members)} for "
-            f"the replay buffers of {members} "
-            f"members{f' (held {copies} times while a checkpoint is written)' if copies > 1 else ''}, but only "
-            f"{_readable(free)} is free; reduce {' or '.join(remedies) or 'the hidden_sizes'}"
+            f"the replay buffer{many} of {members} member{many}{writing}, but only {_readable(free)} is free; reduce "
+            f"{' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )
 
@@ -144,9 +170,9 @@ def check_evaluation(
     )
 
 
-def free() -> int | None:
-    """Bytes that are free on each local device, or of a CPU's memory for each process of this run; None where that is
-    unknown."""
+def free(reserved: int = RESERVED) -> int | None:
+    """Bytes that are free on each local device, or of a CPU's memory for each process of this run but for what is
+    `reserved`; None where that is unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -155,7 +181,10 @@ def free() -> int | None:
     if (meminfo := Path("/proc/meminfo")).exists():
         entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
         found.append(int(entries["MemAvailable"].split()[0]) * 1024)
-    return min(found) // distributed.processes_here() if found else None
+    if not found:
+        return None
+    each = min(found) // distributed.processes_here()
+    return each - min(reserved, each // 2)  # so that the smallest experiments run on the smallest machines
 
 
 def _control_groups(own: Path, root: Path) -> Iterator[int]:

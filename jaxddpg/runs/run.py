@@ -18,7 +18,7 @@ from jaxddpg.config.user_code import callback_error
 from jaxddpg.parts import sharding
 from jaxddpg.report.console import Display
 from jaxddpg.report.rows import Row, mean_return, plain_json
-from jaxddpg.runs import checkpoint, distributed, loggers, origin, summary
+from jaxddpg.runs import checkpoint, distributed, loggers, memory, origin, summary
 from jaxddpg.runs.directory import write
 from jaxddpg.runs.history import History, read_states
 from jaxddpg.runs.loggers import Callback
@@ -124,6 +124,7 @@ class Run:
         if not is_over(self._plan.experiment, self._last_rows()):
             with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
                 self._population.compile(clock_at(self._plan.experiment.training, 0), bool(self._rows))
+                memory.check_compiled(self._plan, self._population, self._directory is not None)
             self._population.gather(self._population.inputs.active)
         return time.perf_counter() - start
 

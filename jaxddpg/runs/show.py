@@ -49,6 +49,8 @@ def write_report(
     path, places = Path(path), _places(directories)
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output {path} is a file; name a directory"])
+    if other := page.others(path):
+        raise ConfigError([f"--output {path} has a {other} that is no report of jaxddpg; choose another directory"])
     plans = _plans(places)
     runs, sources, unfinished = _all_curves(plans, named=True), [], []
     for place, plan in plans.items():
@@ -62,6 +64,15 @@ def write_report(
                 unfinished.append(f"{place / run.name} ({where})")
             found = summary.read(place / run.name / "summary.json") or {}
             sources.append(page.Source(f"{place / run.name}", f"jaxddpg {how} {file}", found))
+    if unfinished:
+        warnings.warn(f"unfinished runs, whose results are not final: {', '.join(unfinished)}", stacklevel=2)
+    for environment in dict.fromkeys(run.environment for run in runs):
+        if len({run.env_steps[-1] for run in runs if run.environment == environment}) > 1:
+            warnings.warn(
+                f"runs of {environment} have different lengths and are compared at that of the shortest; "
+                f"{path / page.PAGE} says where",
+                stacklevel=2,
+            )
     try:
         return page.write(runs, sources, command, path, unfinished)
     except (OSError, ValueError) as error:
