@@ -32,15 +32,20 @@ ENVIRONMENTS = {
 }
 TRAINERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "products alone": ("jax-0.10.2", "floor.py", {}),
-    "jaxddpg": ("jax-0.10.2", "ours.py", {}),
+    "jaxddpg": ("jax-0.10.2", "ours.py", {"algorithm": "ddpg"}),
     "the loop": ("jax-0.10.2", "loop.py", {}),
-    "jaxddpg, jax 0.11.2": ("jax-0.11.2", "ours.py", {}),
+    "jaxddpg, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "ddpg"}),
     "the loop, jax 0.11.2": ("jax-0.11.2", "loop.py", {}),
+    "SBX DDPG": ("sbx", "sb3.py", {"package": "sbx", "algorithm": "DDPG"}),
+    "SB3 DDPG": ("sb3", "sb3.py", {"package": "stable_baselines3", "algorithm": "DDPG"}),
+    "jaxddpg TD3": ("jax-0.10.2", "ours.py", {"algorithm": "td3"}),
+    "jaxddpg TD3, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "td3"}),
     "rejax 0.1.3 TD3": ("rejax-0.1.3", "rejax_td3.py", {}),
     "rejax 0.1.2 TD3": ("rejax-0.1.2", "rejax_td3.py", {}),
-    "SBX DDPG": ("sbx", "sb3.py", {"package": "sbx"}),
-    "SB3 DDPG": ("sb3", "sb3.py", {"package": "stable_baselines3"}),
+    "SBX TD3": ("sbx", "sb3.py", {"package": "sbx", "algorithm": "TD3"}),
 }
+"""Environment, script and own settings. TD3 has two critics and a delay of 2 everywhere; an update is one of the
+critics."""
 POPULATIONS = [name for name, (_, script, _) in TRAINERS.items() if script != "sb3.py"]
 ONE = {"members": 1, "hidden": 256, "batch_size": 256, "capacity": 100_000, "updates": 600, "pinned": True}
 WORKLOADS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -148,13 +153,13 @@ def tables(result: dict[str, Any]) -> str:
         rates = entry["updates_per_second"]
         rows = []
         for trainer, own in rates.items():
-            same_jax = "jaxddpg, jax 0.11.2" if trainer.endswith("jax 0.11.2") else "jaxddpg"
+            same = f"jaxddpg{' TD3' * ('TD3' in trainer)}{', jax 0.11.2' * trainer.endswith('jax 0.11.2')}"
             rows.append(
                 {
                     "trainer": trainer,
                     "updates/s (median)": f"{statistics.median(own):,.0f}",
                     "of the products": ratio(own, rates["products alone"]),
-                    "jaxddpg, on the same jax, is": f"{ratio(rates[same_jax], own)} times",
+                    "jaxddpg, same algorithm and jax, is": f"{ratio(rates[same], own)} times",
                 }
             )
         per = "CPU second of one core" if entry["clock"] == "cpu" else "second of all cores"

@@ -1,8 +1,8 @@
 """What is learned: trains the published experiments, evaluates every seed afresh, and prints README's table.
 
-    python bench/scores.py               # all of them: hours on two cores
-    python bench/scores.py pendulum      # some of them
-    python bench/scores.py --table       # the table, from bench/results/scores.csv
+    python bench/scores.py                      # all of them: hours on two cores
+    python bench/scores.py "pendulum, TD3"      # some of them
+    python bench/scores.py --table              # the tables, from bench/results/scores.csv
 
 Each experiment is the two commands shown in its table row; its rows in the CSV are replaced, those of the others stay.
 """

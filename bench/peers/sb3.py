@@ -1,4 +1,4 @@
-"""Stable-Baselines3's and SBX's DDPG in `bench/peers.py`; `spec["package"]` says which."""
+"""Stable-Baselines3 and SBX in `bench/peers.py`; `spec["package"]` and `spec["algorithm"]` say what."""
 
 import serve  # noqa: I001, first, for it starts the clock
 
@@ -18,7 +18,9 @@ def make(spec: dict[str, Any], **settings: Any) -> Any:
         "gradient_steps": 1,
         "policy_kwargs": {"net_arch": [spec["hidden"], spec["hidden"]]},
     } | settings
-    return module.DDPG("MlpPolicy", "Pendulum-v1", seed=spec.get("seed", 0), device="cpu", **settings)
+    return getattr(module, spec["algorithm"])(
+        "MlpPolicy", "Pendulum-v1", seed=spec.get("seed", 0), device="cpu", **settings
+    )
 
 
 def counted(model: Any) -> int:
