@@ -157,7 +157,7 @@ def terminal(monkeypatch):
     return Terminal()
 
 
-def test_70_columns_do_not_cut_off_the_time_left(terminal):
+def test_70_columns_show_the_whole_status_in_two_lines(terminal):
     with contextlib.redirect_stderr(terminal), console.Display("A title", 100) as display:
         for epoch in (0, 100):
             display.epoch(rows(epoch, env_steps=123_456_789_012, **{"perf/env_steps_per_second": 1e9}))

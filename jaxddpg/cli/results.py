@@ -101,7 +101,7 @@ def _evaluated(rows: Sequence[Row]) -> list[Row]:
         {path: config.text(value) for path, value in swept(row).items()}
         | {"seed": row["seed"], "return": "diverged" if row["diverged"] else row["return_mean"]}
         | {"std": row["return_std"]}
-        | ({"": row["status"]} if "status" in row else {})
+        | ({"status": row["status"]} if "status" in row else {})
         for row in rows
     ]
 
@@ -112,7 +112,7 @@ def _evaluated_variants(rows: Sequence[Row]) -> list[Row]:
         variants.setdefault(repr(swept(row)), []).append(row)
     return [
         {name: config.text(swept(own[0])[path]) for path, name in config.short_names(swept(own[0])).items()}
-        | {"seeds": len(own), "IQM (95% interval)": mean_return(np.array([row["return_mean"] for row in own]))}
+        | {"seeds": len(own), "IQM (95% interval)": mean_return(np.array([row["return_mean"] for row in own]), "")}
         | {"diverged": sum(row["diverged"] for row in own)}
         for own in variants.values()
     ]
@@ -141,7 +141,7 @@ def _by_seed(members: Sequence[dict[str, Any]], chosen: int | None) -> list[dict
             "best return": member["best_return"],
             "best epoch": member["best_epoch"],
         }
-        | ({"": "best" if index == chosen else status(member)} if "parent" in member else {})
+        | ({"status": "best" if index == chosen else status(member)} if "parent" in member else {})
         for index, member in enumerate(members)
     ]
 

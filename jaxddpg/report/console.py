@@ -39,7 +39,7 @@ class Display:
         # The spinner shows that the process is alive while it compiles, which can take minutes.
         self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
-        self._status = Text(overflow="ellipsis", no_wrap=True)
+        self._status = Text()
         self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
 
     def __enter__(self) -> Self:
@@ -72,7 +72,6 @@ class Display:
         parts = []
         if row["epoch"] > first_epoch:
             seconds = (now - start) / (row["epoch"] - first_epoch)
-            # First, so that a narrow terminal does not cut it off.
             parts.append(f"{seconds * (self._num_epochs - row['epoch']):.0f} s left")
         parts += [f"{row['env_steps']:,} env steps", f"IQM return {number(iqm)}"]
         if row["epoch"]:
@@ -97,7 +96,7 @@ def print_table(title: str, rows: Sequence[Row], summary: str = "") -> None:
     table = Table(title=title, title_justify="left", box=None, header_style="bold underline")
     for heading in rows[0]:
         words = all(isinstance(row[heading], str) for row in rows)
-        table.add_column(heading, justify="left" if words else "right")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for row in rows:
         table.add_row(*(number(value) if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)

@@ -50,12 +50,12 @@ def number(value: float) -> str:
     return f"{value + 0.0:.5g}" if math.isfinite(value) else "not finite"
 
 
-def mean_return(returns: np.ndarray) -> str:
-    """The interquartile mean of members [M], with its interval where there is one, as part of a sentence."""
+def mean_return(returns: np.ndarray, interval: str = "95% interval ") -> str:
+    """The interquartile mean of members [M], with its interval and the name of that where there is one."""
     low, high = map(float, confidence_interval(returns))
     known = len(returns) > 1 and math.isfinite(low)
-    interval = f" (95% interval {number(low)} to {number(high)})" if known else ""
-    return f"{number(float(interquartile_mean(returns)))}{interval}"
+    shown = f" ({interval}{number(low)} to {number(high)})" if known else ""
+    return f"{number(float(interquartile_mean(returns)))}{shown}"
 
 
 def active(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
