@@ -163,7 +163,7 @@ def test_70_columns_show_the_whole_status_in_two_lines(terminal):
             display.epoch(rows(epoch, env_steps=123_456_789_012, **{"perf/env_steps_per_second": 1e9}))
     lines = terminal.getvalue().splitlines()
     assert any("0 s left | 123,456,789,012 env steps" in line for line in lines)
-    assert any(line.endswith("…") for line in lines)  # the terminal is too narrow for all
+    assert any("updates/s" in line for line in lines)
 
 
 def test_a_spinner_moves_while_a_run_compiles(terminal):
