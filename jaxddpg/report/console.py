@@ -39,7 +39,7 @@ class Display:
         # The spinner shows that the process is alive while it compiles, which can take minutes.
         self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
         self._task = self._bar.add_task("compiling ...", total=num_epochs)
-        self._status = Text()
+        self._status = Text(no_wrap=False, overflow="fold")
         self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
 
     def __enter__(self) -> Self:
