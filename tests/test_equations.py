@@ -6,6 +6,15 @@ import pytest
 from jaxddpg.parts import equations
 
 
+@pytest.mark.parametrize(("v_min", "v_max"), [(-5.0, 0.0), (9_990.0, 10_010.0), (-1e-3, 1e-3), (-1e4, 1e4)])
+@pytest.mark.parametrize("num_atoms", [2, 51])
+def test_the_expected_value_far_from_zero_is_as_exact_as_its_result(v_min, v_max, num_atoms):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(num_atoms), size=8)
+    exact = probabilities @ np.linspace(v_min, v_max, num_atoms)
+    found = equations.expected_value(jnp.asarray(probabilities, "float32"), v_min, v_max)
+    np.testing.assert_allclose(found, exact, atol=2e-7 * max(abs(v_min), abs(v_max)), rtol=0)
+
+
 def test_td_target_is_the_papers():
     rng = np.random.default_rng(0)
     reward, discount, next_q = rng.normal(size=(3, 7)).astype(np.float32)

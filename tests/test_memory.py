@@ -4,6 +4,7 @@ import jax
 import pytest
 from helpers import TINY, call, refused, tiny
 
+from jaxddpg import config
 from jaxddpg.config import ConfigError, build
 from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs import memory
@@ -92,6 +93,18 @@ def test_too_much_is_refused_before_anything_is_made(tmp_path):
     said = call("train", tmp_path / "large.yaml", "--quiet", "--run-dir", tmp_path / "run")
     assert refused(said, "this experiment needs ", " is free; reduce replay.capacity to ") == []
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_the_host_of_an_accelerator_is_refused(monkeypatch):
+    plan = config.resolve(tiny(replay={"capacity": 100_000})).run()
+    population = build.populate(plan)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(memory, "free", lambda: 10**12)
+    memory.check(plan, population, 200, on_disk=True)
+    monkeypatch.setattr(memory, "free_on_host", lambda: 10**7)
+    memory.check(plan, population, 200, on_disk=False)
+    with pytest.raises(ConfigError, match=r"but only .* is free on the host; reduce replay.capacity"):
+        memory.check(plan, population, 200, on_disk=True)
 
 
 def test_free_memory_is_less_than_there_is():

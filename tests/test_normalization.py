@@ -49,8 +49,21 @@ def test_the_statistics_are_those_of_all_observations(steps, num_envs, offset, s
         assert state.mean.dtype == dtype
     flat = data.astype("f8").reshape(-1, 3)
     precision = np.finfo(dtype).eps * (abs(offset) + scale) * 30
-    np.testing.assert_allclose(state.mean, flat.mean(0), atol=precision + 1e-3 * scale * (dtype == "float32"))
+    mean = np.asarray(state.origin, "f8") + np.asarray(state.mean, "f8")
+    np.testing.assert_allclose(mean, flat.mean(0), atol=precision)
     np.testing.assert_allclose(state.variance, flat.var(0), rtol=1e-2 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e6])
+def test_the_mean_follows_a_drift_that_is_small_beside_it(offset):
+    """A running mean of 10,000 in float32 would stay where it is: each step moves it by less than its rounding."""
+    rng = np.random.default_rng(0)
+    data = rng.integers(-2, 3, size=(30_000, 1, 1)) + np.where(np.arange(30_000) < 5_000, 0.0, 3.0)[:, None, None]
+    state = observed(jnp.asarray(offset + data, "float32"))
+    assert float(state.origin[0]) + float(state.mean[0]) - offset == pytest.approx(
+        data.mean(), abs=0.01 + 1e-7 * abs(offset)
+    )
+    assert float(state.variance[0]) == pytest.approx(data.var(), rel=0.01)
 
 
 @pytest.mark.parametrize("offset", [0.0, 7.0, 1e4, -1e-3])
@@ -76,7 +89,7 @@ def test_everything_that_reads_observations_reads_them_normalized():
     agent = normalized(PLAIN, 3)
     mean, variance = jnp.array([1.0, -2.0, 0.5]), jnp.array([4.0, 0.25, 1.0])
     inner = PLAIN.init(jax.random.key(0))
-    state = NormalizedState(inner, mean, variance)
+    state = NormalizedState(inner, jnp.array([0.5, 0.0, -0.5]), mean - jnp.array([0.5, 0.0, -0.5]), variance)
     batch = probes.batch(jax.random.key(1), WORLD, 16)
     scaled = batch.replace(
         observation=(batch.observation - mean) / jnp.sqrt(variance),
@@ -90,14 +103,20 @@ def test_everything_that_reads_observations_reads_them_normalized():
     after_ours, metrics = agent.update(key, clock, state, batch)
     after_theirs, expected = PLAIN.update(key, clock, inner, scaled)
     close((after_ours.agent, metrics), (after_theirs, expected))
-    close((after_ours.mean, after_ours.variance), (mean, variance))
+    close((after_ours.origin + after_ours.mean, after_ours.variance), (mean, variance))
+
+
+def test_the_statistics_stay_finite_where_an_observation_is_not():
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2, 1)), "float32")
+    clean, spoiled = observed(data[:10]), observed(data.at[10:, 1].set(jnp.nan))
+    jax.tree.map(np.testing.assert_array_equal, (spoiled.mean, spoiled.variance), (clean.mean, clean.variance))
 
 
 def test_shards_have_the_statistics_of_all_environments():
     rng = np.random.default_rng(0)
     data = jnp.asarray(1e3 + rng.normal(size=(8, 3)), "float32")
     clock = Clock(np.uint32(0), np.uint32(4), 8)
-    start = NormalizedState((), jnp.full(3, 1e3), jnp.full(3, 2.0))
+    start = NormalizedState((), jnp.full(3, 1e3), jnp.zeros(3), jnp.full(3, 2.0))
     whole = normalized(BLANK, 3).observe(clock, start, data)
     shard = normalized(BLANK, 3, sharding.AXIS)
     split = jax.vmap(lambda x: shard.observe(clock, start, x), axis_name=sharding.AXIS)(data.reshape(4, 2, 3))
@@ -127,7 +146,7 @@ def test_each_observation_that_is_acted_on_counts_once_those_of_the_warm_up_too(
     for number in range(3):
         rows = state.replay.unpack(state.replay.rows[: steps * member.training.num_envs])
         flat = np.asarray(rows.observation, "f8")
-        np.testing.assert_allclose(state.agent.mean, flat.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(state.agent.origin + state.agent.mean, flat.mean(0), rtol=1e-5)
         np.testing.assert_allclose(state.agent.variance, flat.var(0), rtol=1e-4)
         clock = clock_at(member.training, number + 1)
         state, steps = jax.jit(trainer.epoch)(key, clock, state)[0], steps + member.training.steps_per_epoch

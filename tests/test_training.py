@@ -7,8 +7,9 @@ import probes
 import pytest
 
 from jaxddpg.agents.ddpg import ddpg
+from jaxddpg.agents.td3 import td3
 from jaxddpg.parts import noise, replay
-from jaxddpg.settings import DDPG, Actor, Critic, Evaluation, Training
+from jaxddpg.settings import DDPG, TD3, Actor, Critic, Evaluation, Training
 from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.types import Agent, Clock
 
@@ -249,3 +250,40 @@ def test_schedules_count_env_steps_beyond_32_bits(env_steps):
     expected = np.interp(env_steps, [0, 1_000], [1.0, 0.5])
     assert float(clock.anneal(1.0, 0.5, 1_000.0)) == pytest.approx(expected)
     assert float(clock.anneal(1.0, 0.5, 2.0**34)) == pytest.approx(1 - 0.5 * env_steps / 2**34)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (
+            {"steps_per_epoch": 301},
+            "steps_per_epoch is 301, but must be a multiple of the 2 vector steps between updates",
+        ),
+        ({"num_envs": 3, "num_shards": 2}, "num_envs is 3, but must be a multiple of the 2 shards; use 4"),
+        ({"num_shards": 3, "num_envs": 3}, "the batch size of the agent is 32, but must be a multiple of the 3 shards"),
+    ],
+)
+def test_a_trainer_that_would_leave_rows_unwritten_or_cannot_be_split_is_refused(training, words):
+    environment = probes.echo()
+    agent = td3(environment, TD3(batch_size=16))
+    config = Training(**{"num_envs": 2, "steps_per_epoch": 300, "warmup_steps": 40} | training)
+    with pytest.raises(ValueError, match=words):
+        make_trainer(environment, agent, noise.gaussian(0.1), replay.uniform(600), config)
+
+
+def test_an_agent_without_state_and_metrics_trains_at_a_whole_number_of_updates_per_step():
+    environment = probes.echo()
+    agent = Agent(
+        init=lambda key: (),
+        act=lambda state, observation: jnp.zeros((*observation.shape[:-1], environment.action_size)),
+        value=lambda state, observation: jnp.zeros(observation.shape[:-1]),
+        update=lambda key, clock, state, batch: (state, {}),
+        diagnostics=lambda state, batch: {},
+        gamma=0.9,
+        batch_size=4,
+    )
+    config = Training(num_envs=2, updates_per_step=2, warmup_steps=4, steps_per_epoch=6)
+    trainer = make_trainer(environment, agent, noise.gaussian(0.1), replay.uniform(64), config)
+    state, metrics = trainer.epoch(jax.random.key(0), clock_at(config, 1), trainer.init(jax.random.key(0)))
+    assert set(metrics) == {"return_sum", "episodes_ended"}
+    assert not state.health.diverged

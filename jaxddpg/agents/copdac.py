@@ -95,9 +95,9 @@ def copdac(
 
         w, v, u = state.w, state.v, state.u
         if config.critic == "regression":
-            # Least-squares change of w and v, with offsets scaled to unit size so both are weighted equally. Offsets
-            # near rounding error carry no information: the damping (Levenberg 1944) is 1 there, leaving w unchanged,
-            # and near 0 elsewhere.
+            # Least-squares change of w and v, with offsets scaled to unit size so both are weighted equally. The
+            # square of an offset below sqrt(epsilon) is lost to rounding: the damping (Levenberg 1944) is 1 there,
+            # leaving w unchanged, and near 0 elsewhere.
             epsilon = jnp.finfo(offset.dtype).eps
             size = jnp.sqrt(average(jnp.mean(offset**2)) + epsilon)
             unit, damping = offset / size, epsilon / size**2

@@ -43,10 +43,10 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
     decay_steps = config.learning_rate_decay_steps
-    atoms = equations.atoms(config.v_min, config.v_max, config.num_atoms)
+    mean = partial(equations.expected_value, v_min=config.v_min, v_max=config.v_max)
 
-    def mean(variables: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        return jax.nn.softmax(infer(critic, variables, observation, action)) @ atoms
+    def q(variables: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return mean(jax.nn.softmax(infer(critic, variables, observation, action)))
 
     def init(key: Key) -> D4PGState:
         actor_key, critic_key = jax.random.split(key)
@@ -67,7 +67,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
         return infer(actor, state.actor, observation)
 
     def value(state: D4PGState, observation: jax.Array) -> jax.Array:
-        return mean(state.critic, observation, act(state, observation)) / config.reward_scale
+        return q(state.critic, observation, act(state, observation)) / config.reward_scale
 
     def update(key: Key, clock: Clock, state: D4PGState, batch: Transition) -> tuple[D4PGState, Metrics]:
         del key  # the update draws nothing
@@ -80,7 +80,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
                 jax.nn.softmax(next_logits), reward, batch.discount, config.v_min, config.v_max
             )
             logits = infer(critic, variables, batch.observation, batch.action)
-            return equations.categorical_loss(logits, target), (jnp.mean(jax.nn.softmax(logits) @ atoms), {})
+            return equations.categorical_loss(logits, target), (jnp.mean(mean(jax.nn.softmax(logits))), {})
 
         rate = clock.anneal(config.critic_learning_rate, config.final_critic_learning_rate, decay_steps)
         critic_step = descend(
@@ -94,7 +94,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
 
         def actor_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[None, Params]]:
             action = infer(actor, variables, batch.observation)
-            return equations.actor_loss(mean(critic_step.variables, batch.observation, action)), (None, {})
+            return equations.actor_loss(q(critic_step.variables, batch.observation, action)), (None, {})
 
         rate = clock.anneal(config.actor_learning_rate, config.final_actor_learning_rate, decay_steps)
         actor_step = descend(

@@ -45,7 +45,7 @@ def fasttd3(
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)
     decay_steps = config.learning_rate_decay_steps
-    atoms = equations.atoms(config.v_min, config.v_max, config.num_atoms)
+    mean = partial(equations.expected_value, v_min=config.v_min, v_max=config.v_max)
 
     def logits(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[2, B, K]"""
@@ -53,8 +53,9 @@ def fasttd3(
 
     def q(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[B]: what the actor ascends."""
-        both = jax.nn.softmax(logits(critics, observation, action)) @ atoms
-        return jnp.min(both, axis=0) if config.clipped_double else jnp.mean(both, axis=0)
+        one, other = mean(jax.nn.softmax(logits(critics, observation, action)))
+        # The gradient of `jnp.min` looks for what equals the minimum, and is 0 / 0 where XLA computes both differently.
+        return jnp.where(one < other, one, other) if config.clipped_double else (one + other) / 2
 
     def init(key: Key) -> FastTD3State:
         actor_key, critic_key = jax.random.split(key)
@@ -96,11 +97,11 @@ def fasttd3(
             project = jax.vmap(equations.categorical_target, in_axes=(0, None, None, None, None))
             targets = project(ahead, reward, batch.discount, config.v_min, config.v_max)
             if config.clipped_double:
-                smaller = jnp.argmin(targets @ atoms, axis=0)
+                smaller = jnp.argmin(mean(targets), axis=0)
                 targets = jnp.broadcast_to(targets[smaller, jnp.arange(len(smaller))], targets.shape)
             found = logits(critics, batch.observation, batch.action)
             losses = jax.vmap(equations.categorical_loss)(found, targets)
-            return jnp.sum(losses), (jnp.mean(jax.nn.softmax(found) @ atoms), {})
+            return jnp.sum(losses), (jnp.mean(mean(jax.nn.softmax(found))), {})
 
         step = descend(
             loss,

@@ -69,7 +69,7 @@ def sentence(error: BaseException) -> str:
         )
         if frame.f_globals.get("__name__", "").split(".")[0] not in _NOT_THE_USERS
     ]
-    theirs = [summary for frame, summary in frames if frame.f_globals["__name__"].split(".")[0] != "gymnax"]
+    theirs = [summary for _, summary in frames if not summary.filename.startswith(_libraries())]
     message = next((line for line in str(error).splitlines() if line.strip()), "")
     kind = type(error).__name__
     place = next(reversed(theirs or [summary for _, summary in frames]), None)
@@ -87,6 +87,10 @@ def callback_error(error: RuntimeError) -> str | None:
     if not lines or "callback" not in lines[0]:
         return None
     places = [line.removeprefix("File ").replace('"', "") for line in lines if line.startswith("File ")]
-    libraries = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"])
-    theirs = [place for place in places if not place.startswith(libraries)]
+    theirs = [place for place in places if not place.startswith(_libraries())]
     return ": ".join([*(theirs or places)[-1:], lines[-1]])
+
+
+def _libraries() -> tuple[str, str]:
+    """Where the files of installed packages lie."""
+    return sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]

@@ -52,9 +52,11 @@ def smoothing_noise(key: Key, shape: tuple[int, ...], scale: Scalar, bound: Scal
     return jnp.clip(scale * jax.random.normal(key, shape), -bound, bound)
 
 
-def atoms(v_min: Scalar, v_max: Scalar, num_atoms: int) -> jax.Array:
-    """The values [K] of the atoms of a categorical distribution, evenly spaced from v_min to v_max."""
-    return v_min + (v_max - v_min) * jnp.linspace(0.0, 1.0, num_atoms)
+def expected_value(probabilities: jax.Array, v_min: Scalar, v_max: Scalar) -> jax.Array:
+    """The means [...] of distributions [..., K] on K atoms from v_min to v_max."""
+    number = jnp.arange(probabilities.shape[-1], dtype=probabilities.dtype)
+    # In units of atoms and not as a matrix product, whose inputs accelerators round: far from zero all atoms are alike.
+    return v_min + (v_max - v_min) / (len(number) - 1) * jnp.sum(probabilities * number, axis=-1)
 
 
 def categorical_target(

@@ -15,8 +15,10 @@ class NormalizedState(PyTreeNode):
     """The state of an agent and the statistics of all observations it has acted on; their number is the clock's."""
 
     agent: State
+    origin: jax.Array
+    """[O] mean of the first vector step. A running mean far from zero would lose small changes to rounding."""
     mean: jax.Array
-    """[O]"""
+    """[O] of the distances from the origin."""
     variance: jax.Array
     """[O]"""
 
@@ -36,8 +38,8 @@ def normalized(agent: Agent, observation_size: int, axis_name: str | None = None
 
     def normalize(state: NormalizedState, observation: jax.Array) -> jax.Array:
         # What varies by less than the rounding of its mean is constant.
-        deviation = jnp.maximum(jnp.sqrt(state.variance), 1e-6 * jnp.abs(state.mean) + 1e-8)
-        return jnp.clip((observation - state.mean) / deviation, -BOUND, BOUND)
+        deviation = jnp.maximum(jnp.sqrt(state.variance), 1e-6 * jnp.abs(state.origin + state.mean) + 1e-8)
+        return jnp.clip((observation - state.origin - state.mean) / deviation, -BOUND, BOUND)
 
     def normalize_batch(state: NormalizedState, batch: Transition) -> Transition:
         return batch.replace(
@@ -46,7 +48,8 @@ def normalized(agent: Agent, observation_size: int, axis_name: str | None = None
         )
 
     def init(key: Key) -> NormalizedState:
-        return NormalizedState(agent.init(key), jnp.zeros(observation_size), jnp.ones(observation_size))
+        zeros = jnp.zeros(observation_size)
+        return NormalizedState(agent.init(key), origin=zeros, mean=zeros, variance=zeros + 1.0)
 
     def act(state: NormalizedState, observation: jax.Array) -> jax.Array:
         return agent.act(state.agent, normalize(state, observation))
@@ -63,14 +66,21 @@ def normalized(agent: Agent, observation_size: int, axis_name: str | None = None
 
     def observe(clock: Clock, state: NormalizedState, observation: jax.Array) -> NormalizedState:
         """Merges the moments of N observations into those of all before them. Chan et al. 1979."""
-        mean = sharding.mean_over_shards(jnp.mean(observation, axis=0), axis_name)
-        variance = sharding.mean_over_shards(jnp.mean(jnp.square(observation - mean), axis=0), axis_name)
+        first = sharding.mean_over_shards(jnp.mean(observation, axis=0), axis_name)
+        origin = jnp.where(clock.step == 0, first, state.origin)
+        distance = observation - origin
+        mean = sharding.mean_over_shards(jnp.mean(distance, axis=0), axis_name)
+        variance = sharding.mean_over_shards(jnp.mean(jnp.square(distance - mean), axis=0), axis_name)
         share = 1.0 / (jnp.asarray(clock.step, float) + 1.0)
         difference = mean - state.mean
-        return NormalizedState(
-            agent=agent.observe(clock, state.agent, observation),
-            mean=state.mean + share * difference,
-            variance=(1.0 - share) * (state.variance + share * jnp.square(difference)) + share * variance,
-        )
+        statistics = {
+            "origin": origin,
+            "mean": state.mean + share * difference,
+            "variance": (1.0 - share) * (state.variance + share * jnp.square(difference)) + share * variance,
+        }
+        # An observation that is not finite ends the member, whose last agent must stay finite.
+        finite = jnp.all(jnp.isfinite(mean))
+        kept = {name: jnp.where(finite, value, getattr(state, name)) for name, value in statistics.items()}
+        return NormalizedState(agent=agent.observe(clock, state.agent, observation), **kept)
 
     return agent._replace(init=init, act=act, value=value, update=update, diagnostics=diagnostics, observe=observe)

@@ -30,6 +30,9 @@ def check(plan: RunPlan, population: Population, length: int, on_disk: bool) -> 
     """
     like, at_once, _ = held(population)
     left = _check(plan, population, on_disk, free(), 0)
+    if on_disk and jax.default_backend() != "cpu":
+        # A checkpoint is gathered from all devices, and copied once more on the way.
+        check_state(plan.experiment, like, 2 * jax.local_device_count(), free_on_host(), best=True, place="the host")
     check_evaluation(plan.experiment, like, length, at_once, left)
 
 
@@ -86,6 +89,7 @@ def check_state(
     spare: int = 0,
     best: bool = False,
     temporary: int = 0,
+    place: str = "",
 ) -> int | None:
     """Refuses a state that does not fit.
 
@@ -97,6 +101,7 @@ def check_state(
         spare: additional member copies held while members are computed or copied.
         best: whether the best policy of each member is kept beside its state.
         temporary: bytes that the compiled epoch takes, of which the spare members are part.
+        place: whose memory it is, if not that of the device.
 
     Raises:
         ConfigError: more is needed than is free, with the largest capacity and number of members that would fit.
@@ -118,12 +123,13 @@ def check_state(
     count = population.num_seeds * (((free - temporary) * members // size - spare) // copies) // members
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
+    where = f" on {place}" if place else ""
     many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
     raise ConfigError(
         [
             f"this experiment needs {_readable(needed)} of memory, of which {_readable(rows * held // members)} for "
-            f"the replay buffer{many} of {members} member{many}{writing}, but only {_readable(free)} is free; reduce "
-            f"{' or '.join(remedies) or 'the hidden_sizes'}"
+            f"the replay buffer{many} of {members} member{many}{writing}, but only {_readable(free)} is free{where}; "
+            f"reduce {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )
 
@@ -177,6 +183,12 @@ def free(reserved: int = RESERVED) -> int | None:
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+    return free_on_host(reserved)
+
+
+def free_on_host(reserved: int = RESERVED) -> int | None:
+    """Bytes of the machine's memory that are free for each process of this run but for what is `reserved`; None where
+    that is unknown."""
     found = [*_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     if (meminfo := Path("/proc/meminfo")).exists():
         entries = dict(line.split(":") for line in meminfo.read_text().splitlines())
@@ -188,7 +200,7 @@ def free(reserved: int = RESERVED) -> int | None:
 
 
 def _control_groups(own: Path, root: Path) -> Iterator[int]:
-    """Free bytes in this process's cgroup and each enclosing one, such as that of a container or SLURM job."""
+    """Free bytes in this process's cgroup (version 2) and each enclosing one, as of a container or a SLURM job."""
     line = next((line for line in own.read_text().splitlines() if line.startswith("0::/")), "") if own.exists() else ""
     group = root / line.removeprefix("0::/")
     for place in (group, *group.parents):

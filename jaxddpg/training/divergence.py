@@ -41,7 +41,9 @@ class Divergence(PyTreeNode):
         """
         reason = self.reason
         for name, tree in values.items():
-            finite = reduce(jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)))
+            finite = reduce(
+                jnp.logical_and, (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)), jnp.bool_(True)
+            )
             reason = jnp.where((reason > 0) | finite, reason, jnp.uint8(self.REASONS.index(name)))
         return Divergence(reason, jnp.where(self.diverged | (reason == 0), self.step, clock.step))
 

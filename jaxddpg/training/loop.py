@@ -10,9 +10,8 @@
     evaluate_policy  play whole episodes by agent.act without noise
 
 `training.updates_per_step` is the fraction updates / period, where an update counts as its gradient steps of the
-critic. Phases are nested scans without conditionals. The key of a
-vector step is derived by folding the step index into the member's key, so epoch length, evaluations and interruptions
-do not affect learning.
+critic. Phases are nested scans without conditionals. The key of a vector step is derived by folding the step index into
+the member's key, so epoch length, evaluations and interruptions do not affect learning.
 
 N is the number of environments and B the batch size, both per shard.
 """
@@ -20,7 +19,6 @@ N is the number of environments and B the batch size, both per shard.
 import dataclasses
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +31,7 @@ from jaxddpg import settings
 from jaxddpg.parts import equations, sharding
 from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.evaluation import CompensatedSum, evaluate
+from jaxddpg.training.parts import Parts
 from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, Noise, Replay, State, Trainer
 
 UPDATES_PER_CHUNK = 50
@@ -53,48 +52,6 @@ class TrainingState(PyTreeNode):
     episode_return: CompensatedSum
     """[N] of the running training episodes."""
     health: Divergence
-
-
-class Parts(NamedTuple):
-    """The components of the training loop."""
-
-    environment: Environment
-    agent: Agent
-    noise: Noise
-    replay: Replay
-    """Of one shard, where the member is sharded."""
-    training: settings.Training
-    evaluation: settings.Evaluation
-
-    @property
-    def num_envs(self) -> int:
-        """N, the environments of one shard."""
-        return self.training.num_envs // self.training.num_shards
-
-    @property
-    def batch_size(self) -> int:
-        """B, the transitions of one shard in the batch of one update."""
-        return self.agent.batch_size // self.training.num_shards
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the functions run under the axis `sharding.AXIS`."""
-        return self.training.num_shards > 1
-
-    @property
-    def updates(self) -> int:
-        """Calls of `agent.update` per cycle."""
-        return self._ratio.numerator
-
-    @property
-    def period(self) -> int:
-        """Vector steps per cycle."""
-        return self._ratio.denominator
-
-    @property
-    def _ratio(self) -> Fraction:
-        """Calls of `agent.update` per vector step."""
-        return self.training.updates_per_step / self.agent.critic_steps
 
 
 class Streams(NamedTuple):
@@ -130,8 +87,12 @@ def make_trainer(
 
     With `config.num_shards` above 1 it is the trainer of one of the member's shards: its functions run under the axis
     `sharding.AXIS`, the agent averages over that axis, and the replay holds the shard's part of the capacity.
+
+    Raises:
+        ValueError: an epoch does not end with an update, or the environments or a batch cannot be split into shards.
     """
     parts = Parts(environment, agent, noise, replay, config, evaluation)
+    parts.check()
     names = [field.name for field in dataclasses.fields(TrainingState)]
     sharded: dict[str, Any] = {name: name not in ("agent", "health") for name in names}
     return Trainer(

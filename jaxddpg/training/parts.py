@@ -1,0 +1,61 @@
+"""What a trainer is made from."""
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from jaxddpg import settings
+from jaxddpg.types import Agent, Environment, Noise, Replay
+
+
+class Parts(NamedTuple):
+    """The components of the training loop."""
+
+    environment: Environment
+    agent: Agent
+    noise: Noise
+    replay: Replay
+    """Of one shard, where the member is sharded."""
+    training: settings.Training
+    evaluation: settings.Evaluation
+
+    @property
+    def num_envs(self) -> int:
+        """N, the environments of one shard."""
+        return self.training.num_envs // self.training.num_shards
+
+    @property
+    def batch_size(self) -> int:
+        """B, the transitions of one shard in the batch of one update."""
+        return self.agent.batch_size // self.training.num_shards
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the functions run under the axis `sharding.AXIS`."""
+        return self.training.num_shards > 1
+
+    @property
+    def updates(self) -> int:
+        """Calls of `agent.update` per cycle."""
+        return self._ratio.numerator
+
+    @property
+    def period(self) -> int:
+        """Vector steps per cycle."""
+        return self._ratio.denominator
+
+    @property
+    def _ratio(self) -> Fraction:
+        """Calls of `agent.update` per vector step."""
+        return Fraction(self.training.updates_per_step) / self.agent.critic_steps
+
+    def check(self) -> None:
+        """Raises ValueError where an epoch does not end with an update, or a member cannot be split into shards."""
+        config, num_shards = self.training, self.training.num_shards
+        for name, value, divisor, rule in (
+            ("steps_per_epoch", config.steps_per_epoch, self.period, "vector steps between updates"),
+            ("num_envs", config.num_envs, num_shards, "shards"),
+            ("the batch size of the agent", self.agent.batch_size, num_shards, "shards"),
+        ):
+            if value % divisor:
+                nearest = -(-value // divisor) * divisor
+                raise ValueError(f"{name} is {value}, but must be a multiple of the {divisor} {rule}; use {nearest}")
