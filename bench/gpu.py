@@ -96,7 +96,6 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
 def compiled_for_h100() -> dict[str, Any]:
     """Kernels of one update and of one epoch, compiled for an H100 without having one; and the memory of an epoch with
     the published settings of FastTD3."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # where this runs; JAX then does not ask CUDA what there is
     os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # nothing can be timed
     import jax
     from jax.experimental import topologies
@@ -106,6 +105,7 @@ def compiled_for_h100() -> dict[str, Any]:
     from jaxddpg.parts import equations
     from jaxddpg.training.loop import clock_at
 
+    jax.config.update("jax_platforms", "cpu")  # where this runs; JAX then does not ask CUDA what there is
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))

@@ -1,14 +1,15 @@
-"""How much sooner n-step returns learn: updates until ten seeds of DDPG hold -200 on Pendulum, by n.
+"""How much sooner n-step returns learn: updates until DDPG holds -200 on Pendulum, by n and by the rate of the targets.
 
-    python bench/n_step.py             # two minutes on two cores
+    python bench/n_step.py             # ten minutes on two cores
     python bench/n_step.py --table     # the table, from bench/results/n_step.json
 
 A seed holds -200 at the first of two evaluations in a row, each of 32 episodes and 100 updates apart, whose mean return
-is at least -200. All n have the same settings and seeds. Every seed is kept.
+is at least -200. All have the same ten seeds and, but for n and tau, the same settings. Every seed is kept.
 """
 
 import argparse
 import json
+import math
 import statistics
 
 import common
@@ -23,15 +24,15 @@ SETTINGS = {
         "critic": {"hidden_sizes": [64, 64]},
     },
     "replay": {"capacity": 100_000},
-    "training": {"num_envs": 4, "warmup_steps": 250, "steps_per_epoch": 100, "num_epochs": 100},
+    "training": {"num_envs": 4, "warmup_steps": 250, "steps_per_epoch": 100, "num_epochs": 200},
     "evaluation": {"num_episodes": 32},
-    "population": {"num_seeds": 10},
+    "population": {"num_seeds": 10, "sweep": {"agent.tau": [0.001, 0.005, 0.02]}},
 }
-STEPS = (1, 3, 5)
+STEPS = (1, 5)
 
 
 def returns(steps: int) -> np.ndarray:
-    """[epochs, seeds] of evaluations."""
+    """[taus, seeds, epochs] of evaluations."""
     from jaxddpg import config
     from jaxddpg.config import build
     from jaxddpg.training.loop import clock_at
@@ -45,29 +46,36 @@ def returns(steps: int) -> np.ndarray:
         clock = clock_at(training, epoch)
         state, _ = population.epoch(clock, state)
         rows.append(np.asarray(population.evaluate(clock, state.agent)()["return_mean"]))
-    return np.stack(rows)
+    seeds = SETTINGS["population"]["num_seeds"]
+    return np.stack(rows, axis=-1).reshape(-1, seeds, training.num_epochs).astype(float)
 
 
-def updates_until_held(curve: list[float]) -> int | None:
-    """Updates of a seed until it holds -200; None if it never does."""
+def updates_until_held(curve: list[float]) -> float:
+    """Updates of a seed until it holds -200; inf if it never does."""
     good = np.asarray(curve) >= -200
     held = np.flatnonzero(good[:-1] & good[1:])
-    return int(held[0] + 1) * SETTINGS["training"]["steps_per_epoch"] if len(held) else None
+    return int(held[0] + 1) * SETTINGS["training"]["steps_per_epoch"] if len(held) else math.inf
+
+
+def text(updates: float) -> str:
+    """A number of updates, or that it was not enough."""
+    most = SETTINGS["training"]["steps_per_epoch"] * SETTINGS["training"]["num_epochs"]
+    return f"{updates:,.0f}" if updates < math.inf else f"> {most:,}"
 
 
 def table(result: dict) -> str:
-    held = {n: [updates_until_held(curve) for curve in curves] for n, curves in result["returns"].items()}
     rows = []
-    for n, updates in held.items():
-        pairs = [(one, own) for one, own in zip(held["1"], updates, strict=True) if one is not None and own is not None]
+    for number, tau in enumerate(SETTINGS["population"]["sweep"]["agent.tau"]):
+        one, many = ([updates_until_held(curve) for curve in result["returns"][f"{steps}"][number]] for steps in STEPS)
         rows.append(
             {
-                "n": n,
-                "seeds that hold -200": f"{sum(own is not None for own in updates)} of {len(updates)}",
-                "updates (median)": f"{statistics.median(own for own in updates if own is not None):,.0f}",
-                "fewest to most": f"{min(filter(None, updates)):,} to {max(filter(None, updates)):,}",
-                "of those of n = 1 (median)": f"{statistics.median(own / one for one, own in pairs):.2f}",
-                "at most half of n = 1": f"{sum(own <= one / 2 for one, own in pairs)} of {len(updates)} seeds",
+                "tau": tau,
+                **{
+                    f"n = {steps}": f"{text(statistics.median(held))} ({text(min(held))} to {text(max(held))})"
+                    for steps, held in zip(STEPS, (one, many), strict=True)
+                },
+                "sooner": f"{sum(b < a for a, b in zip(one, many, strict=True))} of {len(one)} seeds",
+                "in at most half": f"{sum(b <= a / 2 for a, b in zip(one, many, strict=True))} of {len(one)} seeds",
             }
         )
     return common.table(rows)
@@ -81,7 +89,7 @@ def main() -> None:
     if options.table:
         result = json.loads(path.read_text())
     else:
-        curves = {str(n): np.round(returns(n).T.astype(float), 1).tolist() for n in STEPS}
+        curves = {str(n): np.round(returns(n), 1).tolist() for n in STEPS}
         result = common.facts() | {"settings": SETTINGS, "returns": curves}
         common.write("n_step", result)
     print(table(result))

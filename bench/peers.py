@@ -47,13 +47,14 @@ TRAINERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Environment, script and own settings. TD3 has two critics and a delay of 2 everywhere; an update is one of the
 critics."""
 POPULATIONS = [name for name, (_, script, _) in TRAINERS.items() if script != "sb3.py"]
+DDPG = [name for name in POPULATIONS if "TD3" not in name]
 ONE = {"members": 1, "hidden": 256, "batch_size": 256, "capacity": 100_000, "updates": 600, "pinned": True}
 WORKLOADS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "16 members, 2x256, batch 256": (ONE | {"members": 16, "updates": 80, "pinned": False}, POPULATIONS),
     "16 members, 2x64, batch 256": (ONE | {"members": 16, "hidden": 64, "updates": 800, "pinned": False}, POPULATIONS),
     "1 member, 2x256, batch 256": (ONE, [*TRAINERS]),
-    "1 member, 2x256, batch 8192": (ONE | {"batch_size": 8192, "updates": 20}, POPULATIONS),
-    "1 member, 2x256, batch 256, 1M rows": (ONE | {"capacity": 1_000_000}, POPULATIONS),
+    "1 member, 2x256, batch 8192": (ONE | {"batch_size": 8192, "updates": 20}, DDPG),
+    "1 member, 2x256, batch 256, 1M rows": (ONE | {"capacity": 1_000_000}, DDPG),
 }
 """What all do, and who can."""
 HOST_LOOP = {"learning_starts": 1_000, "learning_rate": 1e-3, "gamma": 0.98}
@@ -163,7 +164,8 @@ def tables(result: dict[str, Any]) -> str:
                 }
             )
         per = "CPU second of one core" if entry["clock"] == "cpu" else "second of all cores"
-        texts.append(f"**{workload}**, per {per}\n\n{common.table(rows)}")
+        machine = f"{entry['machine']['cpu']}, {entry['machine']['date']}"
+        texts.append(f"**{workload}**, per {per} ({machine})\n\n{common.table(rows)}")
     rows = [
         {
             "trainer": learner,
@@ -190,10 +192,11 @@ def main() -> None:
     result = json.loads(path.read_text()) if path.exists() else {}
     if not options.table:
         pins = {name: [pin for pin in pins if "==" in pin] for name, (_, pins) in ENVIRONMENTS.items()}
-        result |= common.facts() | {"packages": pins}
+        result["packages"] = pins
         for name in ENVIRONMENTS:
             interpreter(name)
     if options.learn and not options.table:
+        result["learning_machine"] = common.facts()
         for learner in LEARNERS:
             if options.only in learner:
                 runs = result.setdefault("learning", {})[learner] = []
@@ -204,7 +207,9 @@ def main() -> None:
     elif not options.table:
         for workload, (spec, trainers) in WORKLOADS.items():
             if options.only in workload:
-                result.setdefault("workloads", {})[workload] = compare(spec, trainers, options.rounds)
+                result.setdefault("workloads", {})[workload] = compare(spec, trainers, options.rounds) | {
+                    "machine": common.facts()
+                }
                 common.write("peers", result)
                 print(tables({"workloads": {workload: result["workloads"][workload]}}), flush=True)
     if options.table:

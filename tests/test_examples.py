@@ -307,6 +307,8 @@ def bench(script):
     ("script", "page"),
     [
         ("scores", "README.md"),
+        ("scores family", "docs/algorithms.md"),
+        ("n_step", "docs/algorithms.md"),
         ("peers", "bench/README.md"),
         ("pbt", "bench/README.md"),
         ("silver2014", "docs/silver2014.md"),
@@ -315,7 +317,8 @@ def bench(script):
 def test_the_tables_of_a_page_are_those_of_the_committed_results(script, page, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "bench")
-    monkeypatch.setattr(sys, "argv", [f"bench/{script}.py", "--table"])
+    script, *of = script.split()
+    monkeypatch.setattr(sys, "argv", [f"bench/{script}.py", "--table", *of])
     runpy.run_path(f"bench/{script}.py", run_name="__main__")
     table = capsys.readouterr().out.strip()
     assert table

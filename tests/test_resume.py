@@ -470,7 +470,7 @@ def test_an_epoch_that_ended_is_told_and_kept_though_the_next_cannot_begin(tmp_p
 def test_a_config_that_was_emptied_is_refused(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text("")
-    with pytest.raises(ConfigError, match="which cannot be changed"):
+    with pytest.raises(ConfigError, match="is empty, so it is not what the run wrote; restore it"):
         resume(tmp_path / "run")
 
 

@@ -92,16 +92,16 @@ def fasttd3(
         def loss(critics: Params, rows: tuple[Transition, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             batch, noise = rows
             next_action = jnp.clip(infer(actor, state.actor, batch.next_observation) + noise, -1.0, 1.0)
-            ahead = jax.nn.softmax(logits(state.target_critics, batch.next_observation, next_action))
+            next_probabilities = jax.nn.softmax(logits(state.target_critics, batch.next_observation, next_action))
             reward = config.reward_scale * batch.reward
             project = jax.vmap(equations.categorical_target, in_axes=(0, None, None, None, None))
-            targets = project(ahead, reward, batch.discount, config.v_min, config.v_max)
+            targets = project(next_probabilities, reward, batch.discount, config.v_min, config.v_max)
             if config.clipped_double:
                 smaller = jnp.argmin(mean(targets), axis=0)
                 targets = jnp.broadcast_to(targets[smaller, jnp.arange(len(smaller))], targets.shape)
-            found = logits(critics, batch.observation, batch.action)
-            losses = jax.vmap(equations.categorical_loss)(found, targets)
-            return jnp.sum(losses), (jnp.mean(mean(jax.nn.softmax(found))), {})
+            predicted = logits(critics, batch.observation, batch.action)
+            losses = jax.vmap(equations.categorical_loss)(predicted, targets)
+            return jnp.sum(losses), (jnp.mean(mean(jax.nn.softmax(predicted))), {})
 
         step = descend(
             loss,

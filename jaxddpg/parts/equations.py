@@ -69,9 +69,9 @@ def categorical_target(
     spacing = (v_max - v_min) / (num_atoms - 1)
     # In units of atoms, so that rounding does not grow with the values.
     shifted = (reward + (discount - 1.0) * v_min)[:, None] / spacing + discount[:, None] * jnp.arange(num_atoms)
-    place = jnp.clip(shifted, 0.0, num_atoms - 1.0)
-    lower = jnp.minimum(jnp.floor(place), num_atoms - 2.0)
-    upper_mass = probabilities * (place - lower)
+    position = jnp.clip(shifted, 0.0, num_atoms - 1.0)
+    lower = jnp.minimum(jnp.floor(position), num_atoms - 2.0)
+    upper_mass = probabilities * (position - lower)
     row, lower = jnp.arange(len(reward))[:, None], lower.astype(jnp.int32)
     target = jnp.zeros_like(probabilities).at[row, lower].add(probabilities - upper_mass)
     return jax.lax.stop_gradient(target.at[row, lower + 1].add(upper_mass))
