@@ -19,6 +19,7 @@ from jaxddpg.config.sweep import RunPlan
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.parts import features, noise, replay, sharding
 from jaxddpg.parts.normalization import normalized
+from jaxddpg.parts.structure import kind, mismatch
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.training.population import Population
@@ -32,8 +33,6 @@ from jaxddpg.types import (
     State,
     Trainer,
     Transition,
-    kind,
-    mismatch,
     seed_key,
 )
 

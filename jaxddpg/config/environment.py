@@ -15,7 +15,8 @@ from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
 from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
-from jaxddpg.types import Environment, Key, State, TimeStep, kind, mismatch, seed_key
+from jaxddpg.parts.structure import kind, mismatch
+from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
 
 def make_environment(section: settings.Environment) -> Environment:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxddpg.types import Environment, Key, Scalar, State, TimeStep, kind, mismatch
+from jaxddpg.parts.structure import kind, mismatch
+from jaxddpg.types import Environment, Key, Scalar, State, TimeStep
 
 
 def episodic(
