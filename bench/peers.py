@@ -127,7 +127,13 @@ def compare(spec: dict[str, Any], trainers: list[str], rounds: int) -> dict[str,
                 process.stdin.flush()
                 told = json.loads(process.stdout.readline())
                 rates[trainer].append(told["updates"] / told[clock])
-    return {"clock": clock, "spec": spec, "updates_per_second": rates, "seconds_to_ready": ready}
+    return {
+        "clock": clock,
+        "spec": spec,
+        "updates_per_second": rates,
+        "seconds_to_ready": ready,
+        "machine": common.facts(),
+    }
 
 
 def time_to_learn(learner: str, seed: int) -> dict[str, Any]:
@@ -207,9 +213,7 @@ def main() -> None:
     elif not options.table:
         for workload, (spec, trainers) in WORKLOADS.items():
             if options.only in workload:
-                result.setdefault("workloads", {})[workload] = compare(spec, trainers, options.rounds) | {
-                    "machine": common.facts()
-                }
+                result.setdefault("workloads", {})[workload] = compare(spec, trainers, options.rounds)
                 common.write("peers", result)
                 print(tables({"workloads": {workload: result["workloads"][workload]}}), flush=True)
     if options.table:

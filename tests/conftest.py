@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,9 @@ FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
 if version("jax").startswith("0.10."):  # later releases do not know it, and end the process
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+# Children inherit that it is ignored, as under nohup; tests send it to them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # JAX makes many small objects, and each collection looks at all that earlier tests have left.
 gc.set_threshold(50_000, 20, 100)
