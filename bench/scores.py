@@ -1,4 +1,5 @@
-"""What is learned: trains experiments with ten seeds each, evaluates every seed afresh, and prints the tables.
+"""What is learned: trains experiments with ten seeds each, evaluates every seed on new episodes, and prints the
+tables.
 
     python bench/scores.py                          # all of them: hours on two cores
     python bench/scores.py pendulum "swimmer, TD3"  # some of them

@@ -69,8 +69,7 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 1, seed: int = 0):
     target_actor, target_critics = policy, critics
     actor_optimizer, critic_optimizer = adam.init(policy), adam.init(critics)
     noise_state = noise.init(noise_key, first_action.shape)
-    row = jd.Experience(observation[0], first_action[0], jnp.zeros(()), observation[0], jnp.uint8(0))
-    replay_state = replay.init(row)
+    replay_state = replay.init(jd.Experience.zeros(environment))
 
     for number in range(WARMUP + num_steps):
         clock = jd.Clock(epoch=np.uint32(0), step=np.uint32(number), num_envs=num_envs)
@@ -104,8 +103,7 @@ def train(num_steps: int, num_envs: int = 4, updates: int = 1, seed: int = 0):
 
         # Add to the replay what was done and where it led.
         environment_state, time_step = step(jax.random.split(environment_key, num_envs), environment_state, action)
-        ending = jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8)
-        rows = jd.Experience(observation, action, time_step.reward, time_step.final_observation, ending)
+        rows = jd.Experience.from_time_step(observation, action, time_step)
         replay_state = add(clock, replay_state, rows)
         noise_state = noise.reset(noise_key, noise_state, rows.last)
         observation = time_step.observation

@@ -102,6 +102,12 @@ class Experience(PyTreeNode):
         observation, action = jnp.zeros(environment.observation_size), jnp.zeros(environment.action_size)
         return cls(observation, action, jnp.zeros(()), observation, jnp.zeros((), jnp.uint8))
 
+    @classmethod
+    def from_time_step(cls, observation: jax.Array, action: jax.Array, time_step: "TimeStep") -> "Experience":
+        """What an action led to, of one environment or, with a leading axis, of several."""
+        ending = jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8)
+        return cls(observation, action, time_step.reward, time_step.final_observation, ending)
+
     @property
     def terminated(self) -> jax.Array:
         """[] bool"""

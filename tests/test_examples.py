@@ -36,6 +36,15 @@ def load_example(name):
     return module
 
 
+def trained(experiment):
+    """The trainer's state after its first epoch."""
+    trainer, key = build.build(experiment), jax.random.key(0)
+    return jax.jit(trainer.epoch)(key, clock_at(experiment.training, 1), jax.jit(trainer.init)(key))[0]
+
+
+close = partial(np.testing.assert_allclose, atol=2e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_steps", "num_envs", "updates"), [(4, 4, 2), (8, 1, 1)])
 def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monkeypatch):
@@ -58,10 +67,8 @@ def test_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates, monke
             },
         }
     ).experiment
-    trainer = build.build(settings)
-    state = jax.jit(trainer.init)(jax.random.key(0))
-    state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock_at(settings.training, 1), state)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), learner, state.agent)
+    state = trained(settings)
+    jax.tree.map(close, learner, state.agent)
 
 
 @pytest.mark.slow
@@ -91,10 +98,7 @@ def test_td3_on_one_page_gives_the_trainers_numbers(num_steps, num_envs, updates
             },
         }
     ).experiment
-    trainer = build.build(settings)
-    state = jax.jit(trainer.init)(jax.random.key(0))
-    state, _ = jax.jit(trainer.epoch)(jax.random.key(0), clock_at(settings.training, 1), state)
-    close = partial(np.testing.assert_allclose, atol=2e-5)
+    state = trained(settings)
     jax.tree.map(close, policy, state.agent.actor)
     jax.tree.map(close, jax.tree.map(lambda *x: np.stack(x), *critics), state.agent.critics)
 

@@ -1,6 +1,6 @@
 """What is estimated: the moments of the noise, and what the learners find on a problem whose solution is known."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -70,9 +70,8 @@ def regulator() -> tuple[Environment, float, float]:
     return environment, gain, curvature
 
 
-def _found(name: str, agent: Agent, state: Any, bound: float) -> Iterator[Case]:
-    """The gain and the value that a learner found on the regulator."""
-    _, gain, curvature = regulator()
+def _found(name: str, agent: Agent, state: Any, gain: float, curvature: float, bound: float) -> Iterator[Case]:
+    """The gain and the value that a learner found on the regulator, beside the exact ones."""
     start = jnp.linspace(-1.0, 1.0, 5)[:, None]
     yield Case(f"{name}: gain", agent.act(state, start)[:, 0], -gain * start[:, 0], bound)
     values = agent.value(state, start) - agent.value(state, jnp.zeros(1))
@@ -81,14 +80,14 @@ def _found(name: str, agent: Agent, state: Any, bound: float) -> Iterator[Case]:
 
 def copdac_regulator() -> Iterator[Case]:
     """COPDAC-Q finds the gain and the value of the Riccati equation."""
-    environment, num_envs = regulator()[0], 32
+    (environment, gain, curvature), num_envs = regulator(), 32
     rows = num_envs * EPISODE  # a batch of whole episodes
     training = settings.Training(num_envs=num_envs, warmup_steps=EPISODE, steps_per_epoch=1000)
     quadratic = features.polynomial(jnp.full(1, -1.0), jnp.ones(1), order=2)
     config = settings.COPDAC(critic="regression", gamma=GAMMA, actor_learning_rate=0.2, batch_size=rows)
     agent = copdac(environment, quadratic, config)
     state = trained(environment, agent, noise.gaussian(0.01), replay.latest(rows), training).agent
-    yield from _found("COPDAC-Q", agent, state, 1e-2)
+    yield from _found("COPDAC-Q", agent, state, gain, curvature, 1e-2)
 
 
 TRAINING = settings.Training(num_envs=32, warmup_steps=100, steps_per_epoch=8000)
@@ -104,34 +103,36 @@ SIZES = (32, 32)
 SUPPORT: dict[str, Any] = {"num_atoms": 51, "v_min": -5.0, "v_max": 0.0}
 
 
-def _deep(name: str, agent: Agent, bound: float) -> Iterator[Case]:
-    environment, exploration, memory = regulator()[0], noise.gaussian(0.3), replay.uniform(32_000)
-    yield from _found(name, agent, trained(environment, agent, exploration, memory, TRAINING).agent, bound)
+def _deep(name: str, make: Callable[[Environment, Any], Agent], config: Any, bound: float) -> Iterator[Case]:
+    environment, gain, curvature = regulator()
+    agent = make(environment, config)
+    state = trained(environment, agent, noise.gaussian(0.3), replay.uniform(32_000), TRAINING).agent
+    yield from _found(name, agent, state, gain, curvature, bound)
 
 
 def ddpg_regulator() -> Iterator[Case]:
     """DDPG finds them, too."""
     config = settings.DDPG(**NUMBERS, actor=settings.Actor(SIZES), critic=settings.Critic(SIZES))
-    yield from _deep("DDPG", ddpg(regulator()[0], config), 0.1)
+    yield from _deep("DDPG", ddpg, config, 0.1)
 
 
 def td3_regulator() -> Iterator[Case]:
     """TD3 finds them, too, with little smoothing of the target."""
     networks: dict[str, Any] = {"actor": settings.TD3Actor(SIZES), "critic": settings.TD3Critic(SIZES)}
-    yield from _deep("TD3", td3(regulator()[0], settings.TD3(**NUMBERS, **networks, target_noise=0.05)), 0.1)
+    yield from _deep("TD3", td3, settings.TD3(**NUMBERS, **networks, target_noise=0.05), 0.1)
 
 
 def d4pg_regulator() -> Iterator[Case]:
     """D4PG finds them, too."""
     networks: dict[str, Any] = {"actor": settings.PlainActor(SIZES), "critic": settings.PlainCritic(SIZES)}
-    yield from _deep("D4PG", d4pg(regulator()[0], settings.D4PG(**NUMBERS, **SUPPORT, **networks)), 0.15)
+    yield from _deep("D4PG", d4pg, settings.D4PG(**NUMBERS, **SUPPORT, **networks), 0.15)
 
 
 def fasttd3_regulator() -> Iterator[Case]:
     """FastTD3 finds them, too, without decay of the weights."""
     networks: dict[str, Any] = {"actor": settings.FastTD3Actor(SIZES), "critic": settings.FastTD3Critic(SIZES)}
     config = settings.FastTD3(**NUMBERS, **SUPPORT, **networks, decoupled_weight_decay=0.0)
-    yield from _deep("FastTD3", fasttd3(regulator()[0], config), 0.15)
+    yield from _deep("FastTD3", fasttd3, config, 0.15)
 
 
 def trained(

@@ -249,13 +249,7 @@ def interact(
     environment_key, noise_key = jax.random.split(key)
     environment_keys = jax.random.split(environment_key, parts.num_envs)
     environment, time_step = jax.vmap(parts.environment.step)(environment_keys, state.environment, action)
-    rows = Experience(
-        observation=state.observation,
-        action=action,
-        reward=time_step.reward,
-        next_observation=time_step.final_observation,
-        ending=jnp.where(time_step.terminated, 2, time_step.truncated).astype(jnp.uint8),
-    )
+    rows = Experience.from_time_step(state.observation, action, time_step)
     episode_return = state.episode_return.add(time_step.reward)
     health = state.health.update(
         clock,
