@@ -17,7 +17,7 @@ import common
 
 from jaxddpg import config
 from jaxddpg.config import build
-from jaxddpg.runs import checkpoint
+from jaxddpg.runs.writer import Writer
 from jaxddpg.settings import Checkpoint
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.placement import use_all_cores
@@ -36,7 +36,7 @@ def main() -> None:
     population = Population(build.build, [settings.member()] * 10, range(10))
     state = population.init()
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    with tempfile.TemporaryDirectory() as folder, checkpoint.Writer(Path(folder), 2) as writer:
+    with tempfile.TemporaryDirectory() as folder, Writer(Path(folder), 2) as writer:
         for epoch in range(1, 2 * options.pairs + 2):
             writing, start = epoch % 2 == 0, time.perf_counter()
             if writing:

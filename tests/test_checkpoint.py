@@ -15,6 +15,7 @@ from jaxddpg.agents.ddpg import ddpg
 from jaxddpg.runs import arrays, checkpoint
 from jaxddpg.runs import distributed as hosts
 from jaxddpg.runs.checkpoint import DamagedError
+from jaxddpg.runs.writer import Writer
 from jaxddpg.settings import DDPG, Actor, Critic
 from jaxddpg.types import Environment, State
 
@@ -128,7 +129,7 @@ def test_a_manifest_that_is_not_what_was_written_is_damage(edit, tmp_path):
     assert checkpoint.holds(tmp_path, 2, "leaf") is None
     with pytest.raises(DamagedError, match="epoch 2 is damaged"):
         checkpoint.origin(tmp_path, 2)
-    with checkpoint.Writer(tmp_path, keep=1):
+    with Writer(tmp_path, keep=1):
         assert (folder(tmp_path) / "2").is_dir()
 
 
@@ -144,12 +145,12 @@ def test_a_writer_removes_what_interrupted_saves_left(tmp_path):
     for name in ("7", "2.orbax-checkpoint-tmp"):
         (folder(tmp_path) / name).mkdir()
     (folder(tmp_path) / "3.json.partial").touch()
-    with checkpoint.Writer(tmp_path, keep=1):
+    with Writer(tmp_path, keep=1):
         assert {path.name for path in folder(tmp_path).iterdir()} == {"1", "1.json"}
 
 
 def test_a_writer_keeps_the_newest(tmp_path):
-    with checkpoint.Writer(tmp_path, keep=2) as writer:
+    with Writer(tmp_path, keep=2) as writer:
         for epoch in range(5):
             writer.begin(epoch, {"epoch": np.full(1, epoch)})
             writer.commit()
@@ -164,7 +165,7 @@ def test_a_writer_that_went_back_keeps_what_it_writes(tmp_path):
     """Newer checkpoints, which a run passed over, give way to the first that is written again."""
     for epoch in (30, 48, 50):
         checkpoint.save(tmp_path, epoch, {"leaf": np.ones(1)})
-    with checkpoint.Writer(tmp_path, keep=2) as writer:
+    with Writer(tmp_path, keep=2) as writer:
         writer.begin(31, {"leaf": np.ones(1)})
         writer.commit()
         writer.wait()
@@ -179,7 +180,7 @@ def test_a_writer_that_went_back_keeps_what_it_writes(tmp_path):
 def test_what_is_saved_is_what_was_given_however_it_changes_later(tmp_path):
     """The state of the next epoch lies in other memory; only the array given must stay."""
     state = {"leaf": np.arange(1e6)}
-    with checkpoint.Writer(tmp_path, keep=1) as writer:
+    with Writer(tmp_path, keep=1) as writer:
         writer.begin(1, state)
         writer.commit()
         writer.begin(2, {"leaf": state["leaf"] + 1})

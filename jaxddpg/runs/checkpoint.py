@@ -15,12 +15,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -222,78 +220,11 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
     return jax.tree_util.tree_map_with_path(fitting, like, state)
 
 
-class Writer:
-    """Writes checkpoints in the background, one at a time, and keeps the newest.
-
-    Used as a context manager: leaving it waits for the last one.
-    """
-
-    def __init__(self, run: Path, keep: int, origin: Origin = UNKNOWN) -> None:
-        self._run, self._keep, self._origin = run, keep, origin
-        self._thread = ThreadPoolExecutor(1)
-        self._begun: Callable[[], Written] | None = None
-        self._running: Future[Written] | None = None
-        self.waited_seconds = 0.0
-        """seconds that training waited"""
-        self.written: list[Written] = []
-
-    def __enter__(self) -> Self:
-        if not distributed.is_first():
-            return self
-        paths = [_path(self._run, epoch) for epoch in epochs(self._run)]
-        # What an interrupted save left.
-        for path in {*(self._run / DIRECTORY).absolute().glob("*")} - {*paths, *map(_manifest, paths)}:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.wait()
-        finally:
-            self._thread.shutdown()
-
-    def begin(self, epoch: int, state: State) -> None:
-        """Begins to write the state, as `begin` does; waits where the one before is not finished.
-
-        Raises:
-            OSError: this one or the one before cannot be written.
-        """
-        self.wait()
-        self._begun = partial(self._finish, epoch, begin(self._run, epoch, state, self._origin))
-
-    def commit(self) -> None:
-        """Has what was begun finished beside the training, if anything was."""
-        if self._begun:
-            self._running, self._begun = self._thread.submit(self._begun), None
-
-    def wait(self) -> None:
-        """Waits until the checkpoint begun last is on disk; OSError where it could not be written."""
-        if self._running:
-            running, self._running, start = self._running, None, time.perf_counter()
-            self.written.append(running.result())
-            self.waited_seconds += time.perf_counter() - start
-
-    def cost(self) -> dict[str, float]:
-        """How many checkpoints were written, how large and in how many seconds, and how long training stood still."""
-        if not self.written:
-            return {}
-        return {
-            "written": len(self.written),
-            "bytes_each": self.written[-1].bytes,
-            "seconds_each": sum(written.seconds for written in self.written) / len(self.written),
-            "seconds_waited": self.waited_seconds,
-        }
-
-    def _finish(self, epoch: int, finish: Callable[[], Written]) -> Written:
-        written = finish()
-        if distributed.is_first():
-            # Newer checkpoints were skipped when the run resumed from an older one, and will be rewritten.
-            for passed in (other for other in epochs(self._run) if other > epoch):
-                remove(self._run, passed)
-            for old in epochs(self._run)[self._keep :]:
-                remove(self._run, old)
-        return written
+def remove_partial(run: Path) -> None:
+    """Deletes what interrupted saves left."""
+    paths = [_path(run, epoch) for epoch in epochs(run)]
+    for path in {*(run / DIRECTORY).absolute().glob("*")} - {*paths, *map(_manifest, paths)}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def remove(run: Path, epoch: int) -> None:

@@ -18,13 +18,14 @@ from jaxddpg.config.user_code import callback_error
 from jaxddpg.parts import sharding
 from jaxddpg.report.console import Display
 from jaxddpg.report.rows import Row, mean_return, plain_json
-from jaxddpg.runs import checkpoint, distributed, loggers, memory, origin, summary
+from jaxddpg.runs import distributed, loggers, memory, origin, summary
 from jaxddpg.runs.directory import write
 from jaxddpg.runs.history import History, read_states
 from jaxddpg.runs.loggers import Callback
 from jaxddpg.runs.members import Best, Members
 from jaxddpg.runs.metrics import is_over, rows_of_epoch
 from jaxddpg.runs.show import draw_curves
+from jaxddpg.runs.writer import Writer
 from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.loop import clock_at
 from jaxddpg.training.population import HostMetrics, Population
@@ -87,7 +88,7 @@ class Run:
         self._count = len(plan.members)
         self._start = time.perf_counter()
         self._earlier_seconds = history.rows[-1]["wall_seconds"] if history.rows else 0.0
-        self._writer: checkpoint.Writer | None = None
+        self._writer: Writer | None = None
         self._callbacks: list[Callback] = []
 
     def train(self) -> Result:
@@ -106,7 +107,7 @@ class Run:
             if self._directory:
                 kept = self._plan.experiment.checkpoint.keep
                 comes_from = origin.of(self._plan, self._population.version)
-                self._writer = stack.enter_context(checkpoint.Writer(self._directory, kept, comes_from))
+                self._writer = stack.enter_context(Writer(self._directory, kept, comes_from))
             compile_seconds = self._compile()
             self._start = time.perf_counter()
             agents = self._train(Members(self._plan, self._population, *self._states(), self._last_rows()))
