@@ -92,6 +92,15 @@ def test_an_array_of_another_shape_is_refused(size, tmp_path):
         checkpoint.restore(tmp_path, 1, {"kernel": np.zeros((MEMBERS, size))})
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_state_of_other_arrays_is_refused(partial, tmp_path):
+    """Orbax alone returns the shapes asked for in place of missing arrays."""
+    checkpoint.save(tmp_path, 1, {"agent": {"mean": np.ones(MEMBERS)}})
+    wanted = {"agent": {"mean": np.zeros(MEMBERS), "origin": np.zeros(MEMBERS)}}
+    with pytest.raises(ValueError, match="holds other arrays than this agent has.*train a new run"):
+        checkpoint.restore(tmp_path, 1, shapes(wanted), partial=partial)
+
+
 def test_relative_paths_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save(tmp_path.relative_to(tmp_path), 1, {"leaf": np.ones(1)})

@@ -31,6 +31,9 @@ from jaxddpg.types import State
 DIRECTORY = "checkpoints"
 
 
+_OTHER_ARRAYS = "it holds other arrays than this agent has; use the version that wrote it, or train a new run"
+
+
 class DamagedError(ValueError):
     """A checkpoint that is not what was written."""
 
@@ -203,13 +206,17 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             state = checkpointer.restore(_path(run, epoch), args=how)
     except (OSError, ValueError) as error:
-        if epoch in epochs(run):
-            raise
-        raise DamagedError(f"the checkpoint of epoch {epoch} was removed while it was read") from error
+        if epoch not in epochs(run):
+            raise DamagedError(f"the checkpoint of epoch {epoch} was removed while it was read") from error
+        if "tree structures do not match" in str(error):
+            raise ValueError(_OTHER_ARRAYS) from error
+        raise
 
     def fitting(place: Any, wanted: Any, found: Any) -> Any:
         # Orbax itself restores other shapes than those asked for. Places that are left over are cut off.
         found = found[: wanted.shape[0]] if isinstance(found, np.ndarray) and wanted.shape else found
+        if isinstance(found, jax.ShapeDtypeStruct):  # what a partial restore returns for a leaf that is not on disk
+            raise ValueError(_OTHER_ARRAYS)
         if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
             raise ValueError(
                 f"{jax.tree_util.keystr(place)} is {found.dtype}{list(found.shape)} on disk, but the config asks for "
