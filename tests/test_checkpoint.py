@@ -97,7 +97,7 @@ def test_a_state_of_other_arrays_is_refused(partial, tmp_path):
     """Orbax alone returns the shapes asked for in place of missing arrays."""
     checkpoint.save(tmp_path, 1, {"agent": {"mean": np.ones(MEMBERS)}})
     wanted = {"agent": {"mean": np.zeros(MEMBERS), "origin": np.zeros(MEMBERS)}}
-    with pytest.raises(ValueError, match="holds other arrays than this agent has.*train a new run"):
+    with pytest.raises(ValueError, match=r"holds other arrays than this agent has.*train a new run"):
         checkpoint.restore(tmp_path, 1, shapes(wanted), partial=partial)
 
 
