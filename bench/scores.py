@@ -4,10 +4,12 @@ tables.
     python bench/scores.py                          # all of them: hours on two cores
     python bench/scores.py pendulum "swimmer, TD3"  # some of them
     python bench/scores.py --table                  # README's table, from bench/results/scores.csv
-    python bench/scores.py --table family           # that of docs/algorithms.md
+    python bench/scores.py --table algorithms       # the first of docs/algorithms.md: algorithms by environments
+    python bench/scores.py --table family           # the second: what single settings contribute
 
 Each experiment is two commands, `jaxddpg train` with the arguments in its row and `jaxddpg evaluate`; its rows in the
-CSV are replaced, those of the others stay. The seeds are 0 to 9; settings were searched for on seeds from 100.
+CSV are replaced, those of the others stay. The seeds are 0 to 9 unless a row says otherwise; settings were searched for
+on seeds from 100.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 RESULTS = Path(__file__).parent / "results" / "scores.csv"
@@ -28,6 +31,7 @@ COLUMNS = ("num_episodes", "member", "seed", "return_mean", "return_std")
 EPISODES = 1_000
 SHIPPED = {
     "pendulum": "configs/pendulum.yaml",
+    "pendulum, D4PG": "configs/pendulum_d4pg.yaml",
     "pendulum, FastTD3": "configs/pendulum_fasttd3.yaml",
     "double_integrator": "configs/double_integrator.yaml",
     "mountain_car_continuous": "configs/mountain_car_continuous.yaml",
@@ -35,6 +39,29 @@ SHIPPED = {
     "swimmer": "configs/swimmer.yaml",
     "lillicrap2015": "configs/lillicrap2015.yaml",
 }
+ORDER = ("DDPG", "TD3", "D4PG", "FastTD3")
+_LADDER = (
+    "configs/pendulum.yaml --noise '{color: ladder, min_scale: 0.0, max_scale: 0.6}' --training.updates_per_step 4 "
+    "--agent.critic_learning_rate 1e-3"
+)
+_CAR = "configs/mountain_car_continuous.yaml"
+_CAR_SUPPORT = "--agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101"
+ALGORITHMS = {
+    "Pendulum-v1": {
+        "DDPG": _LADDER,
+        "TD3": f"{_LADDER} --agent.algorithm td3 --training.steps_per_epoch 496",
+        "D4PG": "configs/pendulum_d4pg.yaml",
+        "FastTD3": "configs/pendulum_fasttd3.yaml",
+    },
+    "MountainCarContinuous-v0": {
+        "DDPG": _CAR,
+        "TD3": f"{_CAR} --agent.algorithm td3",
+        "D4PG": f"{_CAR} --agent.algorithm d4pg {_CAR_SUPPORT}",
+        "FastTD3": f"{_CAR} --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 {_CAR_SUPPORT}",
+    },
+}
+"""The arguments of each algorithm on each environment, with equal env steps, networks, noise and n in a row; but
+FastTD3 on the pendulum has its own."""
 _SMALL = "actor: {hidden_sizes: [64, 64]}, critic: {hidden_sizes: [64, 64]}"
 _INTEGRATOR = f"gamma: 0.9, tau: 0.01, critic_learning_rate: 1.0e-3, learning_rate_decay_steps: 100000, {_SMALL}"
 FAMILY = {
@@ -43,6 +70,7 @@ FAMILY = {
     "double_integrator, TD3, normalized": "configs/double_integrator.yaml "
     f"--agent '{{algorithm: td3, batch_size: 256, reward_scale: 0.1, normalize_observations: true, {_INTEGRATOR}}}'",
     "double_integrator, D4PG, normalized": "configs/double_integrator.yaml --agent.normalize_observations true",
+    "mountain_car_continuous, 30 seeds": "configs/mountain_car_continuous.yaml --num-seeds 30",
     "mountain_car_continuous, white noise": "configs/mountain_car_continuous.yaml --noise.smoothing 0",
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
@@ -50,16 +78,25 @@ FAMILY = {
     "reacher, n = 3": "configs/reacher.yaml --replay.steps 3",
     "swimmer, n = 3": "configs/swimmer.yaml --replay.steps 3",
 }
-EXPERIMENTS = SHIPPED | FAMILY
+_NAMES = {arguments: name for name, arguments in SHIPPED.items()}
+CELLS = {
+    environment: {
+        algorithm: (_NAMES.get(arguments, f"{environment}, {algorithm}"), arguments)
+        for algorithm, arguments in column.items()
+    }
+    for environment, column in ALGORITHMS.items()
+}
+"""The experiment of each algorithm on each environment, by name and arguments."""
+EXPERIMENTS = SHIPPED | FAMILY | {name: arguments for column in CELLS.values() for name, arguments in column.values()}
 
 
 def measure(name: str) -> list[dict[str, str]]:
-    """Trains and evaluates one experiment with ten seeds, in a directory that is thrown away."""
+    """Trains and evaluates one experiment, with ten seeds unless it says otherwise; its run is thrown away."""
     with tempfile.TemporaryDirectory() as directory:
         run = f"{directory}/run"
         program = [sys.executable, "-m", "jaxddpg"]
         train = shlex.split(EXPERIMENTS[name])
-        subprocess.run([*program, "train", *train, "--num-seeds", "10", "--run-dir", run], check=True)
+        subprocess.run([*program, "train", "--num-seeds", "10", *train, "--run-dir", run], check=True)
         subprocess.run([*program, "evaluate", run, "--num-episodes", str(EPISODES)], check=True)
         with open(f"{run}/metrics.jsonl") as file:
             env_steps = json.loads(file.readlines()[-1])["env_steps"]
@@ -70,10 +107,14 @@ def measure(name: str) -> list[dict[str, str]]:
             ]
 
 
+def _text(level: float) -> str:
+    return f"{level:.1f}" if abs(level) >= 1 else f"{level:.4f}"
+
+
 def table(rows: list[dict[str, str]], experiments: dict[str, str]) -> str:
     """The Markdown table of those experiments that are in the CSV."""
     lines = [
-        "| experiment | env steps | episodes | IQM over 10 seeds (95% CI) | worst seed | `jaxddpg train` |",
+        "| experiment | env steps | episodes | IQM over seeds (95% CI) | worst seed | `jaxddpg train` |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, arguments in experiments.items():
@@ -84,7 +125,38 @@ def table(rows: list[dict[str, str]], experiments: dict[str, str]) -> str:
         low, high = confidence_interval(returns)
         lines.append(
             f"| {name} | {int(own[0]['env_steps']):,} | {int(own[0]['num_episodes']):,} "
-            f"| {interquartile_mean(returns):.1f} ({low:.1f} to {high:.1f}) | {returns.min():.1f} | `{arguments}` |"
+            f"| {_text(interquartile_mean(returns))} ({_text(low)} to {_text(high)}) | {_text(returns.min())} "
+            f"| `{arguments}` |"
+        )
+    return "\n".join(lines)
+
+
+def comparison(rows: list[dict[str, str]]) -> str:
+    """The Markdown table of algorithms by environments: IQM over the seeds and, in parentheses, the worst of them."""
+    lines = [
+        f"| environment | env steps | {' | '.join(ORDER)} | best known |",
+        "| --- | --- |" + " --- |" * len(ORDER) + " --- |",
+    ]
+    for environment, column in CELLS.items():
+        returns, env_steps = {}, set()
+        for algorithm, (name, _) in column.items():
+            if own := [row for row in rows if row["experiment"] == name]:
+                returns[algorithm] = np.array([float(row["return_mean"]) for row in own])
+                env_steps.add(int(own[0]["env_steps"]))
+        if not returns:
+            continue
+        levels = {algorithm: interquartile_mean(values) for algorithm, values in returns.items()}
+        best = max(levels, key=levels.__getitem__)
+        cells = []
+        for algorithm in ORDER:
+            mark = "**" if algorithm == best else ""
+            if algorithm in levels:
+                cells.append(f"{mark}{_text(levels[algorithm])}{mark} ({_text(returns[algorithm].min())})")
+            else:
+                cells.append("")
+        steps = " to ".join(f"{number:,}" for number in sorted({min(env_steps), max(env_steps)}))
+        lines.append(
+            f"| {environment} | {steps} | {' | '.join(cells)} | {_text(CONTINUOUS[environment].optimal_return)} |"
         )
     return "\n".join(lines)
 
@@ -93,7 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; none: all")
     parser.add_argument(
-        "--table", nargs="?", const="shipped", choices=["shipped", "family"], help="train nothing, print a table"
+        "--table",
+        nargs="?",
+        const="shipped",
+        choices=["shipped", "algorithms", "family"],
+        help="train nothing, print a table",
     )
     options = parser.parse_args()
     if unknown := set(options.names) - set(EXPERIMENTS):
@@ -107,7 +183,10 @@ def main() -> None:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-    print(table(rows, {None: EXPERIMENTS, "shipped": SHIPPED, "family": FAMILY}[options.table]))
+    if options.table == "algorithms":
+        print(comparison(rows))
+    else:
+        print(table(rows, {None: EXPERIMENTS, "shipped": SHIPPED, "family": FAMILY}[options.table]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from helpers import thorough, variants
+from helpers import call, thorough, variants
 
 import jaxddpg
 from jaxddpg import config
@@ -311,6 +311,7 @@ def bench(script):
     ("script", "page"),
     [
         ("scores", "README.md"),
+        ("scores algorithms", "docs/algorithms.md"),
         ("scores family", "docs/algorithms.md"),
         ("n_step", "docs/algorithms.md"),
         ("peers", "bench/README.md"),
@@ -327,6 +328,23 @@ def test_the_tables_of_a_page_are_those_of_the_committed_results(script, page, m
     table = capsys.readouterr().out.strip()
     assert table
     assert table in (ROOT / page).read_text()
+
+
+def test_the_arguments_of_all_scores_are_accepted_and_spend_equal_env_steps(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    scores = importlib.import_module("scores")
+    env_steps = {}
+    for name, arguments in scores.EXPERIMENTS.items():
+        code, shown, error = call("train", *shlex.split(arguments), "--print-config")
+        assert code == 0, f"{name}: {error}"
+        training = config.parse(yaml.safe_load(shown)).experiment.training
+        steps = training.warmup_steps + training.num_epochs * training.steps_per_epoch
+        env_steps[name] = steps * training.num_envs
+    for column in scores.CELLS.values():
+        assert tuple(column) == scores.ORDER
+        spent = [env_steps[name] for name, _ in column.values()]
+        assert max(spent) < 1.01 * min(spent)
 
 
 @pytest.mark.slow
