@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import common
 import numpy as np
 
 from jaxddpg.envs.registry import CONTINUOUS
@@ -113,52 +114,47 @@ def _text(level: float) -> str:
 
 def table(rows: list[dict[str, str]], experiments: dict[str, str]) -> str:
     """The Markdown table of those experiments that are in the CSV."""
-    lines = [
-        "| experiment | env steps | episodes | IQM over seeds (95% CI) | worst seed | `jaxddpg train` |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    found = []
     for name, arguments in experiments.items():
         own = [row for row in rows if row["experiment"] == name]
         if not own:
             continue
         returns = np.array([float(row["return_mean"]) for row in own])
         low, high = confidence_interval(returns)
-        lines.append(
-            f"| {name} | {int(own[0]['env_steps']):,} | {int(own[0]['num_episodes']):,} "
-            f"| {_text(interquartile_mean(returns))} ({_text(low)} to {_text(high)}) | {_text(returns.min())} "
-            f"| `{arguments}` |"
+        found.append(
+            {
+                "experiment": name,
+                "env steps": f"{int(own[0]['env_steps']):,}",
+                "episodes": f"{int(own[0]['num_episodes']):,}",
+                "IQM over seeds (95% CI)": f"{_text(interquartile_mean(returns))} ({_text(low)} to {_text(high)})",
+                "worst seed": _text(returns.min()),
+                "`jaxddpg train`": f"`{arguments}`",
+            }
         )
-    return "\n".join(lines)
+    return common.table(found)
 
 
 def comparison(rows: list[dict[str, str]]) -> str:
-    """The Markdown table of algorithms by environments: IQM over the seeds and, in parentheses, the worst of them."""
-    lines = [
-        f"| environment | env steps | {' | '.join(ORDER)} | best known |",
-        "| --- | --- |" + " --- |" * len(ORDER) + " --- |",
-    ]
+    """The Markdown table of algorithms by those environments on which all were measured: IQM over the seeds and, in
+    parentheses, the worst of them."""
+    found = []
     for environment, column in CELLS.items():
-        returns, env_steps = {}, set()
-        for algorithm, (name, _) in column.items():
-            if own := [row for row in rows if row["experiment"] == name]:
-                returns[algorithm] = np.array([float(row["return_mean"]) for row in own])
-                env_steps.add(int(own[0]["env_steps"]))
-        if not returns:
+        own = {name: [row for row in rows if row["experiment"] == name] for name, _ in column.values()}
+        if not all(own.values()):
             continue
-        levels = {algorithm: interquartile_mean(values) for algorithm, values in returns.items()}
-        best = max(levels, key=levels.__getitem__)
-        cells = []
+        returns = {name: np.array([float(row["return_mean"]) for row in own[name]]) for name in own}
+        best = max(own, key=lambda name: interquartile_mean(returns[name]))
+        env_steps = sorted({int(of_one[0]["env_steps"]) for of_one in own.values()})
+        line = {"environment": environment, "env steps": f"{env_steps[0]:,}"}
+        if len(env_steps) > 1:
+            line["env steps"] += f" to {env_steps[-1]:,}"
         for algorithm in ORDER:
-            mark = "**" if algorithm == best else ""
-            if algorithm in levels:
-                cells.append(f"{mark}{_text(levels[algorithm])}{mark} ({_text(returns[algorithm].min())})")
-            else:
-                cells.append("")
-        steps = " to ".join(f"{number:,}" for number in sorted({min(env_steps), max(env_steps)}))
-        lines.append(
-            f"| {environment} | {steps} | {' | '.join(cells)} | {_text(CONTINUOUS[environment].optimal_return)} |"
-        )
-    return "\n".join(lines)
+            name, _ = column[algorithm]
+            mark = "**" if name == best else ""
+            level, worst = _text(interquartile_mean(returns[name])), _text(returns[name].min())
+            line[algorithm] = f"{mark}{level}{mark} ({worst})"
+        found.append(line | {"best known": _text(CONTINUOUS[environment].optimal_return)})
+    return common.table(found)
 
 
 def main() -> None:

@@ -29,9 +29,7 @@ from jaxddpg.runs import arrays, distributed
 from jaxddpg.types import State
 
 DIRECTORY = "checkpoints"
-
-
-_OTHER_ARRAYS = "it holds other arrays than this agent has; use the version that wrote it, or train a new run"
+_OTHER_ARRAYS = "a checkpoint holds other arrays than this agent has; use the version that wrote it, or train a new run"
 
 
 class DamagedError(ValueError):
