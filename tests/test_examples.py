@@ -314,6 +314,7 @@ def bench(script):
         ("scores algorithms", "docs/algorithms.md"),
         ("scores family", "docs/algorithms.md"),
         ("n_step", "docs/algorithms.md"),
+        ("optima", "bench/README.md"),
         ("peers", "bench/README.md"),
         ("pbt", "bench/README.md"),
         ("silver2014", "docs/silver2014.md"),

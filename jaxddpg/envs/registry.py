@@ -48,7 +48,7 @@ CONTINUOUS = {
         )
         | {"max_steps_in_episode": int},
         random_return=-33.1,
-        optimal_return=98.4,  # value iteration on a grid with gamma 0.9999; 94.3 with gamma 0.99
+        optimal_return=98.4,  # bench/optima.py, with gamma 0.9999
     ),
     "Reacher-misc": Known(
         {"torque_scale": float, "dt": float, "max_steps_in_episode": int}, random_return=15.6, optimal_return=74.1
