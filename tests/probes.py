@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.types import Environment, TimeStep, Transition
@@ -84,6 +86,30 @@ def spoiled(nan_at_step=jnp.inf, inf_at_step=jnp.inf, lost_at_step=jnp.inf, limi
         return life, TimeStep(observe(life), observe(life), reward, terminated=no, truncated=over)
 
     return Environment(lambda key: (jnp.zeros(()), observe(jnp.zeros(()))), step, 1, 1, limit)
+
+
+@struct.dataclass
+class Foreign:
+    """A state as physics engines have: an array without elements, and constants that JAX does not see."""
+
+    x: jax.Array
+    empty: jax.Array
+    table: np.ndarray = struct.field(pytree_node=False)
+
+
+_TABLE = np.arange(3.0)
+
+
+def foreign(limit: int = 5) -> Environment:
+    """Bring x to 0: the state is a `Foreign`."""
+    return episodic(
+        reset=lambda key: Foreign(jax.random.uniform(key), jnp.zeros((0, 3)), _TABLE),
+        step=lambda key, state, action: (state.replace(x=state.x + action[0]), -(state.x**2), jnp.zeros((), bool)),
+        observe=lambda state: state.x * state.table,
+        observation_size=3,
+        action_size=1,
+        episode_length=limit,
+    )
 
 
 def batch(key: jax.Array, environment: Environment, size: int) -> Transition:

@@ -20,9 +20,9 @@ CONFIG = Training(num_envs=2, updates_per_step=Fraction(2), warmup_steps=8, step
 AGENT = DDPG(batch_size=8, actor=Actor((8,)), critic=Critic((8,)))
 
 
-def build(scale):
+def build(scale, environment=None):
     """A trainer whose only number is the scale of its noise."""
-    environment = probes.echo()
+    environment = environment or probes.echo()
     parts = (ddpg(environment, AGENT), noise.gaussian(scale), replay.uniform(64))
     return make_trainer(environment, *parts, CONFIG, Evaluation(2))
 
@@ -108,6 +108,19 @@ def test_scatter_is_the_inverse_of_gather():
     population = populate([0.3] * 3, [0, 1, 2], 1)
     state = population.gather(population.init())
     jax.tree.map(np.testing.assert_array_equal, population.gather(population.scatter(state)), state)
+
+
+def test_a_state_may_have_arrays_without_elements():
+    """Each program takes what another returned, whether it comes from the host or not."""
+    population = Population(lambda scale: build(scale, probes.foreign()), [0.3] * 3, [0, 1, 2])
+    state = population.init()
+    for epoch in (1, 2):
+        state, _ = population.epoch(clock_at(CONFIG, epoch), state)
+        state = population.copy(state, {0: 1}, {})
+        on_host = population.gather(state)
+        assert on_host.environment[0].empty.shape == (3, CONFIG.num_envs, 0, 3)
+        state = population.scatter(on_host)
+    population.evaluate(clock_at(CONFIG, 2), state.agent)()
 
 
 def test_a_state_given_away_cannot_be_used_again():

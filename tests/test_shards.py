@@ -228,8 +228,13 @@ def test_members_in_shards_are_copied_whole(num_shards):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[[0, 2, 2]]), copied, state)
 
 
-def test_a_run_in_shards_goes_on_to_the_bit_and_is_evaluated(tmp_path):
-    experiment = config.parse(SIZES, {"training.num_shards": 2, "checkpoint.interval_seconds": 0}).experiment
+@pytest.mark.parametrize(
+    ("num_shards", "environment"), [(2, "Pendulum-v1"), (2, "probes:foreign"), (4, "probes:foreign")]
+)
+def test_a_run_in_shards_is_resumed_to_the_bit_and_evaluated(num_shards, environment, tmp_path):
+    sections = SIZES | {"environment": {"name": environment}}
+    overrides = {"training.num_shards": num_shards, "checkpoint.interval_seconds": 0}
+    experiment = config.parse(sections, overrides).experiment
     whole = run(experiment, tmp_path / "whole")
     run(experiment, tmp_path / "run", should_stop=after(2))
     equal(resume(tmp_path / "run"), whole)

@@ -10,6 +10,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes
 import pytest
 from flax import struct
 from gymnax.environments import spaces
@@ -273,6 +274,21 @@ def line_of(text):
     return next(number for number, line in enumerate(Path(__file__).read_text().splitlines(), 1) if text in line)
 
 
+def foreign():
+    return probes.foreign()
+
+
+def foreign_of_fresh_tables():
+    """An array that is part of the structure cannot be compared with another one."""
+    made = probes.foreign()
+
+    def step(key, state, action):
+        (state, time), after = made.step(key, state, action)
+        return (state.replace(table=state.table.copy()), time), after
+
+    return made._replace(step=step)
+
+
 def longer_than_is_tried():
     return of_pythons_bools(episode_length=1_500)
 
@@ -286,7 +302,7 @@ def moving_with_two_values():
 
 
 @pytest.mark.parametrize(
-    "factory", ["sound", "sometimes_early", "own_sound", "of_pythons_bools", "longer_than_is_tried"]
+    "factory", ["sound", "sometimes_early", "own_sound", "of_pythons_bools", "longer_than_is_tried", "foreign"]
 )
 def test_what_keeps_the_contract_is_accepted_in_silence(factory):
     checked(factory)
@@ -328,6 +344,7 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ),
         ("of_other_observations", "observe must return float32[3], not float32[2]"),
         ("of_whole_observations", "observe must return float32[2], not int32[2]"),
+        ("foreign_of_fresh_tables", "Make sure that metadata fields are hashable"),
         ("terminating_with_a_number", "step must return a bool as terminated, not float32"),
         ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),

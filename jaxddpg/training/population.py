@@ -30,8 +30,8 @@ Build = Callable[[Any], Trainer]
 class Program:
     """A jitted function that is compiled once, at its first call or before."""
 
-    def __init__(self, function: Callable, donate_argnums: tuple[int, ...] = ()) -> None:
-        self._jitted = jax.jit(function, donate_argnums=donate_argnums)
+    def __init__(self, function: Callable, out_shardings: Any, donate_argnums: tuple[int, ...] = ()) -> None:
+        self._jitted = jax.jit(function, out_shardings=out_shardings, donate_argnums=donate_argnums)
         self.compiled: jax.stages.Compiled | None = None
 
     def shapes(self, *args: Any) -> Any:
@@ -242,7 +242,8 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
             out_specs=out_specs,
             check_vma=False,
         )
-        return Program(mapped, donate_argnums)
+        # Stated again, because XLA replicates results of size 0, which the next program would refuse.
+        return Program(mapped, jax.tree.map(placement.sharding, out_specs), donate_argnums)
 
     init, epoch, evaluate = (partial(function, build_whole, placement) for function in (_init, _epoch, _evaluate))
     inputs = 3 * [BY_MEMBER]
