@@ -15,6 +15,7 @@ from .parts.equations import actor_loss, compatible_advantage, critic_loss, soft
 from .parts.networks import Actor, CategoricalCritic, Critic, FeatureNetwork
 from .parts.normalization import normalized
 from .runs.cache import enable_compilation_cache
+from .runs.export import export
 from .runs.load import evaluate, load_policy, render
 from .runs.run import Result, RunError
 from .runs.show import plot, write_report
@@ -74,6 +75,7 @@ __all__ = [
     "episodic",
     "equations",
     "evaluate",
+    "export",
     "fasttd3",
     "features",
     "from_gymnax",

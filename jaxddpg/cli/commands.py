@@ -280,6 +280,18 @@ def render(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """`jaxddpg export`."""
+    config.read_run(options.run)  # an error in the input does not wait for JAX
+    _import_jax()
+    from jaxddpg.runs.export import README, export
+
+    directory = options.output or options.run / "policy"
+    export(options.run, directory, options.member, options.epoch)
+    print(directory / README)
+    return 0
+
+
 def _import_jax() -> None:
     """Imports JAX, which reads its variables then; ConfigError where one is not what it may be."""
     try:

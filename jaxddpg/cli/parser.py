@@ -158,12 +158,9 @@ def _add_command_with_settings(subparsers: Any, name: str, operand: str, brief: 
 def _add_reading(subparsers: Any) -> None:
     """The commands that read runs."""
     evaluate = _add_policies(
-        subparsers,
-        "evaluate",
-        "evaluate the policies of a run or sweep",
-        "run or sweep directory",
-        "seed of the episodes",
+        subparsers, "evaluate", "evaluate the policies of a run or sweep", "run or sweep directory"
     )
+    _add_seed(evaluate, "seed of the episodes")
     evaluate.add_argument(
         "--num-episodes", metavar="N", type=int, default=100, help="episodes per member (default 100)"
     )
@@ -189,18 +186,24 @@ def _add_reading(subparsers: Any) -> None:
     )
     report.set_defaults(command=commands.report)
 
-    render = _add_policies(
-        subparsers, "render", "draw an episode of a policy as a GIF", "a run directory", "seed of the episode"
-    )
-    render.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")
+    render = _add_policies(subparsers, "render", "draw an episode of a policy as a GIF", "a run directory")
+    _add_seed(render, "seed of the episode")
+    _add_member(render)
     render.add_argument(
         "--output", metavar="FILE", type=Path, help="output file (default: rollout.gif in the run directory)"
     )
     render.set_defaults(command=commands.render)
 
+    export = _add_policies(subparsers, "export", "write a policy for JAX or NumPy alone", "a run directory")
+    _add_member(export)
+    export.add_argument(
+        "--output", metavar="DIR", type=Path, help="output directory (default: policy in the run directory)"
+    )
+    export.set_defaults(command=commands.export)
 
-def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded: str) -> argparse.ArgumentParser:
-    """Adds a command that runs policies of a run; `seeded` completes the help of `--seed`."""
+
+def _add_policies(subparsers: Any, name: str, brief: str, directory: str) -> argparse.ArgumentParser:
+    """Adds a command that takes policies of a run."""
     command = subparsers.add_parser(name, help=brief)
     command.add_argument("run", metavar="RUN", type=_path, help=directory)
     command.add_argument(
@@ -210,5 +213,12 @@ def _add_policies(subparsers: Any, name: str, brief: str, directory: str, seeded
         default="newest",
         help="checkpoint to use: newest (default), best (each member's best evaluation), or an epoch number",
     )
-    command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{seeded} (default 0)")
     return command
+
+
+def _add_seed(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{text} (default 0)")
+
+
+def _add_member(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")

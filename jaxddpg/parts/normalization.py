@@ -23,6 +23,11 @@ class NormalizedState(PyTreeNode):
     """[O]"""
 
 
+def deviation(state: NormalizedState) -> jax.Array:
+    """[O] what observations are divided by. What varies by less than the rounding of its mean counts as constant."""
+    return jnp.maximum(jnp.sqrt(state.variance), 1e-6 * jnp.abs(state.origin + state.mean) + 1e-8)
+
+
 def normalized(agent: Agent, observation_size: int, axis_name: str | None = None) -> Agent:
     """Makes an agent that receives observations with mean 0 and variance 1.
 
@@ -37,9 +42,7 @@ def normalized(agent: Agent, observation_size: int, axis_name: str | None = None
     """
 
     def normalize(state: NormalizedState, observation: jax.Array) -> jax.Array:
-        # What varies by less than the rounding of its mean is constant.
-        deviation = jnp.maximum(jnp.sqrt(state.variance), 1e-6 * jnp.abs(state.origin + state.mean) + 1e-8)
-        return jnp.clip((observation - state.origin - state.mean) / deviation, -BOUND, BOUND)
+        return jnp.clip((observation - state.origin - state.mean) / deviation(state), -BOUND, BOUND)
 
     def normalize_batch(state: NormalizedState, batch: Transition) -> Transition:
         return batch.replace(

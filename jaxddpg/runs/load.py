@@ -94,12 +94,12 @@ def load_policy(
     """The deterministic policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
     environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; for a diverged member this is the
     policy before it diverged."""
-    _, environment, agent, state = _policy(Path(directory), member, epoch)
+    _, environment, agent, state = load_member(Path(directory), member, epoch)
     low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
 
     @jax.jit
     def act(observation: jax.Array) -> jax.Array:
-        return rescale(agent.act(state, observation), low, high)
+        return rescale(infer(agent, state, observation), low, high)
 
     def policy(observation: jax.typing.ArrayLike) -> jax.Array:
         given = jnp.asarray(observation, jnp.float32)
@@ -108,6 +108,13 @@ def load_policy(
         return act(given)
 
     return policy
+
+
+def infer(agent: Agent, state: State, observation: jax.Array) -> jax.Array:
+    """The action [..., A] in [-1, 1] of a policy that does not change any more."""
+    # XLA would add up constants, such as a mean and the origin it is measured from, which are separate because their sum
+    # is rounded.
+    return agent.act(jax.lax.optimization_barrier(state), observation)
 
 
 def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0, epoch: int | str = NEWEST) -> None:
@@ -121,10 +128,11 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
-    section, environment, agent, state = _policy(Path(directory), member, epoch)
+    own, environment, agent, state = load_member(Path(directory), member, epoch)
     observations, actions, rewards = _play(seed_key(seed), environment, agent, state)
+    played = own.environment
     try:
-        animation.draw(Rollout(section.name, observations, actions, rewards, section.parameters), path)
+        animation.draw(Rollout(played.name, observations, actions, rewards, played.parameters), path)
     except OSError as error:
         raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
 
@@ -136,7 +144,7 @@ def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tup
 
     def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
         environment_state, observation = carry
-        action = jnp.clip(agent.act(state, observation), -1.0, 1.0)
+        action = jnp.clip(infer(agent, state, observation), -1.0, 1.0)
         environment_state, time_step = environment.step(key, environment_state, action)
         return (environment_state, time_step.observation), (rescale(action, low, high), time_step)
 
@@ -247,15 +255,15 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     return [int(epoch)]
 
 
-def _policy(directory: Path, member: int, epoch: int | str) -> tuple[settings.Environment, Environment, Agent, State]:
-    """The environment of one member of a run, as its settings and as functions, its agent, and its agent state."""
+def load_member(directory: Path, member: int, epoch: int | str) -> tuple[settings.Member, Environment, Agent, State]:
+    """The settings of one member of a run, its environment, its agent, and its agent state."""
     found = _policies(directory, epoch)
     if not 0 <= member < len(found.plan.members):
         raise ConfigError([f"member is {member}, but must be at least 0 and below {len(found.plan.members)}"])
     section = found.plan.members[member].settings
     environment = make_environment(section.environment)
     agent = make_agent(environment, section.agent)
-    return section.environment, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), found.agents)
+    return section, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), found.agents)
 
 
 def _check_seed(seed: int) -> None:

@@ -1,0 +1,139 @@
+"""Policies for programs without this package: a function compiled by any JAX, and arrays for NumPy."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxddpg import settings
+from jaxddpg.config import ConfigError
+from jaxddpg.parts import normalization
+from jaxddpg.runs import numpy_policy
+from jaxddpg.runs.load import NEWEST, infer, load_member
+from jaxddpg.types import Environment, State, rescale
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+COMPILED, ARRAYS, READER, README = "policy.stablehlo", "policy.npz", "numpy_policy.py", "README.md"
+
+
+def export(directory: str | Path, output: str | Path, member: int = 0, epoch: int | str = NEWEST) -> None:
+    """Writes the deterministic policy of one member of a run into the directory `output`, in two forms that do not need
+    this package, with a README that says how to load them. It maps an observation to an action in the units of the
+    environment, normalization of observations included.
+
+    `policy.stablehlo` is for JAX on any platform, [batch, O] -> [batch, A], see `jax.export`. `policy.npz` and its
+    reader `numpy_policy.py` are for NumPy, [..., O] -> [..., A]; a linear or custom agent has none. `epoch` is as for
+    `evaluate`; for a diverged member this is the policy before it diverged.
+
+    Raises:
+        ConfigError: there is no such run, checkpoint or member; `output` cannot be written or has other files; or
+            flatbuffers, which `jax.export` needs, is not installed.
+    """
+    directory, output = Path(directory), Path(output)
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ConfigError(["jax.export needs the package flatbuffers; install it, or jaxddpg with the extra export"])
+    if output.exists() and not output.is_dir():
+        raise ConfigError([f"--output {output} is a file; name a directory"])
+    files = {COMPILED, ARRAYS, READER, README}
+    if others := sorted({path.name for path in output.glob("*")} - files - {"__pycache__"}):
+        raise ConfigError(
+            [f"--output {output} has a {others[0]}, which is no part of a policy; choose another directory"]
+        )
+    own, environment, agent, state = load_member(directory, member, epoch)
+    bounds = environment.action_low, environment.action_high
+    low, high = (np.broadcast_to(np.asarray(bound, np.float32), environment.action_size) for bound in bounds)
+
+    def policy(observation: jax.Array) -> jax.Array:
+        return rescale(infer(agent, state, observation), *map(jnp.asarray, (low, high)))
+
+    rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), environment.observation_size), jnp.float32)
+    compiled = jax.export.export(jax.jit(policy), platforms=PLATFORMS)(rows).serialize()
+    arrays = _arrays(own.agent, state)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name in files:  # of an earlier export, which may have had more of them
+            (output / name).unlink(missing_ok=True)
+        (output / COMPILED).write_bytes(compiled)
+        if arrays:
+            arrays |= {"action_low": low, "action_high": high}
+            np.savez(output / ARRAYS, allow_pickle=False, **arrays)
+            shutil.copy(numpy_policy.__file__, output / READER)
+        (output / README).write_text(_readme(directory, member, own, environment, low, high, bool(arrays)))
+    except OSError as error:
+        raise ConfigError([f"--output {output} cannot be written: {error.strerror or error}"]) from error
+
+
+def _arrays(agent: Any, state: State) -> dict[str, np.ndarray]:
+    """What `numpy_policy` reads, but for the Box; nothing for an agent that is not an actor network of ours."""
+    found: dict[str, Any] = {}
+    if isinstance(state, normalization.NormalizedState):
+        found |= {
+            "observation_origin": state.origin,
+            "observation_mean": state.mean,
+            "observation_deviation": normalization.deviation(state),
+            "observation_bound": normalization.BOUND,
+        }
+        state = state.agent
+    if not isinstance(agent, settings.ActorCritic):
+        return {}
+    for collection in state.actor.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
+            found["/".join(key.key for key in path)] = leaf
+    found["residual"] = agent.actor.architecture == "residual"
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def _readme(
+    directory: Path, member: int, own: settings.Member, environment: Environment, low: Any, high: Any, has_arrays: bool
+) -> str:
+    observations, actions = environment.observation_size, environment.action_size
+    trained = f"trained by {own.agent.algorithm} on {own.environment.name}"
+    if own.environment.parameters:
+        trained += f" with the parameters {json.dumps(dict(own.environment.parameters))}"
+    box = "\n".join(f"| {index} | {a:g} | {b:g} |" for index, (a, b) in enumerate(zip(low, high, strict=True)))
+    text = f"""# A policy for {own.environment.name}
+
+Member {member} of `{directory}`, {trained}.
+
+It is a function of an observation as the environment returns it, {observations} numbers that are not normalized.
+It returns an action of {actions} numbers in the units of the environment:
+
+| action | lowest | highest |
+| --- | --- | --- |
+{box}
+
+## In JAX
+
+`{COMPILED}` takes a batch of observations and needs the packages jax and flatbuffers. It runs on
+{", ".join(PLATFORMS)}.
+
+```python
+from pathlib import Path
+
+import jax
+import numpy as np
+
+policy = jax.export.deserialize(bytearray(Path("{COMPILED}").read_bytes()))
+actions = jax.jit(policy.call)(np.zeros((1, {observations}), np.float32))
+```
+"""
+    if not has_arrays:
+        return text
+    return f"""{text}
+## In NumPy
+
+`{READER}` computes the same from the arrays in `{ARRAYS}`, with NumPy alone.
+
+```python
+import numpy as np
+from numpy_policy import load
+
+act = load("{ARRAYS}")
+action = act(np.zeros({observations}))
+```
+"""

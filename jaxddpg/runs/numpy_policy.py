@@ -1,0 +1,59 @@
+"""An exported policy without JAX.
+
+    from numpy_policy import load
+
+    act = load("policy.npz")
+    action = act(observation)  # [..., O] -> [..., A], in the units of the environment
+
+`jaxddpg export` copies this file beside the arrays that it reads. It needs NumPy alone.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def load(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy whose arrays are in a file."""
+    arrays = dict(np.load(path))
+    depth = sum(name.startswith("Dense_") for name in arrays) // 2 - 1  # of the last layer
+
+    def dense(x: np.ndarray, index: int) -> np.ndarray:
+        return x @ arrays[f"Dense_{index}/kernel"] + arrays[f"Dense_{index}/bias"]
+
+    def normalize(x: np.ndarray, kind: str, index: int) -> np.ndarray:
+        """Layer or batch normalization, if the network has it here."""
+        name = f"{kind}_{index}"
+        if f"{name}/scale" not in arrays:
+            return x
+        if kind == "LayerNorm":
+            mean, variance, epsilon = x.mean(-1, keepdims=True), x.var(-1, keepdims=True), 1e-6
+        else:
+            mean, variance, epsilon = arrays[f"{name}/mean"], arrays[f"{name}/var"], 1e-5
+        return (x - mean) / np.sqrt(variance + epsilon) * arrays[f"{name}/scale"] + arrays[f"{name}/bias"]
+
+    def plain(x: np.ndarray) -> np.ndarray:
+        x = normalize(x, "BatchNorm", 0)
+        for index in range(depth):
+            x = normalize(normalize(dense(x, index), "LayerNorm", index), "BatchNorm", index + 1)
+            x = np.maximum(x, 0)
+        return dense(x, depth)
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        x, blocks = dense(x, 0), depth // 2
+        for block in range(blocks):
+            hidden = np.maximum(dense(normalize(x, "LayerNorm", block), 2 * block + 1), 0)
+            x = x + dense(hidden, 2 * block + 2)
+        return dense(normalize(x, "LayerNorm", blocks), depth)
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        x = np.asarray(observation, np.float32)
+        if "observation_origin" in arrays:
+            x = (x - arrays["observation_origin"] - arrays["observation_mean"]) / arrays["observation_deviation"]
+            x = np.clip(x, -arrays["observation_bound"], arrays["observation_bound"])
+        action = np.tanh(residual(x) if arrays["residual"] else plain(x))
+        low, high = arrays["action_low"], arrays["action_high"]
+        return np.clip((1 - action) / 2 * low + (1 + action) / 2 * high, low, high)
+
+    return act
