@@ -41,8 +41,7 @@ CASES = {
     "layer": {"agent": deep(normalization="layer")},
     "batch": {"agent": deep(normalization="batch")},
     "batch, offset": OFFSET | {"agent": deep(normalization="batch")},
-    "normalized, offset": OFFSET
-    | {"agent": deep() | {"normalize_observations": True}},
+    "normalized, offset": OFFSET | {"agent": deep() | {"normalize_observations": True}},
     "residual": {"agent": deep("td3", architecture="residual", hidden_sizes=[4])},
     "d4pg": {"agent": deep("d4pg")},
     "copdac": {

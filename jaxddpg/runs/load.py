@@ -112,8 +112,8 @@ def load_policy(
 
 def infer(agent: Agent, state: State, observation: jax.Array) -> jax.Array:
     """The action [..., A] in [-1, 1] of a policy that does not change any more."""
-    # XLA would add up constants, such as a mean and the origin it is measured from, which are separate because their sum
-    # is rounded.
+    # Without the barrier XLA adds up constants, such as the origin and the mean of `NormalizedState`, whose sum is
+    # rounded.
     return agent.act(jax.lax.optimization_barrier(state), observation)
 
 
