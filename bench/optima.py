@@ -3,9 +3,9 @@
     python bench/optima.py           # minutes, writes bench/results/optima.json
     python bench/optima.py --table   # the table, from that file
 
-The policy is greedy with respect to the values of all next states, interpolated between the points of the grid; the
-table has its mean undiscounted return over 10,000 of the task's own starts, with its standard error. Values with errors
-make a slightly worse policy, so no return here exceeds that of the best policy by more than this error.
+The policy is greedy with respect to these values, interpolated between the points of the grid. The table has its mean
+undiscounted return over 10,000 of the task's own starts, with the standard error. It is the return of an actual policy:
+up to that error, a lower bound on the best.
 """
 
 import argparse
@@ -79,7 +79,8 @@ def returns(name: str, gamma: float) -> np.ndarray:
         def step(carry: tuple, _: None) -> tuple[tuple, None]:
             state, total, continuing = carry
             options = jax.vmap(move, (None, 0))(state, actions)
-            after, reward, continues = jax.tree.map(lambda x: x[jnp.argmax(action_values(values, *options))], options)
+            best = jnp.argmax(action_values(values, *options))
+            after, reward, continues = jax.tree.map(lambda x: x[best], options)
             return (after, total + continuing * reward, continuing * continues), None
 
         _, start = environment.reset_env(key, parameters)

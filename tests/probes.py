@@ -42,6 +42,20 @@ def offset_observation(offset: float = 1000.0) -> Environment:
     )
 
 
+def boxed() -> Environment:
+    """One step, with two actions of different, asymmetric bounds."""
+    return episodic(
+        reset=lambda key: jax.random.normal(key, (3,)),
+        step=lambda key, state, action: (state, -jnp.sum((action - state[:2]) ** 2), jnp.ones((), bool)),
+        observe=lambda state: state,
+        observation_size=3,
+        action_size=2,
+        episode_length=1,
+        action_low=jnp.array([0.0, -3.0]),
+        action_high=jnp.array([1.0, 5.0]),
+    )
+
+
 def echo(limit: int = 3, action_size: int = 1) -> Environment:
     """The reward is the first action, so that what was executed can be read off; truncated after `limit` steps."""
     return _clockwork(limit, lambda time, action: (action[0], jnp.zeros((), bool)), action_size=action_size)

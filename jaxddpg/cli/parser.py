@@ -194,7 +194,7 @@ def _add_reading(subparsers: Any) -> None:
     )
     render.set_defaults(command=commands.render)
 
-    export = _add_policies(subparsers, "export", "write a policy for JAX or NumPy alone", "a run directory")
+    export = _add_policies(subparsers, "export", "write a policy for only JAX or only NumPy", "a run directory")
     _add_member(export)
     export.add_argument(
         "--output", metavar="DIR", type=Path, help="output directory (default: policy in the run directory)"

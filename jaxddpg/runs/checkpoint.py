@@ -213,8 +213,8 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
 
     def fitting(place: Any, wanted: Any, found: Any) -> Any:
         if wanted.size == 0:
-            empty = np.empty(wanted.shape, wanted.dtype)
-            return jax.device_put(empty, sharding) if (sharding := getattr(wanted, "sharding", None)) else empty
+            empty, sharding = np.zeros(wanted.shape, wanted.dtype), getattr(wanted, "sharding", None)
+            return jax.make_array_from_callback(wanted.shape, sharding, empty.__getitem__) if sharding else empty
         # Orbax itself restores other shapes than those asked for. Places that are left over are cut off.
         found = found[: wanted.shape[0]] if isinstance(found, np.ndarray) and wanted.shape else found
         if isinstance(found, jax.ShapeDtypeStruct):  # what a partial restore returns for a leaf that is not on disk

@@ -1,4 +1,4 @@
-"""Policies for programs without this package: a function compiled by any JAX, and arrays for NumPy."""
+"""Export of policies for use without this package: as StableHLO for JAX, and as arrays for NumPy."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from jaxddpg import settings
 from jaxddpg.config import ConfigError
 from jaxddpg.parts import normalization
 from jaxddpg.runs import numpy_policy
-from jaxddpg.runs.load import NEWEST, infer, load_member
+from jaxddpg.runs.load import NEWEST, act_frozen, load_member
 from jaxddpg.types import Environment, State, rescale
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -36,20 +36,19 @@ def export(directory: str | Path, output: str | Path, member: int = 0, epoch: in
     """
     directory, output = Path(directory), Path(output)
     if importlib.util.find_spec("flatbuffers") is None:
-        raise ConfigError(["jax.export needs the package flatbuffers; install it, or jaxddpg with the extra export"])
+        raise ConfigError(["exporting needs the package flatbuffers: pip install flatbuffers (or jaxddpg[export])"])
     if output.exists() and not output.is_dir():
         raise ConfigError([f"--output {output} is a file; name a directory"])
     files = {COMPILED, ARRAYS, READER, README}
     if others := sorted({path.name for path in output.glob("*")} - files - {"__pycache__"}):
-        raise ConfigError(
-            [f"--output {output} has a {others[0]}, which is no part of a policy; choose another directory"]
-        )
+        reason = f"contains {others[0]}, which is not part of an exported policy"
+        raise ConfigError([f"--output {output} {reason}; choose another directory"])
     own, environment, agent, state = load_member(directory, member, epoch)
     bounds = environment.action_low, environment.action_high
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), environment.action_size) for bound in bounds)
 
     def policy(observation: jax.Array) -> jax.Array:
-        return rescale(infer(agent, state, observation), *map(jnp.asarray, (low, high)))
+        return rescale(act_frozen(agent, state, observation), jnp.asarray(low), jnp.asarray(high))
 
     rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), environment.observation_size), jnp.float32)
     compiled = jax.export.export(jax.jit(policy), platforms=PLATFORMS)(rows).serialize()
@@ -70,17 +69,17 @@ def export(directory: str | Path, output: str | Path, member: int = 0, epoch: in
 
 def _arrays(agent: Any, state: State) -> dict[str, np.ndarray]:
     """What `numpy_policy` reads, but for the Box; nothing for an agent that is not an actor network of ours."""
+    if not isinstance(agent, settings.ActorCritic):
+        return {}
     found: dict[str, Any] = {}
     if isinstance(state, normalization.NormalizedState):
         found |= {
             "observation_origin": state.origin,
             "observation_mean": state.mean,
             "observation_deviation": normalization.deviation(state),
-            "observation_bound": normalization.BOUND,
+            "observation_bound": np.float32(normalization.BOUND),
         }
         state = state.agent
-    if not isinstance(agent, settings.ActorCritic):
-        return {}
     for collection in state.actor.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
             found["/".join(key.key for key in path)] = leaf
@@ -100,8 +99,8 @@ def _readme(
 
 Member {member} of `{directory}`, {trained}.
 
-It is a function of an observation as the environment returns it, {observations} numbers that are not normalized.
-It returns an action of {actions} numbers in the units of the environment:
+It maps an observation, {observations} numbers as the environment returns them (not normalized), to an action of
+{actions} numbers in the units of the environment:
 
 | action | lowest | highest |
 | --- | --- | --- |
@@ -110,7 +109,8 @@ It returns an action of {actions} numbers in the units of the environment:
 ## In JAX
 
 `{COMPILED}` takes a batch of observations and needs the packages jax and flatbuffers. It runs on
-{", ".join(PLATFORMS)}.
+{", ".join(PLATFORMS)}. It was exported by JAX {jax.__version__}; releases of JAX in the six months after that one are
+guaranteed to load it.
 
 ```python
 from pathlib import Path
@@ -127,7 +127,7 @@ actions = jax.jit(policy.call)(np.zeros((1, {observations}), np.float32))
     return f"""{text}
 ## In NumPy
 
-`{READER}` computes the same from the arrays in `{ARRAYS}`, with NumPy alone.
+`{READER}` computes the same from the arrays in `{ARRAYS}`, with NumPy alone and no limit in time.
 
 ```python
 import numpy as np

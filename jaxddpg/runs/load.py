@@ -99,7 +99,7 @@ def load_policy(
 
     @jax.jit
     def act(observation: jax.Array) -> jax.Array:
-        return rescale(infer(agent, state, observation), low, high)
+        return rescale(act_frozen(agent, state, observation), low, high)
 
     def policy(observation: jax.typing.ArrayLike) -> jax.Array:
         given = jnp.asarray(observation, jnp.float32)
@@ -110,10 +110,9 @@ def load_policy(
     return policy
 
 
-def infer(agent: Agent, state: State, observation: jax.Array) -> jax.Array:
-    """The action [..., A] in [-1, 1] of a policy that does not change any more."""
-    # Without the barrier XLA adds up constants, such as the origin and the mean of `NormalizedState`, whose sum is
-    # rounded.
+def act_frozen(agent: Agent, state: State, observation: jax.Array) -> jax.Array:
+    """The action [..., A] in [-1, 1] of a policy whose state is a constant of the program."""
+    # The barrier keeps XLA from rewriting (x - origin) - mean as x - (origin + mean), whose constant is rounded.
     return agent.act(jax.lax.optimization_barrier(state), observation)
 
 
@@ -144,7 +143,7 @@ def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tup
 
     def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
         environment_state, observation = carry
-        action = jnp.clip(infer(agent, state, observation), -1.0, 1.0)
+        action = jnp.clip(act_frozen(agent, state, observation), -1.0, 1.0)
         environment_state, time_step = environment.step(key, environment_state, action)
         return (environment_state, time_step.observation), (rescale(action, low, high), time_step)
 

@@ -1,11 +1,11 @@
-"""An exported policy without JAX.
+"""Runs an exported policy with NumPy alone.
 
     from numpy_policy import load
 
     act = load("policy.npz")
     action = act(observation)  # [..., O] -> [..., A], in the units of the environment
 
-`jaxddpg export` copies this file beside the arrays that it reads. It needs NumPy alone.
+`jaxddpg export` copies this file beside the arrays that it reads.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,8 @@ import numpy as np
 
 def load(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     """The policy whose arrays are in a file."""
-    arrays = dict(np.load(path))
+    with np.load(path) as file:
+        arrays = dict(file)
     depth = sum(name.startswith("Dense_") for name in arrays) // 2 - 1  # of the last layer
 
     def dense(x: np.ndarray, index: int) -> np.ndarray:

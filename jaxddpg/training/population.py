@@ -242,7 +242,7 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
             out_specs=out_specs,
             check_vma=False,
         )
-        # Stated again, because XLA replicates results of size 0, which the next program would refuse.
+        # Given explicitly, because XLA otherwise replicates outputs of size 0, which the next program would refuse.
         return Program(mapped, jax.tree.map(placement.sharding, out_specs), donate_argnums)
 
     init, epoch, evaluate = (partial(function, build_whole, placement) for function in (_init, _epoch, _evaluate))
