@@ -1,4 +1,4 @@
-"""DDPG on Goddard's rocket: trains 32 seeds, says how high they fly, and draws their thrust beside the best known.
+"""D4PG on Goddard's rocket: trains ten seeds, says how high they fly, and draws their thrust beside the best known.
 
     python bench/goddard.py           # trains, minutes on two cores
     python bench/goddard.py --table   # the figures, from bench/results/goddard.json
@@ -131,12 +131,12 @@ def draw(result: dict) -> None:
     env_steps, returns = np.array(result["env_steps"]), np.array(result["returns"], float)
     heights.plot(env_steps, returns, color="C0", alpha=0.3, linewidth=0.6)
     heights.plot(
-        env_steps, np.median(returns, axis=1), color="C0", linewidth=1.8, label=f"DDPG, median of {returns.shape[1]}"
+        env_steps, np.median(returns, axis=1), color="C0", linewidth=1.8, label=f"D4PG, median of {returns.shape[1]}"
     )
     heights.set(title="Altitude over training", xlabel="env steps per member", ylabel="max h - 1")
     heights.xaxis.set_major_formatter(EngFormatter(sep=""))
     for number, taken in enumerate(result["thrusts"]):
-        profiles.plot(taken, color="C0", alpha=0.3, linewidth=0.8, label=None if number else "DDPG, each seed")
+        profiles.plot(taken, color="C0", alpha=0.3, linewidth=0.8, label=None if number else "D4PG, each seed")
     profiles.plot(result["best_known_thrusts"], color="k", linewidth=1.5, label="best known")
     profiles.set(title="Thrust of the final policies", xlabel="step, until the tank is empty", ylabel="of full thrust")
     constants.plot(*landscape(), color="C1", linewidth=0.8)

@@ -38,6 +38,7 @@ SHIPPED = {
     "mountain_car_continuous": "configs/mountain_car_continuous.yaml",
     "reacher": "configs/reacher.yaml",
     "swimmer": "configs/swimmer.yaml",
+    "goddard": "configs/goddard.yaml",
     "lillicrap2015": "configs/lillicrap2015.yaml",
 }
 ORDER = ("DDPG", "TD3", "D4PG", "FastTD3")
@@ -47,6 +48,12 @@ _LADDER = (
 )
 _CAR = "configs/mountain_car_continuous.yaml"
 _CAR_SUPPORT = "--agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101"
+_SWIMMER = "configs/swimmer.yaml"
+_ROCKET = (
+    "reward_scale: 20, gamma: 0.9999, tau: 0.02, actor_learning_rate: 3.0e-4, critic_learning_rate: 1.0e-3, "
+    "batch_size: 128, learning_rate_decay_steps: 200000, max_grad_norm: 10, "
+    "actor: {hidden_sizes: [64, 64], normalization: layer}, critic: {hidden_sizes: [64, 64], normalization: layer}"
+)
 ALGORITHMS = {
     "Pendulum-v1": {
         "DDPG": _LADDER,
@@ -59,6 +66,26 @@ ALGORITHMS = {
         "TD3": f"{_CAR} --agent.algorithm td3",
         "D4PG": f"{_CAR} --agent.algorithm d4pg {_CAR_SUPPORT}",
         "FastTD3": f"{_CAR} --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 {_CAR_SUPPORT}",
+    },
+    "Reacher-misc": {
+        "DDPG": "configs/reacher.yaml --agent.algorithm ddpg",
+        "TD3": "configs/reacher.yaml",
+        "D4PG": "configs/reacher.yaml --agent.algorithm d4pg --agent.v_min 0 --agent.v_max 20",
+        "FastTD3": "configs/reacher.yaml --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 "
+        "--agent.v_min 0 --agent.v_max 20",
+    },
+    "Swimmer-misc": {
+        "DDPG": _SWIMMER,
+        "TD3": f"{_SWIMMER} --agent.algorithm td3",
+        "D4PG": f"{_SWIMMER} --agent.algorithm d4pg --agent.v_min 0 --agent.v_max 50",
+        "FastTD3": f"{_SWIMMER} --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 "
+        "--agent.v_min 0 --agent.v_max 50",
+    },
+    "Rocket-goddard": {
+        "DDPG": f"configs/goddard.yaml --agent '{{algorithm: ddpg, {_ROCKET}}}'",
+        "TD3": f"configs/goddard.yaml --agent '{{algorithm: td3, {_ROCKET}}}'",
+        "D4PG": "configs/goddard.yaml",
+        "FastTD3": "configs/goddard.yaml --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0",
     },
 }
 """The arguments of each algorithm on each environment, with equal env steps, networks, noise and n in a row; but
@@ -76,8 +103,6 @@ FAMILY = {
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
     "pendulum, n = 3": "configs/pendulum.yaml --replay.steps 3",
-    "reacher, n = 3": "configs/reacher.yaml --replay.steps 3",
-    "swimmer, n = 3": "configs/swimmer.yaml --replay.steps 3",
 }
 _NAMES = {arguments: name for name, arguments in SHIPPED.items()}
 CELLS = {
