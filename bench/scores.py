@@ -98,7 +98,7 @@ FAMILY = {
     "double_integrator, TD3, normalized": "configs/double_integrator.yaml "
     f"--agent '{{algorithm: td3, batch_size: 256, reward_scale: 0.1, normalize_observations: true, {_INTEGRATOR}}}'",
     "double_integrator, D4PG, normalized": "configs/double_integrator.yaml --agent.normalize_observations true",
-    "mountain_car_continuous, 30 seeds": "configs/mountain_car_continuous.yaml --num-seeds 30",
+    "mountain_car_continuous, 20 more seeds": "configs/mountain_car_continuous.yaml --seed 10 --num-seeds 20",
     "mountain_car_continuous, white noise": "configs/mountain_car_continuous.yaml --noise.smoothing 0",
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
