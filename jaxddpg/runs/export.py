@@ -99,8 +99,8 @@ def _readme(
 
 Member {member} of `{directory}`, {trained}.
 
-It maps an observation, {observations} numbers as the environment returns them (not normalized), to an action of
-{actions} numbers in the units of the environment:
+It maps an observation, float32 [{observations}] as the environment returns it (not normalized), to an action, float32
+[{actions}] in the units of the environment:
 
 | action | lowest | highest |
 | --- | --- | --- |
