@@ -253,7 +253,7 @@ def test_a_hidden_file_is_no_suggestion(tiny):
     assert call("train", "nope.yaml") == (2, "", sentence)
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "plot", "report", "render"])
+@pytest.mark.parametrize("command", ["train", "sweep", "resume", "evaluate", "plot", "report", "render", "export"])
 def test_an_empty_path_is_refused(command):
     """As of a shell variable that is not set."""
     assert refused(call(command, ""), "the path is empty", f"see jaxddpg {command} --help") == []

@@ -138,13 +138,18 @@ def test_other_files_and_members_are_refused(root, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match=r"contains notes.txt, which is not part of an exported policy; choose"):
         export(directory, tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("# Mine")
+    with pytest.raises(ConfigError, match=r"other has a README.md of something else; choose another directory"):
+        export(directory, tmp_path / "other")
+    assert (tmp_path / "other" / "README.md").read_text() == "# Mine"
     with pytest.raises(ConfigError, match=r"notes.txt is a file; name a directory"):
         export(directory, tmp_path / "notes.txt")
     with pytest.raises(ConfigError, match=r"cannot be written: Not a directory"):
         export(directory, tmp_path / "notes.txt" / "policy")
     with pytest.raises(ConfigError, match=r"member is 2, but must be at least 0 and below 2"):
         export(directory, tmp_path / "new", member=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "other"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package flatbuffers: pip install flatbuffers"):
         export(directory, tmp_path / "new")

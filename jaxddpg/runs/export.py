@@ -14,11 +14,12 @@ from jaxddpg import settings
 from jaxddpg.config import ConfigError
 from jaxddpg.parts import normalization
 from jaxddpg.runs import numpy_policy
-from jaxddpg.runs.load import NEWEST, act_frozen, load_member
-from jaxddpg.types import Environment, State, rescale
+from jaxddpg.runs.load import NEWEST, load_member
+from jaxddpg.types import Environment, State
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 COMPILED, ARRAYS, READER, README = "policy.stablehlo", "policy.npz", "numpy_policy.py", "README.md"
+TITLE = "# A policy for "
 
 
 def export(directory: str | Path, output: str | Path, member: int = 0, epoch: int | str = NEWEST) -> None:
@@ -43,15 +44,13 @@ def export(directory: str | Path, output: str | Path, member: int = 0, epoch: in
     if others := sorted({path.name for path in output.glob("*")} - files - {"__pycache__"}):
         reason = f"contains {others[0]}, which is not part of an exported policy"
         raise ConfigError([f"--output {output} {reason}; choose another directory"])
-    own, environment, agent, state = load_member(directory, member, epoch)
+    if (output / README).exists() and not (output / README).read_text(errors="replace").startswith(TITLE):
+        raise ConfigError([f"--output {output} has a {README} of something else; choose another directory"])
+    own, environment, state, _ = found = load_member(directory, member, epoch)
     bounds = environment.action_low, environment.action_high
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), environment.action_size) for bound in bounds)
-
-    def policy(observation: jax.Array) -> jax.Array:
-        return rescale(act_frozen(agent, state, observation), jnp.asarray(low), jnp.asarray(high))
-
     rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), environment.observation_size), jnp.float32)
-    compiled = jax.export.export(jax.jit(policy), platforms=PLATFORMS)(rows).serialize()
+    compiled = jax.export.export(jax.jit(found.policy), platforms=PLATFORMS)(rows).serialize()
     arrays = _arrays(own.agent, state)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -60,14 +59,14 @@ def export(directory: str | Path, output: str | Path, member: int = 0, epoch: in
         (output / COMPILED).write_bytes(compiled)
         if arrays:
             arrays |= {"action_low": low, "action_high": high}
-            np.savez(output / ARRAYS, allow_pickle=False, **arrays)
+            np.savez(output / ARRAYS, **arrays)
             shutil.copy(numpy_policy.__file__, output / READER)
         (output / README).write_text(_readme(directory, member, own, environment, low, high, bool(arrays)))
     except OSError as error:
         raise ConfigError([f"--output {output} cannot be written: {error.strerror or error}"]) from error
 
 
-def _arrays(agent: Any, state: State) -> dict[str, np.ndarray]:
+def _arrays(agent: Any, state: State) -> dict[str, Any]:
     """What `numpy_policy` reads, but for the Box; nothing for an agent that is not an actor network of ours."""
     if not isinstance(agent, settings.ActorCritic):
         return {}
@@ -95,7 +94,7 @@ def _readme(
     if own.environment.parameters:
         trained += f" with the parameters {json.dumps(dict(own.environment.parameters))}"
     box = "\n".join(f"| {index} | {a:g} | {b:g} |" for index, (a, b) in enumerate(zip(low, high, strict=True)))
-    text = f"""# A policy for {own.environment.name}
+    text = f"""{TITLE}{own.environment.name}
 
 Member {member} of `{directory}`, {trained}.
 
@@ -127,7 +126,7 @@ actions = jax.jit(policy.call)(np.zeros((1, {observations}), np.float32))
     return f"""{text}
 ## In NumPy
 
-`{READER}` computes the same from the arrays in `{ARRAYS}`, with NumPy alone and no limit in time.
+`{READER}` computes the same from the arrays in `{ARRAYS}`, with NumPy alone.
 
 ```python
 import numpy as np

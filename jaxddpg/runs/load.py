@@ -19,10 +19,29 @@ from jaxddpg.report.rows import Row, best_row, identity, status, swept
 from jaxddpg.report.scenes import Rollout
 from jaxddpg.runs import backend, checkpoint, memory, origin
 from jaxddpg.runs.show import complete_rows
+from jaxddpg.settings import Member
 from jaxddpg.training.evaluation import causes
-from jaxddpg.types import Agent, Clock, Environment, Key, State, TimeStep, rescale, seed_key
+from jaxddpg.types import Clock, Environment, Key, State, TimeStep, rescale, seed_key
 
 NEWEST, BEST = "newest", "best"
+
+
+class MemberPolicy(NamedTuple):
+    """The policy of one member of a run, with its agent's state as constants."""
+
+    settings: Member
+    environment: Environment
+    state: State
+    act: Callable[[jax.Array], jax.Array]
+    """observation [..., O] -> action [..., A] in [-1, 1]"""
+
+    def in_units(self, action: jax.Array) -> jax.Array:
+        """An action [..., A] in the units of the environment."""
+        return rescale(action, jnp.asarray(self.environment.action_low), jnp.asarray(self.environment.action_high))
+
+    def policy(self, observation: jax.Array) -> jax.Array:
+        """observation [..., O] -> action [..., A] in the units of the environment"""
+        return self.in_units(self.act(observation))
 
 
 def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoch: int | str = NEWEST) -> list[Row]:
@@ -94,26 +113,16 @@ def load_policy(
     """The deterministic policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
     environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; for a diverged member this is the
     policy before it diverged."""
-    _, environment, agent, state = load_member(Path(directory), member, epoch)
-    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
-
-    @jax.jit
-    def act(observation: jax.Array) -> jax.Array:
-        return rescale(act_frozen(agent, state, observation), low, high)
+    found = load_member(Path(directory), member, epoch)
+    size, policy_of_arrays = found.environment.observation_size, jax.jit(found.policy)
 
     def policy(observation: jax.typing.ArrayLike) -> jax.Array:
         given = jnp.asarray(observation, jnp.float32)
-        if given.shape[-1:] != (environment.observation_size,):
-            raise ValueError(f"observation has shape {given.shape}, but must be [..., {environment.observation_size}]")
-        return act(given)
+        if given.shape[-1:] != (size,):
+            raise ValueError(f"observation has shape {given.shape}, but must be [..., {size}]")
+        return policy_of_arrays(given)
 
     return policy
-
-
-def act_frozen(agent: Agent, state: State, observation: jax.Array) -> jax.Array:
-    """The action [..., A] in [-1, 1] of a policy whose state is a constant of the program."""
-    # The barrier keeps XLA from rewriting (x - origin) - mean as x - (origin + mean), whose constant is rounded.
-    return agent.act(jax.lax.optimization_barrier(state), observation)
 
 
 def render(directory: str | Path, path: str | Path, member: int = 0, seed: int = 0, epoch: int | str = NEWEST) -> None:
@@ -127,25 +136,25 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
-    own, environment, agent, state = load_member(Path(directory), member, epoch)
-    observations, actions, rewards = _play(seed_key(seed), environment, agent, state)
-    played = own.environment
+    found = load_member(Path(directory), member, epoch)
+    section = found.settings.environment
+    observations, actions, rewards = _play(seed_key(seed), found)
     try:
-        animation.draw(Rollout(played.name, observations, actions, rewards, played.parameters), path)
+        animation.draw(Rollout(section.name, observations, actions, rewards, section.parameters), path)
     except OSError as error:
         raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
 
 
-def _play(key: Key, environment: Environment, agent: Agent, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _play(key: Key, found: MemberPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One deterministic episode of T steps: observations [T + 1, O], actions [T, A] in the environment's own units and
     rewards [T]."""
-    low, high = jnp.asarray(environment.action_low), jnp.asarray(environment.action_high)
+    environment = found.environment
 
     def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
         environment_state, observation = carry
-        action = jnp.clip(act_frozen(agent, state, observation), -1.0, 1.0)
+        action = jnp.clip(found.act(observation), -1.0, 1.0)
         environment_state, time_step = environment.step(key, environment_state, action)
-        return (environment_state, time_step.observation), (rescale(action, low, high), time_step)
+        return (environment_state, time_step.observation), (found.in_units(action), time_step)
 
     @jax.jit
     def play(key: Key) -> tuple[jax.Array, tuple[jax.Array, TimeStep]]:
@@ -254,15 +263,21 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     return [int(epoch)]
 
 
-def load_member(directory: Path, member: int, epoch: int | str) -> tuple[settings.Member, Environment, Agent, State]:
-    """The settings of one member of a run, its environment, its agent, and its agent state."""
+def load_member(directory: Path, member: int, epoch: int | str) -> MemberPolicy:
+    """Reads the policy of one member of a run."""
     found = _policies(directory, epoch)
     if not 0 <= member < len(found.plan.members):
         raise ConfigError([f"member is {member}, but must be at least 0 and below {len(found.plan.members)}"])
     section = found.plan.members[member].settings
     environment = make_environment(section.environment)
     agent = make_agent(environment, section.agent)
-    return section, environment, agent, jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), found.agents)
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), found.agents)
+
+    def act(observation: jax.Array) -> jax.Array:
+        # The barrier keeps XLA from rewriting (x - origin) - mean as x - (origin + mean), whose constant is rounded.
+        return agent.act(jax.lax.optimization_barrier(state), observation)
+
+    return MemberPolicy(section, environment, state, act)
 
 
 def _check_seed(seed: int) -> None:
