@@ -46,9 +46,21 @@ _LADDER = (
     "configs/pendulum.yaml --noise '{color: ladder, min_scale: 0.0, max_scale: 0.6}' --training.updates_per_step 4 "
     "--agent.critic_learning_rate 1e-3"
 )
-_CAR = "configs/mountain_car_continuous.yaml"
-_CAR_SUPPORT = "--agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101"
-_SWIMMER = "configs/swimmer.yaml"
+_FAST = "--agent.algorithm fasttd3 --agent.decoupled_weight_decay 0"
+
+
+def _column(config: str, base: str, support: str) -> dict[str, str]:
+    """The arguments of all algorithms on the environment of a config, which has the algorithm `base`; `support` is that
+    of the categorical critics."""
+    flags = {
+        "DDPG": "--agent.algorithm ddpg",
+        "TD3": "--agent.algorithm td3",
+        "D4PG": f"--agent.algorithm d4pg {support}",
+        "FastTD3": f"{_FAST} {support}",
+    }
+    return {name: config if name == base else f"{config} {own}" for name, own in flags.items()}
+
+
 _ROCKET = (
     "reward_scale: 20, gamma: 0.9999, tau: 0.02, actor_learning_rate: 3.0e-4, critic_learning_rate: 1.0e-3, "
     "batch_size: 128, learning_rate_decay_steps: 200000, max_grad_norm: 10, "
@@ -61,31 +73,16 @@ ALGORITHMS = {
         "D4PG": "configs/pendulum_d4pg.yaml",
         "FastTD3": "configs/pendulum_fasttd3.yaml",
     },
-    "MountainCarContinuous-v0": {
-        "DDPG": _CAR,
-        "TD3": f"{_CAR} --agent.algorithm td3",
-        "D4PG": f"{_CAR} --agent.algorithm d4pg {_CAR_SUPPORT}",
-        "FastTD3": f"{_CAR} --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 {_CAR_SUPPORT}",
-    },
-    "Reacher-misc": {
-        "DDPG": "configs/reacher.yaml --agent.algorithm ddpg",
-        "TD3": "configs/reacher.yaml",
-        "D4PG": "configs/reacher.yaml --agent.algorithm d4pg --agent.v_min 0 --agent.v_max 20",
-        "FastTD3": "configs/reacher.yaml --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 "
-        "--agent.v_min 0 --agent.v_max 20",
-    },
-    "Swimmer-misc": {
-        "DDPG": _SWIMMER,
-        "TD3": f"{_SWIMMER} --agent.algorithm td3",
-        "D4PG": f"{_SWIMMER} --agent.algorithm d4pg --agent.v_min 0 --agent.v_max 50",
-        "FastTD3": f"{_SWIMMER} --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0 "
-        "--agent.v_min 0 --agent.v_max 50",
-    },
+    "MountainCarContinuous-v0": _column(
+        "configs/mountain_car_continuous.yaml", "DDPG", "--agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101"
+    ),
+    "Reacher-misc": _column("configs/reacher.yaml", "TD3", "--agent.v_min 0 --agent.v_max 20"),
+    "Swimmer-misc": _column("configs/swimmer.yaml", "DDPG", "--agent.v_min 0 --agent.v_max 50"),
     "Rocket-goddard": {
         "DDPG": f"configs/goddard.yaml --agent '{{algorithm: ddpg, {_ROCKET}}}'",
         "TD3": f"configs/goddard.yaml --agent '{{algorithm: td3, {_ROCKET}}}'",
         "D4PG": "configs/goddard.yaml",
-        "FastTD3": "configs/goddard.yaml --agent.algorithm fasttd3 --agent.decoupled_weight_decay 0",
+        "FastTD3": f"configs/goddard.yaml {_FAST}",
     },
 }
 """The arguments of each algorithm on each environment, with equal env steps, networks, noise and n in a row; but
