@@ -34,31 +34,39 @@ def fastest(run: Callable[[], None], repeats: int = 7) -> float:
     return min(seconds)
 
 
-def products(hidden: int, rows: int, count: int, kind: str = "forward") -> Callable[[], None]:
-    """A product of a hidden layer on a slice of rows, `count` times in one compiled loop."""
+def products(
+    hidden: int, rows: int, count: int, kind: str = "forward", precision: str = "float32"
+) -> Callable[[], None]:
+    """A product of a hidden layer on a slice of rows, `count` times in one compiled loop. With factors in bfloat16 sums
+    are float32, and are rounded where they are the factor of the next product."""
     import jax
+    import jax.numpy as jnp
 
-    activations = jax.random.normal(jax.random.key(0), (rows, hidden))
-    weights = jax.random.normal(jax.random.key(1), (hidden, hidden)) / hidden**0.5
-    over_rows = (((0,), (0,)), ((), ()))
+    activations = jax.random.normal(jax.random.key(0), (rows, hidden), dtype=precision)
+    weights = (jax.random.normal(jax.random.key(1), (hidden, hidden)) / hidden**0.5).astype(precision)
+    transposed = activations.T.copy()  # of which XLA makes faster products than of sums over rows
+
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(precision)
+
     body, start = {
-        "forward": (lambda x: x @ weights, activations),
-        "input": (lambda x: x @ weights.T, activations),
+        "forward": (lambda x: product(x, weights), activations),
+        "input": (lambda x: product(x, weights.T), activations),
         # What it multiplies has to change, or the compiler would take the product out of the loop.
-        "weight": (lambda w: jax.lax.dot_general(activations, activations + w[0], over_rows) / rows, weights),
+        "weight": (lambda w: product(transposed, activations + w[0]) / rows, weights),
         "what the last adds": (lambda x: x + weights[0] * x[0], activations),
     }[kind]
     loop = jax.jit(lambda x: jax.lax.fori_loop(0, count, lambda _, x: body(x), x))
     return lambda: jax.block_until_ready(loop(start))
 
 
-def floor_seconds(hidden: int, batch_size: int, repeats: int = 7) -> float:
+def floor_seconds(hidden: int, batch_size: int, repeats: int = 7, precision: str = "float32") -> float:
     """CPU seconds that the hidden layers' products of one update take on one core, at the fastest slice size."""
     least = dict.fromkeys(PRODUCTS, math.inf)
     for rows in {min(batch_size, size) for size in (128, 256, 512, 1024)} | {batch_size}:
         count = max(1, 50 * 256 // rows)
         seconds = {
-            kind: fastest(products(hidden, rows, count, kind), repeats) / count * (batch_size / rows)
+            kind: fastest(products(hidden, rows, count, kind, precision), repeats) / count * (batch_size / rows)
             for kind in (*PRODUCTS, "what the last adds")
         }
         seconds["weight"] -= seconds["what the last adds"]
@@ -66,11 +74,13 @@ def floor_seconds(hidden: int, batch_size: int, repeats: int = 7) -> float:
     return sum(number * least[kind] for kind, number in PRODUCTS.items())
 
 
-def on_core(core: int, seconds: float, hidden: int, batch_size: int, barrier: Any, results: Any) -> None:
-    """Makes the products of updates on one core for so long, and tells how many updates' worth a second were made."""
+def on_core(
+    core: int, seconds: float, hidden: int, batch_size: int, precision: str, barrier: Any, results: Any
+) -> None:
+    """Makes the products of updates on one core for so long, and puts how many updates' worth a second were made."""
     alone(core)
     updates = 20
-    runs = [products(hidden, batch_size, updates * number, kind) for kind, number in PRODUCTS.items()]
+    runs = [products(hidden, batch_size, updates * number, kind, precision) for kind, number in PRODUCTS.items()]
     for run in runs:
         run()
     barrier.wait()
@@ -124,8 +134,9 @@ def one_core(smoke: bool) -> dict[str, object]:
             num_envs * steps / fastest(lambda play=play: jax.block_until_ready(play(jax.random.key(0))))
         )
     floors = {
-        f"{hidden}, batch {batch_size}": 1 / floor_seconds(hidden, batch_size)
+        f"{hidden}, batch {batch_size}, {precision}": 1 / floor_seconds(hidden, batch_size, precision=precision)
         for hidden, batch_size in ([(64, 256)] if smoke else [(64, 256), (64, 8192), (256, 256), (256, 8192)])
+        for precision in ("float32", "bfloat16")
     }
     return {
         "gigaflops_by_size": gigaflops,
@@ -135,12 +146,12 @@ def one_core(smoke: bool) -> dict[str, object]:
     }
 
 
-def all_cores(seconds: float, hidden: int = 256, batch_size: int = 256) -> float:
+def all_cores(seconds: float, hidden: int = 256, batch_size: int = 256, precision: str = "float32") -> float:
     """Updates' worth of products per wall second on all cores at once, a process on each."""
     context = multiprocessing.get_context("spawn")
     cores = sorted(os.sched_getaffinity(0))
     barrier, results = context.Barrier(len(cores)), context.Queue()
-    arguments = (seconds, hidden, batch_size, barrier, results)
+    arguments = (seconds, hidden, batch_size, precision, barrier, results)
     processes = [context.Process(target=on_core, args=(core, *arguments)) for core in cores]
     for process in processes:
         process.start()

@@ -31,15 +31,21 @@ ENVIRONMENTS = {
     "sb3": ("3.11", ["torch==2.13.0", "stable-baselines3==2.9.2"]),
 }
 TRAINERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "products alone": ("jax-0.10.2", "floor.py", {}),
-    "jaxddpg": ("jax-0.10.2", "ours.py", {"algorithm": "ddpg"}),
+    "products alone": ("jax-0.10.2", "floor.py", {"precision": "float32"}),
+    "products alone, bfloat16": ("jax-0.10.2", "floor.py", {"precision": "bfloat16"}),
+    "products alone, jax 0.11.2": ("jax-0.11.2", "floor.py", {"precision": "float32"}),
+    "products alone, bfloat16, jax 0.11.2": ("jax-0.11.2", "floor.py", {"precision": "bfloat16"}),
+    "jaxddpg": ("jax-0.10.2", "ours.py", {"algorithm": "ddpg", "precision": "float32"}),
+    "jaxddpg, bfloat16": ("jax-0.10.2", "ours.py", {"algorithm": "ddpg", "precision": "bfloat16"}),
     "the loop": ("jax-0.10.2", "loop.py", {}),
-    "jaxddpg, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "ddpg"}),
+    "jaxddpg, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "ddpg", "precision": "float32"}),
+    "jaxddpg, bfloat16, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "ddpg", "precision": "bfloat16"}),
     "the loop, jax 0.11.2": ("jax-0.11.2", "loop.py", {}),
     "SBX DDPG": ("sbx", "sb3.py", {"package": "sbx", "algorithm": "DDPG"}),
     "SB3 DDPG": ("sb3", "sb3.py", {"package": "stable_baselines3", "algorithm": "DDPG"}),
-    "jaxddpg TD3": ("jax-0.10.2", "ours.py", {"algorithm": "td3"}),
-    "jaxddpg TD3, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "td3"}),
+    "jaxddpg TD3": ("jax-0.10.2", "ours.py", {"algorithm": "td3", "precision": "float32"}),
+    "jaxddpg TD3, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "td3", "precision": "float32"}),
+    "jaxddpg TD3, bfloat16, jax 0.11.2": ("jax-0.11.2", "ours.py", {"algorithm": "td3", "precision": "bfloat16"}),
     "rejax 0.1.3 TD3": ("rejax-0.1.3", "rejax_td3.py", {}),
     "rejax 0.1.2 TD3": ("rejax-0.1.2", "rejax_td3.py", {}),
     "SBX TD3": ("sbx", "sb3.py", {"package": "sbx", "algorithm": "TD3"}),
@@ -52,6 +58,7 @@ ONE = {"members": 1, "hidden": 256, "batch_size": 256, "capacity": 100_000, "upd
 WORKLOADS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "16 members, 2x256, batch 256": (ONE | {"members": 16, "updates": 80, "pinned": False}, POPULATIONS),
     "16 members, 2x64, batch 256": (ONE | {"members": 16, "hidden": 64, "updates": 800, "pinned": False}, POPULATIONS),
+    "16 members, 2x512, batch 256": (ONE | {"members": 16, "hidden": 512, "updates": 20, "pinned": False}, DDPG),
     "1 member, 2x256, batch 256": (ONE, [*TRAINERS]),
     "1 member, 2x256, batch 8192": (ONE | {"batch_size": 8192, "updates": 20}, DDPG),
     "1 member, 2x256, batch 256, 1M rows": (ONE | {"capacity": 1_000_000}, DDPG),
@@ -160,12 +167,14 @@ def tables(result: dict[str, Any]) -> str:
         rates = entry["updates_per_second"]
         rows = []
         for trainer, own in rates.items():
-            same = f"jaxddpg{' TD3' * ('TD3' in trainer)}{', jax 0.11.2' * trainer.endswith('jax 0.11.2')}"
+            release = ", jax 0.11.2" * trainer.endswith("jax 0.11.2")
+            same = f"jaxddpg{' TD3' * ('TD3' in trainer)}{release}"
+            floor = f"products alone{', bfloat16' * ('bfloat16' in trainer)}{release}"
             rows.append(
                 {
                     "trainer": trainer,
                     "updates/s (median)": f"{statistics.median(own):,.0f}",
-                    "of the products": ratio(own, rates["products alone"]),
+                    "of the products": ratio(own, rates[floor if floor in rates else "products alone"]),
                     "jaxddpg, same algorithm and jax, is": f"{ratio(rates[same], own)} times",
                 }
             )

@@ -366,8 +366,8 @@ def test_peers_are_compared_by_the_updates_that_their_optimizers_count(monkeypat
     peers = importlib.import_module("peers")
     monkeypatch.setattr(peers, "interpreter", lambda environment: sys.executable)
     spec = {"members": 2, "hidden": 8, "batch_size": 16, "capacity": 2_000, "updates": 3, "pinned": False}
-    compared = peers.compare(spec, ["jaxddpg", "the loop"], rounds=2)
-    assert [len(rates) for rates in compared["updates_per_second"].values()] == [2, 2]
+    compared = peers.compare(spec, ["jaxddpg", "jaxddpg, bfloat16", "the loop"], rounds=2)
+    assert [len(rates) for rates in compared["updates_per_second"].values()] == [2, 2, 2]
     assert "| the loop |" in peers.tables(
         {
             "workloads": {

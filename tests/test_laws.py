@@ -195,10 +195,17 @@ def test_the_compiled_epoch_holds_one_replay_and_never_copies_it(base, placement
     assert memory.temp_size_in_bytes < 0.5 * replay_bytes  # of a small replay; a second one would be all of it
 
 
+HALF = {
+    f"{name}, bfloat16": dataclasses.replace(base, agent=dataclasses.replace(base.agent, precision="bfloat16"))
+    for name, base in BASES.items()
+    if name != "copdac"
+}
 PUBLISHED = config.read(Path(__file__).parent.parent / "configs" / "fasttd3.yaml").experiment
 
 
-@pytest.mark.parametrize("experiment", [*BASES.values(), PUBLISHED], ids=[*BASES, "fasttd3, published"])
+@pytest.mark.parametrize(
+    "experiment", [*BASES.values(), *HALF.values(), PUBLISHED], ids=[*BASES, *HALF, "fasttd3, published"]
+)
 def test_an_epoch_lowers_for_every_platform_without_having_it(experiment):
     """The published FastTD3 is too large for a CPU: none of its arrays is made here."""
     trainer, clock = build.build(experiment.member()), clock_at(experiment.training, 1)

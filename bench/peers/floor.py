@@ -14,15 +14,16 @@ def main() -> None:
     import ceiling
 
     spec = json.loads(sys.argv[1])
+    shape = {name: spec[name] for name in ("hidden", "batch_size", "precision")}
     if spec["pinned"]:
         ceiling.alone(0)
-        ceiling.floor_seconds(spec["hidden"], spec["batch_size"], 1)
+        ceiling.floor_seconds(**shape, repeats=1)
     serve.tell({"ready": time.perf_counter() - serve.STARTED})
     for _ in sys.stdin:
         if spec["pinned"]:
-            seconds = ceiling.floor_seconds(spec["hidden"], spec["batch_size"], 3)
+            seconds = ceiling.floor_seconds(**shape, repeats=3)
         else:
-            seconds = 1 / ceiling.all_cores(1.0, spec["hidden"], spec["batch_size"])
+            seconds = 1 / ceiling.all_cores(1.0, **shape)
         serve.tell({"updates": 1, "wall": seconds, "cpu": seconds})
 
 

@@ -25,7 +25,7 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     use_all_cores()
     names = ("hidden", "batch_size", "capacity", "members")
     sections = common.shape(**{name: spec[name] for name in names}, steps_per_epoch=spec["updates"])
-    sections["agent"]["algorithm"] = spec["algorithm"]
+    sections["agent"] |= {"algorithm": spec["algorithm"], "precision": spec["precision"]}
     experiment = config.parse(sections).experiment
     population = build.populate(config.resolve(experiment).run())
     state, epoch = population.init(), 0

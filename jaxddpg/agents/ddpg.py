@@ -38,8 +38,10 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    actor = network(Actor, config.actor, action_size=environment.action_size, axis_name=axis_name)
-    critic = network(Critic, config.critic, axis_name=axis_name)
+    actor = network(
+        Actor, config.actor, precision=config.precision, action_size=environment.action_size, axis_name=axis_name
+    )
+    critic = network(Critic, config.critic, precision=config.precision, axis_name=axis_name)
     optimizer, adam_step = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)

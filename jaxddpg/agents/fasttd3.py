@@ -39,8 +39,8 @@ def fasttd3(
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    actor = network(Actor, config.actor, action_size=environment.action_size)
-    critic = network(CategoricalCritic, config.critic, num_atoms=config.num_atoms)
+    actor = network(Actor, config.actor, precision=config.precision, action_size=environment.action_size)
+    critic = network(CategoricalCritic, config.critic, precision=config.precision, num_atoms=config.num_atoms)
     optimizer, descend = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)

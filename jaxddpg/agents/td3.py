@@ -36,8 +36,8 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
         config: its numbers may be traced.
         axis_name: mapped axis over which the batch is sharded; None if it is not.
     """
-    actor = network(Actor, config.actor, action_size=environment.action_size)
-    critic = network(Critic, config.critic)
+    actor = network(Actor, config.actor, precision=config.precision, action_size=environment.action_size)
+    critic = network(Critic, config.critic, precision=config.precision)
     optimizer, descend = descent.adam(config, axis_name)
     follow = partial(equations.soft_update, tau=config.tau)
     average = partial(sharding.mean_over_shards, axis_name=axis_name)

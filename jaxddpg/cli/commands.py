@@ -238,7 +238,7 @@ def check(options: argparse.Namespace) -> int:
     _import_jax()
     import jax
 
-    from jaxddpg.check import self_test
+    from jaxddpg.check import rates, self_test
     from jaxddpg.report.console import print_table
     from jaxddpg.runs import backend
 
@@ -265,6 +265,8 @@ def check(options: argparse.Namespace) -> int:
         if failed
         else f"all {len(checks)} checks passed",
     )
+    single, half = (rates.rate(precision) / 1e9 for precision in ("float32", "bfloat16"))
+    print(f"hidden layers: {single:,.0f} GFLOP/s with agent.precision float32, {half:,.0f} with bfloat16")
     return 1 if failed else 0
 
 

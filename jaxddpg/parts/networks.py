@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxddpg.parts import products
 from jaxddpg.types import Features, Key, Metrics, Params, Scalar
 
 
@@ -22,10 +23,13 @@ def _uniform(bound: Scalar) -> nn.initializers.Initializer:
     return init
 
 
-def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None) -> jax.Array:
+def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None, precision: str = "float32") -> jax.Array:
     """A dense layer whose weights and biases start from U(-bound, bound); the default bound is 1 / sqrt(fan in)."""
     initializer = _uniform(inputs.shape[-1] ** -0.5 if bound is None else bound)
-    return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float)(inputs)
+    dot_general = products.dot_general(precision)
+    return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float, dot_general=dot_general)(
+        inputs
+    )
 
 
 # flax's fast variance is E[x^2] - E[x]^2, which cancels in float32 where the mean is large: the standard deviation of
@@ -38,9 +42,11 @@ def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Ar
     return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, **_TWO_PASSES)(inputs)
 
 
-def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None) -> jax.Array:
+def _hidden(
+    size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None, precision: str
+) -> jax.Array:
     """A dense layer, its normalization ("none", "layer" or "batch") and its ReLU."""
-    x = _dense(size, inputs)
+    x = _dense(size, inputs, precision=precision)
     if normalization == "batch":
         x = _batch_norm(x, train, axis_name)
     elif normalization == "layer":
@@ -48,11 +54,16 @@ def _hidden(size: int, inputs: jax.Array, normalization: str, train: bool, axis_
     return nn.relu(x)
 
 
-def _residual(module: nn.Module, sizes: tuple[int, ...], inputs: jax.Array) -> jax.Array:
+def _residual(module: nn.Module, sizes: tuple[int, ...], inputs: jax.Array, precision: str) -> jax.Array:
     """A dense layer and one residual block per size, all of which are equal, then a layer normalization. Lee et al.
     2024, "SimBa" (arXiv 2410.09754), section 4."""
     normalize = lambda x: nn.LayerNorm(**_TWO_PASSES)(x)  # noqa: E731
-    dense = partial(nn.Dense, param_dtype=float, kernel_init=nn.initializers.he_normal())
+    dense = partial(
+        nn.Dense,
+        param_dtype=float,
+        kernel_init=nn.initializers.he_normal(),
+        dot_general=products.dot_general(precision),
+    )
     x = nn.Dense(sizes[0], param_dtype=float, kernel_init=nn.initializers.orthogonal())(inputs)
     for size in sizes:
         hidden = nn.relu(dense(4 * size)(normalize(x)))
@@ -67,7 +78,8 @@ class Actor(nn.Module):
     `normalization` is "none", "layer" (each hidden layer before its ReLU) or "batch" (the observation, too). With
     `train` a batch is normalized by its own statistics, which move the running averages ("batch_stats"); without it
     each row is normalized by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
-    batch is whole. `architecture` is "mlp" or "residual", which has a block for each of the hidden sizes.
+    batch is whole. `architecture` is "mlp" or "residual", which has a block for each of the hidden sizes. `precision`,
+    "float32" or "bfloat16", is that of the products of all layers but the first and the last.
     """
 
     action_size: int
@@ -76,15 +88,17 @@ class Actor(nn.Module):
     final_bound: Scalar
     axis_name: str | None = None
     architecture: str = "mlp"
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, observation: jax.Array, train: bool = False) -> jax.Array:
         if self.architecture == "residual":
-            x = _residual(self, self.hidden_sizes, observation)
+            x = _residual(self, self.hidden_sizes, observation, self.precision)
             return jnp.tanh(_dense(self.action_size, x, self.final_bound))
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
-        for size in self.hidden_sizes:
-            x = _hidden(size, x, self.normalization, train, self.axis_name)
+        for layer, size in enumerate(self.hidden_sizes):
+            precision = self.precision if layer else "float32"
+            x = _hidden(size, x, self.normalization, train, self.axis_name, precision)
             self.sow("intermediates", "hidden", x)
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
@@ -102,17 +116,19 @@ class _Critic(nn.Module):
     final_bound: Scalar
     axis_name: str | None = None
     architecture: str = "mlp"
+    precision: str = "float32"
 
     def hidden(self, observation: jax.Array, action: jax.Array, train: bool) -> jax.Array:
         """The units [..., H] of the last hidden layer."""
         if self.architecture == "residual":
-            return _residual(self, self.hidden_sizes, jnp.concatenate([observation, action], axis=-1))
+            return _residual(self, self.hidden_sizes, jnp.concatenate([observation, action], axis=-1), self.precision)
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
             if layer == self.action_layer:
                 x = jnp.concatenate([x, action], axis=-1)
             joined = self.normalization == "batch" and layer >= self.action_layer
-            x = _hidden(size, x, "none" if joined else self.normalization, train, self.axis_name)
+            normalization = "none" if joined else self.normalization
+            x = _hidden(size, x, normalization, train, self.axis_name, self.precision if layer else "float32")
             self.sow("intermediates", "hidden", x)
         return x
 

@@ -110,6 +110,9 @@ class ActorCritic:
     decoupled_weight_decay: Scalar = setting(
         0.0, "fraction of each weight that a step subtracts, times the learning rate (AdamW)", at_least=0
     )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", "of the matrix products of all layers but the first and the last; sums are float32"
+    )
     normalize_observations: bool = setting(False, "scale observations to mean 0 and variance 1 by running statistics")
     actor: Actor = setting(Actor, "the policy network")
     critic: Critic = setting(Critic, "the action-value network")
