@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -372,3 +375,29 @@ def test_a_factory_that_cannot_be_used_is_one_clear_fault(name, parameters, frag
     (fault,) = error.value.errors
     assert fault.startswith(f"environment {name} cannot be used: ")
     assert fragment in fault
+
+
+def test_seaborn_is_imported_when_it_is_used():
+    """By gymnax or by others; with pandas and scipy.stats it takes as long as the rest of gymnax."""
+    program = """
+import sys
+from jaxddpg import from_gymnax
+from_gymnax("Pendulum-v1")
+assert not {"seaborn", "pandas", "scipy.stats"} & {*sys.modules}
+from gymnax.environments.misc import pong
+assert len(pong.sns.color_palette("cubehelix", 3)) == 3
+import seaborn.relational
+assert seaborn.color_palette is pong.sns.color_palette
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_seaborn_that_is_imported_stays():
+    program = """
+import sys, seaborn
+from jaxddpg import from_gymnax
+from_gymnax("Pendulum-v1")
+from gymnax.environments.misc import pong
+assert pong.sns is seaborn is sys.modules["seaborn"]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

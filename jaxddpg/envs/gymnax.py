@@ -1,6 +1,9 @@
 """The adapter of gymnax (>= 1.0)."""
 
+import importlib
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -25,10 +28,8 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
             observation space is not a Box, or there is no parameter max_steps_in_episode.
     """
     if isinstance(environment, str):
-        # Imported here because it takes seconds and starts the JAX backend.
-        import gymnax
-
-        environment, defaults = gymnax.make(environment)
+        # Imported here because it takes a second and starts the JAX backend.
+        environment, defaults = _import_gymnax().make(environment)
     else:
         defaults = environment.default_params
     unknown = [name for name in parameters or {} if not hasattr(defaults, name)]
@@ -86,6 +87,26 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
         observation_low=jnp.ravel(jnp.asarray(observation_space.low, jnp.float32)),
         observation_high=jnp.ravel(jnp.asarray(observation_space.high, jnp.float32)),
     )
+
+
+def _import_gymnax() -> Any:
+    """Imports gymnax, but seaborn only when it is used. gymnax draws Pong and MinAtar with it, and its import, with pandas
+    and scipy.stats, would take longer than that of gymnax itself."""
+    if "gymnax" in sys.modules or "seaborn" in sys.modules:
+        return importlib.import_module("gymnax")
+    seaborn = ModuleType("seaborn")
+
+    def load(name: str) -> Any:
+        if name.startswith("__"):  # asked of every module, e.g. by `inspect`
+            raise AttributeError(name)
+        return getattr(importlib.import_module("seaborn"), name)
+
+    seaborn.__getattr__ = load  # type: ignore[method-assign]
+    sys.modules["seaborn"] = seaborn
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        del sys.modules["seaborn"]  # so that others import the real one
 
 
 def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
