@@ -135,6 +135,14 @@ def test_products_and_their_derivatives_against_numpy(offset, scale, rows, input
     assert np.any(rounded(x) != x)
 
 
+@pytest.mark.parametrize(("rows", "size"), [(32, 24), (8, 3), (16, 1), (7, 5), (2, 4), (1, 1)])
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_a_transpose_in_blocks_is_a_transpose(rows, size, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jnp.arange(rows * size).reshape(rows, size)
+    np.testing.assert_array_equal(products._transposed(x), np.asarray(x).T)
+
+
 def test_members_and_further_dimensions_are_rows():
     """[M, T, B, K] and [M, K, N], the members mapped."""
     random = np.random.default_rng(0)
