@@ -45,6 +45,8 @@ CASES = {
     "normalized, offset": OFFSET | {"agent": deep() | {"normalize_observations": True}},
     "residual": {"agent": deep("td3", architecture="residual", hidden_sizes=[4, 4])},
     "d4pg": {"agent": deep("d4pg")},
+    "bfloat16": {"agent": deep("td3", hidden_sizes=[8, 8, 8]) | {"precision": "bfloat16"}},
+    "residual, bfloat16": {"agent": deep("td3", architecture="residual", hidden_sizes=[4]) | {"precision": "bfloat16"}},
     "copdac": {
         "agent": {"algorithm": "copdac", "batch_size": 2, "features": {"encoding": "radial", "num_centers": 2}},
         "replay": {"sampling": "latest", "capacity": 400},

@@ -82,7 +82,7 @@ def _arrays(agent: Any, state: State) -> dict[str, Any]:
     for collection in state.actor.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
             found["/".join(key.key for key in path)] = leaf
-    found["residual"] = agent.actor.architecture == "residual"
+    found |= {"residual": agent.actor.architecture == "residual", "bfloat16": agent.precision == "bfloat16"}
     return {name: np.asarray(value) for name, value in found.items()}
 
 

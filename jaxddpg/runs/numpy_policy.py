@@ -20,8 +20,16 @@ def load(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
         arrays = dict(file)
     depth = sum(name.startswith("Dense_") for name in arrays) // 2 - 1  # of the last layer
 
+    def rounded(x: np.ndarray) -> np.ndarray:
+        """To the nearest bfloat16, as float32."""
+        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
     def dense(x: np.ndarray, index: int) -> np.ndarray:
-        return x @ arrays[f"Dense_{index}/kernel"] + arrays[f"Dense_{index}/bias"]
+        kernel = arrays[f"Dense_{index}/kernel"]
+        if arrays["bfloat16"] and 0 < index < depth:
+            x, kernel = rounded(x), rounded(kernel)
+        return x @ kernel + arrays[f"Dense_{index}/bias"]
 
     def normalize(x: np.ndarray, kind: str, index: int) -> np.ndarray:
         """Layer or batch normalization, if the network has it here."""
