@@ -20,10 +20,7 @@ def main() -> None:
         ceiling.floor_seconds(**shape, repeats=1)
     serve.tell({"ready": time.perf_counter() - serve.STARTED})
     for _ in sys.stdin:
-        if spec["pinned"]:
-            seconds = ceiling.floor_seconds(**shape, repeats=3)
-        else:
-            seconds = 1 / ceiling.all_cores(1.0, **shape)
+        seconds = ceiling.floor_seconds(**shape, repeats=3) if spec["pinned"] else 1 / ceiling.all_cores(1.0, **shape)
         serve.tell({"updates": 1, "wall": seconds, "cpu": seconds})
 
 
