@@ -90,8 +90,8 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
 
 
 def _import_gymnax() -> Any:
-    """Imports gymnax, but seaborn only when it is used. gymnax draws Pong and MinAtar with it, and its import, with pandas
-    and scipy.stats, would take longer than that of gymnax itself."""
+    """Imports gymnax, but seaborn only when it is used. gymnax draws Pong and MinAtar with it, and importing it, with
+    pandas and scipy.stats, would take longer than gymnax itself."""
     if "gymnax" in sys.modules or "seaborn" in sys.modules:
         return importlib.import_module("gymnax")
     seaborn = ModuleType("seaborn")
