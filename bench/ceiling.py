@@ -37,14 +37,14 @@ def fastest(run: Callable[[], None], repeats: int = 7) -> float:
 def products(
     hidden: int, rows: int, count: int, kind: str = "forward", precision: str = "float32"
 ) -> Callable[[], None]:
-    """A product of a hidden layer on a slice of rows, `count` times in one compiled loop. With factors in bfloat16 sums
-    are float32, and are rounded where they are the factor of the next product."""
+    """A product of a hidden layer on a slice of rows, `count` times in one compiled loop. With bfloat16 factors, sums
+    are accumulated in float32 and rounded to bfloat16 as the next factor."""
     import jax
     import jax.numpy as jnp
 
     activations = jax.random.normal(jax.random.key(0), (rows, hidden), dtype=precision)
     weights = (jax.random.normal(jax.random.key(1), (hidden, hidden)) / hidden**0.5).astype(precision)
-    transposed = activations.T.copy()  # of which XLA makes faster products than of sums over rows
+    transposed = activations.T.copy()  # XLA's CPU products contract a last axis faster than a first one
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(precision)
@@ -77,7 +77,7 @@ def floor_seconds(hidden: int, batch_size: int, repeats: int = 7, precision: str
 def on_core(
     core: int, seconds: float, hidden: int, batch_size: int, precision: str, barrier: Any, results: Any
 ) -> None:
-    """Makes the products of updates on one core for so long, and puts how many updates' worth a second were made."""
+    """Makes the products of updates on one core for so long, and reports how many updates' worth a second were made."""
     alone(core)
     updates = 20
     runs = [products(hidden, batch_size, updates * number, kind, precision) for kind, number in PRODUCTS.items()]

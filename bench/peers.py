@@ -174,7 +174,7 @@ def tables(result: dict[str, Any]) -> str:
                 {
                     "trainer": trainer,
                     "updates/s (median)": f"{statistics.median(own):,.0f}",
-                    "of the products": ratio(own, rates[floor if floor in rates else "products alone"]),
+                    "of the products": ratio(own, rates[floor]),
                     "jaxddpg, same algorithm and jax, is": f"{ratio(rates[same], own)} times",
                 }
             )

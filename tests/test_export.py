@@ -107,7 +107,10 @@ def test_an_exported_policy_is_that_of_the_run_without_this_package(case, root, 
     for program in kinds.values():
         subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "policy", check=True)
         for found in np.load(tmp_path / "found.npy"):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+            # A factor within an ulp of the midpoint of two bfloat16s may be rounded to either.
+            error = np.abs(found - expected)
+            assert np.max(error) < (1e-2 if "bfloat16" in case else 2e-6)
+            assert np.mean(error < 2e-6) > 0.99
     text = (tmp_path / "policy" / "README.md").read_text()
     assert ("## In NumPy" in text) == ("numpy" in kinds)
     for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):

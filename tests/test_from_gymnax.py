@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -390,6 +391,18 @@ import seaborn.relational
 assert seaborn.color_palette is pong.sns.color_palette
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_seaborn_may_be_used_while_gymnax_is_imported(tmp_path):
+    (tmp_path / "gymnax.py").write_text("import seaborn\ncolors = seaborn.color_palette('cubehelix', 3)\n")
+    program = """
+import sys
+from jaxddpg.envs import gymnax
+assert len(gymnax._import_gymnax().colors) == 3
+assert sys.modules["seaborn"].color_palette
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_a_seaborn_that_is_imported_stays():

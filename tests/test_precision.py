@@ -63,11 +63,16 @@ def dots(text):
 def test_exactly_the_hidden_products_have_bfloat16_factors(algorithm, architecture):
     """Forward and in both products of the derivative; all sums are float32."""
     sizes = {"hidden_sizes": (24, 24)} if architecture == "residual" else {}
-    agent = agent_of(algorithm, "bfloat16", architecture=architecture, **sizes)
-    state = jax.eval_shape(agent.init, jax.random.key(0))
-    program = jax.jit(agent.update).lower(jax.random.key(1), CLOCK, state, batch_of(agent.batch_size)).as_text()
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        agent = agent_of(algorithm, precision, architecture=architecture, **sizes)
+        state = jax.eval_shape(agent.init, jax.random.key(0))
+        program = jax.jit(agent.update).lower(jax.random.key(1), CLOCK, state, batch_of(agent.batch_size)).as_text()
+        found[precision] = dots(program)
+    results = [sorted(sorted(result[0]) for *_, result in products) for products in found.values()]
+    assert results[0] == results[1]
     kinds = set()
-    for *factors, result in dots(program):
+    for *factors, result in found["bfloat16"]:
         hidden = all(size in (2, BATCH, *HIDDEN, 96) for shape, _ in factors for size in shape)
         kinds.add(hidden)
         assert [kind for _, kind in factors] == ["bf16" if hidden else "f32"] * 2, (factors, result)
@@ -88,7 +93,8 @@ def test_states_and_metrics_are_float32(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["ddpg", "td3", "d4pg"])
 def test_soft_updates_do_not_vanish(algorithm):
-    """A step of tau = 0.005 is less than half the relative spacing of bfloat16, 0.0078: rounded targets would stay."""
+    """They move a parameter by 0.005 of its distance to the online one, which in bfloat16, with a relative spacing of
+    2^-8 to 2^-7, would mostly round to nothing."""
     agent = agent_of(algorithm, "bfloat16")
     state = agent.init(jax.random.key(0))
     after, _ = updated(agent, state)
@@ -175,7 +181,10 @@ def test_a_policy_of_one_observation_is_that_of_a_batch():
 
 @pytest.mark.parametrize(("precision", "kind"), [("float32", "f32"), ("bfloat16", "bf16")])
 def test_the_rate_is_that_of_three_products(precision, kind):
+    size = 16
     program = jax.jit(partial(rates._products, products.dot_general(precision)))
-    found = dots(program.lower(jnp.zeros((rates.SIZE, rates.SIZE)), 1).as_text())
-    square = (rates.SIZE, rates.SIZE)
+    found = dots(program.lower(jnp.zeros((size, size)), 1).as_text())
+    square = (size, size)
     assert found == [[(square, kind), (square, kind), (square, "f32")]] * 3
+    # Each number of a result is a sum of `size` products.
+    assert rates.operations(size) == sum(2 * size * np.prod(result[0]) for *_, result in found)

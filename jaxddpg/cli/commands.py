@@ -265,8 +265,8 @@ def check(options: argparse.Namespace) -> int:
         if failed
         else f"all {len(checks)} checks passed",
     )
-    single, half = (rates.rate(precision) / 1e9 for precision in ("float32", "bfloat16"))
-    print(f"hidden layers: {single:,.0f} GFLOP/s with agent.precision float32, {half:,.0f} with bfloat16")
+    full, reduced = (rates.rate(precision) / 1e9 for precision in ("float32", "bfloat16"))
+    print(f"hidden layers: {full:,.0f} GFLOP/s with agent.precision float32, {reduced:,.0f} with bfloat16")
     return 1 if failed else 0
 
 

@@ -91,14 +91,21 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
 
 def _import_gymnax() -> Any:
     """Imports gymnax, but seaborn only when it is used. gymnax draws Pong and MinAtar with it, and importing it, with
-    pandas and scipy.stats, would take longer than gymnax itself."""
+    pandas and scipy.stats, takes longer than gymnax itself. `importlib.util.LazyLoader` does not help, because
+    `inspect` asks every module for its file."""
     if "gymnax" in sys.modules or "seaborn" in sys.modules:
         return importlib.import_module("gymnax")
     seaborn = ModuleType("seaborn")
 
+    def forget() -> None:
+        """So that others import the real one."""
+        if sys.modules.get("seaborn") is seaborn:
+            del sys.modules["seaborn"]
+
     def load(name: str) -> Any:
         if name.startswith("__"):  # asked of every module, e.g. by `inspect`
             raise AttributeError(name)
+        forget()
         return getattr(importlib.import_module("seaborn"), name)
 
     seaborn.__getattr__ = load  # type: ignore[method-assign]
@@ -106,7 +113,7 @@ def _import_gymnax() -> Any:
     try:
         return importlib.import_module("gymnax")
     finally:
-        del sys.modules["seaborn"]  # so that others import the real one
+        forget()
 
 
 def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:

@@ -79,7 +79,7 @@ class Actor(nn.Module):
     `train` a batch is normalized by its own statistics, which move the running averages ("batch_stats"); without it
     each row is normalized by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
     batch is whole. `architecture` is "mlp" or "residual", which has a block for each of the hidden sizes. `precision`,
-    "float32" or "bfloat16", is that of the products of all layers but the first and the last.
+    "float32" or "bfloat16", is that of the factors of the products of all layers but the first and the last.
     """
 
     action_size: int
@@ -128,7 +128,14 @@ class _Critic(nn.Module):
                 x = jnp.concatenate([x, action], axis=-1)
             joined = self.normalization == "batch" and layer >= self.action_layer
             normalization = "none" if joined else self.normalization
-            x = _hidden(size, x, normalization, train, self.axis_name, self.precision if layer else "float32")
+            x = _hidden(
+                size,
+                x,
+                normalization,
+                train,
+                self.axis_name,
+                self.precision if layer else "float32",
+            )
             self.sow("intermediates", "hidden", x)
         return x
 

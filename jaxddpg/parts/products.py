@@ -12,16 +12,17 @@ def dot_general(precision: str) -> Callable[..., jax.Array]:
     """The `dot_general` of a `flax.linen.Dense` with this precision.
 
     With "bfloat16" the factors of the product and of both products of its derivative are rounded to bfloat16, and sums
-    are accumulated and returned in float32 (Micikevicius et al. 2018, "Mixed precision training", section 3.3). That
-    is written as casts, because XLA ignores the precision that a product asks for on a CPU.
+    are accumulated and returned in float32 (Kalamkar et al. 2019, "A study of BFLOAT16 for deep learning training",
+    arXiv 1905.12322). That is written as casts, because XLA ignores the precision that a product asks for on a CPU. It
+    has reverse-mode derivatives only.
     """
     return _rounded if precision == "bfloat16" else lax.dot_general
 
 
 def _rounded(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
     """[..., K], [K, N] -> [..., N]"""
-    del dimensions, precision  # those of every dense layer, and the default
-    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+    del dimensions, precision  # flax contracts the last axis of x with the first of the kernel
+    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _dot(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
@@ -54,9 +55,8 @@ _ROWS = 8
 def _transposed(x: jax.Array) -> jax.Array:
     """[B, K] -> [K, B]
 
-    On a CPU XLA has a fast kernel for x y and x y^T, but none for x^T y, and would make that of a transpose and a
-    product. So this one is two transposes, of blocks of rows and then of the blocks, kept apart by barriers; that is
-    also several times as fast as one.
+    XLA's CPU backend has a fast kernel for x y and x y^T but not for x^T y. Two blocked transposes, kept apart by
+    barriers so that they are not folded into the product, are several times as fast as one transpose.
     """
     num_rows, size = x.shape
     if jax.default_backend() != "cpu" or num_rows % _ROWS:

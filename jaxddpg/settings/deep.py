@@ -111,7 +111,8 @@ class ActorCritic:
         0.0, "fraction of each weight that a step subtracts, times the learning rate (AdamW)", at_least=0
     )
     precision: Literal["float32", "bfloat16"] = setting(
-        "float32", "of the matrix products of all layers but the first and the last; sums are float32"
+        "float32",
+        "of the factors of hidden layers' matrix products; sums, parameters, the first and the last layer are float32",
     )
     normalize_observations: bool = setting(False, "scale observations to mean 0 and variance 1 by running statistics")
     actor: Actor = setting(Actor, "the policy network")
