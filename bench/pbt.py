@@ -49,8 +49,8 @@ def jaxddpg(*arguments: object) -> None:
 def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict[str, float]:
     """Trains a population and measures the member that was best at the end."""
     flags = SETTINGS | changes | {"population.draw_seed": population, "population.seed": 1000 * population}
-    told = [token for path, value in flags.items() for token in (f"--{path}", value)]
-    jaxddpg("sweep", "configs/pendulum.yaml", *told, "--run-dir", directory, "--quiet")
+    arguments = [token for path, value in flags.items() for token in (f"--{path}", value)]
+    jaxddpg("sweep", "configs/pendulum.yaml", *arguments, "--run-dir", directory, "--quiet")
     jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population)
     summary = summary_module.read(directory / "summary.json")
     finals = [member["final_return"] for member in summary["members"]]
@@ -83,8 +83,8 @@ def measure() -> None:
     print(facts(), file=sys.stderr)
 
 
-def told() -> str:
-    """The table of what is kept."""
+def summary() -> str:
+    """The table of the committed results."""
     with TABLE.open() as file:
         rows = [*csv.DictReader(file)]
     of = {method: np.array([float(row["return"]) for row in rows if row["method"] == method]) for method in METHODS}
@@ -104,4 +104,4 @@ def told() -> str:
 if __name__ == "__main__":
     if "--table" not in sys.argv:
         measure()
-    print(told())
+    print(summary())

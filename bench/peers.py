@@ -132,8 +132,8 @@ def compare(spec: dict[str, Any], trainers: list[str], rounds: int) -> dict[str,
                 process = processes[trainer]
                 process.stdin.write("\n")
                 process.stdin.flush()
-                told = json.loads(process.stdout.readline())
-                rates[trainer].append(told["updates"] / told[clock])
+                answer = json.loads(process.stdout.readline())
+                rates[trainer].append(answer["updates"] / answer[clock])
     return {
         "clock": clock,
         "spec": spec,

@@ -6,6 +6,7 @@ tables.
     python bench/scores.py --table                  # README's table, from bench/results/scores.csv
     python bench/scores.py --table algorithms       # the first of docs/algorithms.md: algorithms by environments
     python bench/scores.py --table family           # the second: what single settings contribute
+    python bench/scores.py --table precision        # that of docs/devices.md: the shipped configs in both precisions
 
 Each experiment is two commands, `jaxddpg train` with the arguments in its row and `jaxddpg evaluate`; its rows in the
 CSV are replaced, those of the others stay. The seeds are 0 to 9 unless a row says otherwise; settings were searched for
@@ -28,7 +29,8 @@ from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 RESULTS = Path(__file__).parent / "results" / "scores.csv"
-COLUMNS = ("num_episodes", "member", "seed", "return_mean", "return_std")
+EVALUATED = ("num_episodes", "member", "seed", "return_mean", "return_std", "overestimation")
+COLUMNS = ("experiment", "env_steps", *EVALUATED, "critic_loss")
 EPISODES = 1_000
 SHIPPED = {
     "pendulum": "configs/pendulum.yaml",
@@ -101,6 +103,7 @@ FAMILY = {
     "--agent.critic.normalization none",
     "pendulum, n = 3": "configs/pendulum.yaml --replay.steps 3",
 }
+PRECISION = {f"{name}, bfloat16": f"{arguments} --agent.precision bfloat16" for name, arguments in SHIPPED.items()}
 _NAMES = {arguments: name for name, arguments in SHIPPED.items()}
 CELLS = {
     environment: {
@@ -110,7 +113,8 @@ CELLS = {
     for environment, column in ALGORITHMS.items()
 }
 """The experiment of each algorithm on each environment, by name and arguments."""
-EXPERIMENTS = SHIPPED | FAMILY | {name: arguments for column in CELLS.values() for name, arguments in column.values()}
+_ALGORITHMS = {name: arguments for column in CELLS.values() for name, arguments in column.values()}
+EXPERIMENTS = SHIPPED | PRECISION | FAMILY | _ALGORITHMS
 
 
 def measure(name: str) -> list[dict[str, str]]:
@@ -122,10 +126,15 @@ def measure(name: str) -> list[dict[str, str]]:
         subprocess.run([*program, "train", "--num-seeds", "10", *train, "--run-dir", run], check=True)
         subprocess.run([*program, "evaluate", run, "--num-episodes", str(EPISODES)], check=True)
         with open(f"{run}/metrics.jsonl") as file:
-            env_steps = json.loads(file.readlines()[-1])["env_steps"]
+            last = {row["member"]: row for row in map(json.loads, file)}
         with open(f"{run}/evaluation.csv", newline="") as file:
             return [
-                {"experiment": name, "env_steps": env_steps} | {column: row[column] for column in COLUMNS}
+                {
+                    "experiment": name,
+                    "env_steps": last[int(row["member"])]["env_steps"],
+                    **{column: row[column] for column in EVALUATED},
+                    "critic_loss": last[int(row["member"])]["train/critic_loss"],
+                }
                 for row in csv.DictReader(file)
             ]
 
@@ -179,6 +188,33 @@ def comparison(rows: list[dict[str, str]]) -> str:
     return common.table(found)
 
 
+def precisions(rows: list[dict[str, str]]) -> str:
+    """The Markdown table of the shipped experiments in both precisions, paired by seed."""
+    found = []
+    for name in SHIPPED:
+        own = [[row for row in rows if row["experiment"] == experiment] for experiment in (name, f"{name}, bfloat16")]
+        if not all(own):
+            continue
+        one, half = (
+            {column: np.array([float(row.get(column) or "nan") for row in of_one]) for column in COLUMNS[5:]}
+            for of_one in own
+        )
+        low, high = confidence_interval(one["return_mean"])
+        difference = half["return_mean"] - one["return_mean"]
+        line = {
+            "config": name,
+            "float32: IQM (95% CI)": f"{_text(interquartile_mean(one['return_mean']))} ({_text(low)} to {_text(high)})",
+            "bfloat16: IQM": _text(interquartile_mean(half["return_mean"])),
+            "paired difference (95% CI)": f"{_text(interquartile_mean(difference))} ({{}} to {{}})".format(
+                *map(_text, confidence_interval(difference))
+            ),
+        }
+        for column in ("overestimation", "critic_loss"):
+            line[column.replace("_", " ")] = " / ".join(f"{np.median(own[column]):.3g}" for own in (one, half))
+        found.append(line)
+    return common.table(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; none: all")
@@ -186,7 +222,7 @@ def main() -> None:
         "--table",
         nargs="?",
         const="shipped",
-        choices=["shipped", "algorithms", "family"],
+        choices=["shipped", "algorithms", "family", "precision"],
         help="train nothing, print a table",
     )
     options = parser.parse_args()
@@ -198,11 +234,13 @@ def main() -> None:
             rows = [row for row in rows if row["experiment"] != name] + measure(name)
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+                writer = csv.DictWriter(file, fieldnames=COLUMNS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
     if options.table == "algorithms":
         print(comparison(rows))
+    elif options.table == "precision":
+        print(precisions(rows))
     else:
         print(table(rows, {None: EXPERIMENTS, "shipped": SHIPPED, "family": FAMILY}[options.table]))
 

@@ -43,7 +43,7 @@ checkpoint: {{interval_seconds: 0, keep: 2}}
 
 
 def start(arguments: list[Any], cache: Path) -> subprocess.Popen:
-    # Compiling the same program hundreds of times would tell nothing.
+    # Compiling the same program hundreds of times would test nothing.
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -2,9 +2,9 @@
 
     python bench/startup.py
 
-`jaxddpg train configs/pendulum.yaml` with an epoch of one step: the seconds until it says that it compiles (imports,
-and a look at the environment), and until the first epoch is told. Cold has no compilation cache, warm one that a run
-before has filled. Medians of several runs, in turn. Writes bench/results/startup.json.
+`jaxddpg train configs/pendulum.yaml` with an epoch of one step: the seconds until it starts to compile (imports, and
+checks of the environment), and until it reports the first epoch. Cold runs have no compilation cache, warm runs one
+that an earlier run has filled. Medians of several runs, in turn. Writes bench/results/startup.json.
 """
 
 import argparse

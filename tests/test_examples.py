@@ -316,6 +316,7 @@ def bench(script):
         ("scores", "README.md"),
         ("scores algorithms", "docs/algorithms.md"),
         ("scores family", "docs/algorithms.md"),
+        ("scores precision", "docs/devices.md"),
         ("n_step", "docs/algorithms.md"),
         ("optima", "bench/README.md"),
         ("peers", "bench/README.md"),

@@ -18,10 +18,10 @@ def main() -> None:
     if spec["pinned"]:
         ceiling.alone(0)
         ceiling.floor_seconds(**shape, repeats=1)
-    serve.tell({"ready": time.perf_counter() - serve.STARTED})
+    serve.send({"ready": time.perf_counter() - serve.STARTED})
     for _ in sys.stdin:
         seconds = ceiling.floor_seconds(**shape, repeats=3) if spec["pinned"] else 1 / ceiling.all_cores(1.0, **shape)
-        serve.tell({"updates": 1, "wall": seconds, "cpu": seconds})
+        serve.send({"updates": 1, "wall": seconds, "cpu": seconds})
 
 
 if __name__ == "__main__":

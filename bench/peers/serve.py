@@ -30,21 +30,21 @@ def main(prepare: Callable[[dict[str, Any]], Callable[[], int]], learn: Callable
         for env_steps, worst in learn(spec):
             seconds = time.perf_counter() - STARTED
             held, below = held or (below > 0 and worst >= -200), below + 1 if worst >= -200 else 0
-            tell({"env_steps": env_steps, "seconds": seconds, "return": worst, "held": held})
+            send({"env_steps": env_steps, "seconds": seconds, "return": worst, "held": held})
             if held:
                 return
         return
     play = prepare(spec)
     before = play()
-    tell({"ready": time.perf_counter() - STARTED})
+    send({"ready": time.perf_counter() - STARTED})
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         after = play()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         assert after - before == spec["updates"] * spec["members"], f"{after - before} updates were counted"
         before = after
-        tell({"updates": spec["updates"] * spec["members"], "wall": wall, "cpu": cpu})
+        send({"updates": spec["updates"] * spec["members"], "wall": wall, "cpu": cpu})
 
 
-def tell(message: dict[str, Any]) -> None:
+def send(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
