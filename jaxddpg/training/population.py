@@ -233,15 +233,7 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
         return build(settings) if is_spread or num_shards == 1 else sharding.vmap_shards(build(settings), num_shards)
 
     def program(function: Callable, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
-        # Members do not communicate. check_vma is off because it would treat the gradient of a pmean over shards as a
-        # psum.
-        mapped = jax.shard_map(
-            function,
-            mesh=placement.mesh,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            check_vma=False,
-        )
+        mapped = placement.shard_map(function, in_specs, out_specs)
         # Given explicitly, because XLA otherwise replicates outputs of size 0, which the next program would refuse.
         return Program(mapped, jax.tree.map(placement.sharding, out_specs), donate_argnums)
 
