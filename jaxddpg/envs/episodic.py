@@ -23,6 +23,9 @@ def episodic(
 ) -> Environment:
     """Adds a time limit and auto-reset to a task, making an `Environment`.
 
+    Under `vmap`, `reset` is computed only for environments whose episode has just ended, not in every step: that of a
+    physics engine costs as much as a step or more.
+
     Args:
         reset: key -> the first state of an episode.
         step: key, state, action [A] in [-1, 1] -> state, reward [], terminated [] bool.
@@ -61,13 +64,11 @@ def episodic(
             raise ValueError(f"step must return a bool as terminated, not {terminated.dtype}")
         truncated = (time + 1 >= episode_length) & ~terminated
         last = terminated | truncated
-        first = reset_episode(reset_key)
-        if wrong := mismatch("reset", first[0][0], "step", state):
+        (first, _), _ = jax.eval_shape(reset_episode, reset_key)
+        if wrong := mismatch("reset", first, "step", state):
             raise ValueError(wrong)
         final_observation = observed(state)
-        timed, observation = jax.tree.map(
-            lambda new, old: jnp.where(last, new, old), first, ((state, time + 1), final_observation)
-        )
+        timed, observation = _replace_where(last, reset_episode, reset_key, ((state, time + 1), final_observation))
         return timed, TimeStep(
             observation=observation,
             final_observation=final_observation,
@@ -77,3 +78,39 @@ def episodic(
         )
 
     return Environment(reset_episode, step_episode, observation_size, action_size, episode_length, **ranges)
+
+
+def _replace_where(mask: jax.Array, make: Callable[[Key], Any], key: Key, old: Any) -> Any:
+    """`make(key)` where the mask [] is true, else `old`. Under `vmap` over N of them, `make` is computed in blocks of
+    max(8, N / 16) until no mask is left, where a `cond` would compute all N."""
+    # Arrays of an outer trace, such as swept parameters of the environment, have to be arguments of a custom rule.
+    jaxpr, outputs = jax.make_jaxpr(make, return_shape=True)(key)
+
+    def made(constants: list[Any], key: Key) -> Any:
+        flat = jax.core.eval_jaxpr(jaxpr.jaxpr, constants, key)
+        return jax.tree.unflatten(jax.tree.structure(outputs), flat)
+
+    @jax.custom_batching.custom_vmap
+    def replace(constants: list[Any], mask: jax.Array, key: Key, old: Any) -> Any:
+        return jax.lax.cond(mask, lambda: made(constants, key), lambda: old)
+
+    @replace.def_vmap
+    def _(size: int, batched: Any, constants: list[Any], *rest: Any) -> tuple[Any, Any]:
+        of_each, *rest_batched = batched
+        mask, key, old = jax.tree.map(
+            lambda split, x: x if split else jnp.broadcast_to(x, (size, *x.shape)), tuple(rest_batched), rest
+        )
+        axes, block = [0 if split else None for split in of_each], min(size, max(8, size // 16))
+
+        def one_block(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            left, current = carry
+            rows = jnp.nonzero(left, size=block, fill_value=size)[0]  # rows of `size` are dropped below
+            own = [x[rows] if split else x for split, x in zip(of_each, constants, strict=True)]
+            new = jax.vmap(made, in_axes=(axes, 0))(own, key[rows])
+            put = lambda x, row: x.at[rows].set(row, mode="drop")  # noqa: E731
+            return put(left, False), jax.tree.map(put, current, new)
+
+        _, current = jax.lax.while_loop(lambda carry: jnp.any(carry[0]), one_block, (mask, old))
+        return current, jax.tree.map(lambda _: True, old)
+
+    return replace(jaxpr.consts, mask, key, old)
