@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -14,14 +14,14 @@ from jaxddpg.config import tracing, trial
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
-from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
+from jaxddpg.envs.registry import CONTINUOUS, LIBRARIES, REGISTERED
 from jaxddpg.parts.structure import kind, mismatch
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
 
 def make_environment(section: settings.Environment) -> Environment:
-    """The environment that a name stands for: gymnax's, ours, one that is registered, or what `package.module:factory`
-    makes.
+    """The environment that a name stands for: gymnax's, ours, one of Brax or MuJoCo Playground, one that is registered,
+    or what `package.module:factory` makes.
 
     A factory is called with the parameters and returns an `Environment` or a gymnax environment.
 
@@ -64,6 +64,9 @@ def _factory(name: str) -> Callable[..., Any] | None:
     place = (CONTINUOUS[name].factory or name) if name in CONTINUOUS else name
     if ":" not in place:
         return None
+    prefix, _, of_library = place.partition(":")
+    if prefix in LIBRARIES:
+        return partial(load_function(f"{LIBRARIES[prefix]}:make"), of_library)
     make = load_function(place)
     if isinstance(make, Environment):
         raise ValueError(f"{place} is an Environment, but must be a function that returns one")
@@ -111,7 +114,7 @@ def check_environment(section: settings.Environment) -> None:
         )
     if errors:
         raise ConfigError(errors)
-    if section.name not in CONTINUOUS:
+    if section.name not in CONTINUOUS and section.name.partition(":")[0] not in LIBRARIES:
         try:
             ends = trial.ended(_player(digest(section))(section, seed_key(0)))
         except Exception as error:

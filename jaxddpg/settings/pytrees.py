@@ -21,9 +21,9 @@ def _sections(section: type) -> Iterator[type]:
                 yield from _sections(inner)
 
 
-def _text(item: Any) -> str | None:
+def _text(item: Any, is_static: bool) -> str | None:
     """A static value as JSON text, which is hashable and distinguishes 1 from True; None for a value to be traced."""
-    if not isinstance(item, int | str | list | tuple | Mapping):
+    if not isinstance(item, int | str | list | tuple | Mapping) and not (is_static and isinstance(item, float)):
         return None
     try:
         return json.dumps(item)
@@ -41,7 +41,8 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
         for field in dataclasses.fields(section):
             entry = getattr(value, field.name)
             if isinstance(entry, Mapping):
-                texts = {name: _text(item) for name, item in entry.items()}
+                is_static = getattr(value, "is_static", False)
+                texts = {name: _text(item, is_static) for name, item in entry.items()}
                 static = {name: text for name, text in texts.items() if text is not None}
                 numbers[field.name] = {name: item for name, item in entry.items() if name not in static}
                 structure.append((field.name, tuple(sorted(static.items()))))

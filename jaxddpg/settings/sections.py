@@ -13,10 +13,18 @@ from jaxddpg.settings.fields import AXIS_FORM, CUSTOM, MAX_VARIANTS, Factory, Ru
 class Environment:
     """The environment (a single instance)."""
 
-    name: str = setting("Pendulum-v1", "a gymnax environment name, or `package.module:factory` for a custom one")
-    parameters: Mapping[str, Any] = setting(
-        dict, "environment parameters by name; floats are traced, other values static"
+    name: str = setting(
+        "Pendulum-v1",
+        "a gymnax environment name, `playground:...`, `brax:...`, or `package.module:factory` for a custom one",
     )
+    parameters: Mapping[str, Any] = setting(
+        dict, "environment parameters by name; floats are traced, but for Playground and Brax, other values static"
+    )
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the floats of `parameters` are static, too."""
+        return self.name.startswith(("brax:", "playground:"))
 
 
 @dataclass(frozen=True)
