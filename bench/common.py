@@ -52,13 +52,21 @@ def shape(
     steps_per_epoch: int,
     members: int = 1,
     placement: int = 0,
+    algorithm: str = "ddpg",
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """The sections of an experiment on Pendulum with two hidden layers and the settings that all trainers share."""
     network = {"hidden_sizes": [hidden, hidden]}
     capacity = -(-capacity // num_envs) * num_envs
     return {
         "environment": {"name": "Pendulum-v1"},
-        "agent": {"batch_size": batch_size, "actor": network, "critic": network},
+        "agent": {
+            "algorithm": algorithm,
+            "precision": precision,
+            "batch_size": batch_size,
+            "actor": network,
+            "critic": network,
+        },
         "replay": {"capacity": capacity},
         "training": {
             "num_envs": num_envs,

@@ -1,11 +1,12 @@
 """All that is measured on an accelerator, in one command, since its time is scarce.
 
-    python bench/gpu.py                    # on a machine with one: about 8 minutes, writes bench/results/gpu.json
+    python bench/gpu.py                    # on a machine with one: about 15 minutes, writes bench/results/gpu.json
     python bench/gpu.py --ahead-of-time    # without one, with the extra cuda12: kernels, compiled for an H100
 
-Members from 1 to 4096 at two sizes; matrix products in TF32 (the default there) and in full float32, with what is
-learned by each; command buffers as XLA chooses them, off, and around whole loops; rejax's headline workload on Pendulum
-(128 environments, an update for each environment step, batch 512, a million rows, up to 300 members).
+Members from 1 to 4096 at three sizes and FastTD3 with its published sizes, each with matrix products in float32, in
+TF32 (the default there) and with agent.precision bfloat16; what is learned by each; command buffers as XLA chooses
+them, off, and around whole loops; rejax's headline workload on Pendulum (128 environments, an update for each
+environment step, batch 512, a million rows, up to 300 members). It has not run yet.
 """
 
 import argparse
@@ -67,25 +68,35 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
     steps = 5 if smoke else 250
     shape: dict[str, Any] = {"steps_per_epoch": steps}
     small = {**shape, "hidden": 16, "batch_size": 32, "capacity": 2_000} if smoke else shape
-    counts = (1, 2) if smoke else (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096)
-    hiddens = (16,) if smoke else (64, 256)
+    counts = (1, 2) if smoke else (1, 16, 256, 4096)
+    hiddens = (16,) if smoke else (64, 256, 512)
+    precisions: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
+        ({}, {}),
+        ({"precision": "bfloat16"}, {}),
+    ]
+    published = {"algorithm": "fasttd3", "num_envs": 1_024, "updates_per_step": 2, "hidden": 512}
+    published |= {"batch_size": 32_768, "capacity": 1_048_576}
+    published |= {"num_envs": 4, "hidden": 16, "batch_size": 32, "capacity": 2_048} if smoke else {}
     headline = {"num_envs": 128, "updates_per_step": 128, "batch_size": 512, "capacity": 1_000_000}
     headline |= {"batch_size": 32, "capacity": 2_048, "hidden": 16} if smoke else {}
     learning = {**small, "members": 2 if smoke else 64, "steps_per_epoch": steps if smoke else 5_000}
     return {
         # A replay of 100,000 rows for each of 4096 members would be 15 GB: so many members have shorter ones.
         "members": [
-            ({**small, "members": m, "hidden": h, "capacity": 100_000 if m < 2048 else 20_000}, {})
+            ({**small, "members": m, "hidden": h, "capacity": 100_000 if m < 2048 else 20_000, **own}, environment)
             for h in hiddens
             for m in counts
+            for own, environment in precisions
+        ],
+        "FastTD3": [
+            ({**published, "steps_per_epoch": 2 if smoke else 100, **own}, environment)
+            for own, environment in precisions
         ],
         "command buffers": [
             ({**small, "members": m}, {"XLA_FLAGS": flags}) for flags in COMMAND_BUFFERS.values() for m in counts[:3:2]
         ],
-        "precision": [
-            ({**learning, "learn": True}, {"JAX_DEFAULT_MATMUL_PRECISION": precision})
-            for precision in ("default", "highest")
-        ],
+        "learning": [({**learning, "learn": True, **own}, environment) for own, environment in precisions],
         "rejax's headline": [
             ({**headline, "members": m, "steps_per_epoch": 2 if smoke else 10}, {})
             for m in ((1,) if smoke else (1, 50, 300))
@@ -142,11 +153,11 @@ def compiled_for_h100() -> dict[str, Any]:
         return len(re.findall(rf"\[(?:\d+,)?{experiment.replay.capacity},9\][^ ]* copy\(", program.as_text()))
 
     found = {}
-    for members in (1, 16):
-        experiment = config.parse(common.shape(steps_per_epoch=100)).experiment
+    for members, algorithm in [(1, name) for name in ("ddpg", "td3", "d4pg", "fasttd3")] + [(16, "ddpg")]:
+        experiment = config.parse(common.shape(steps_per_epoch=100, algorithm=algorithm)).experiment
         epoch, state = compiled_epoch(experiment, members)
         counted = kernels(compiled_update(experiment, members, state).as_text())
-        found[f"{members} members"] = {
+        found[f"{algorithm}, {members} members"] = {
             "kernels_per_update": sum(counted.values()),
             "by_kind": dict(counted.most_common()),
             "fusions_in_the_epoch": len(re.findall(r" fusion\(", epoch.as_text())),

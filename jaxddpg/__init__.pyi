@@ -7,6 +7,7 @@ from .agents.td3 import TD3State, td3
 from .config import ConfigError
 from .config.build import build, make_agent, make_features
 from .config.environment import make_environment
+from .envs.brax import from_brax
 from .envs.episodic import episodic
 from .envs.gymnax import from_gymnax
 from .envs.registry import register
@@ -78,6 +79,7 @@ __all__ = [
     "export",
     "fasttd3",
     "features",
+    "from_brax",
     "from_gymnax",
     "load",
     "load_policy",

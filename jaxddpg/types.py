@@ -34,8 +34,8 @@ def seed_key(seed: int | jax.Array | np.ndarray) -> Key:
 class Clock(PyTreeNode):
     """The training clock, shared by all members of a population and never batched.
 
-    Every member's replay is written at the same position. With the clock outside the members' state that write is a
-    slice; a batched position would make it a scatter over the whole buffer.
+    Every member's replay is written at the same position, so that the write of all members is one slice; with a position
+    for each it would be a scatter over the whole buffer.
     """
 
     epoch: jax.Array | np.uint32
@@ -186,6 +186,8 @@ class Replay(NamedTuple):
     sample: Callable[[Key, Clock, State, int], Experience]
     """`sample(key, clock, state, n) -> rows [n, steps]`, n windows of successive rows of one environment, of the rows
     that were added before step `clock.step`."""
+    steps: int = 1
+    """The vector steps of a window, so many of which must be added before the first sample."""
 
 
 class Features(NamedTuple):

@@ -106,9 +106,11 @@ def test_everything_that_reads_observations_reads_them_normalized():
     close((after_ours.origin + after_ours.mean, after_ours.variance), (mean, variance))
 
 
-def test_the_statistics_stay_finite_where_an_observation_is_not():
-    data = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2, 1)), "float32")
-    clean, spoiled = observed(data[:10]), observed(data.at[10:, 1].set(jnp.nan))
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("spoiled", [jnp.nan, jnp.inf, 3e19])
+def test_the_statistics_stay_finite_where_an_observation_or_its_square_is_not(num_envs, spoiled):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(20, num_envs, 1)), "float32")
+    clean, spoiled = observed(data[:10]), observed(data.at[10:, -1].set(spoiled))
     jax.tree.map(np.testing.assert_array_equal, (spoiled.mean, spoiled.variance), (clean.mean, clean.variance))
 
 

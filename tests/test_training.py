@@ -261,6 +261,8 @@ def test_schedules_count_env_steps_beyond_32_bits(env_steps):
         ),
         ({"num_envs": 3, "num_shards": 2}, "num_envs is 3, but must be a multiple of the 2 shards; use 4"),
         ({"num_shards": 3, "num_envs": 3}, "the batch size of the agent is 32, but must be a multiple of the 3 shards"),
+        ({"warmup_steps": 15}, "adds 30 rows to the replay, but the first batch has 32, .*use at least 16"),
+        ({"num_envs": 32, "warmup_steps": 2}, "adds 64 rows .* in windows of 3 steps; use at least 3"),
     ],
 )
 def test_a_trainer_that_would_leave_rows_unwritten_or_cannot_be_split_is_refused(training, words):
@@ -268,7 +270,7 @@ def test_a_trainer_that_would_leave_rows_unwritten_or_cannot_be_split_is_refused
     agent = td3(environment, TD3(batch_size=16))
     config = Training(**{"num_envs": 2, "steps_per_epoch": 300, "warmup_steps": 40} | training)
     with pytest.raises(ValueError, match=words):
-        make_trainer(environment, agent, noise.gaussian(0.1), replay.uniform(600), config)
+        make_trainer(environment, agent, noise.gaussian(0.1), replay.uniform(600, steps=3), config)
 
 
 def test_an_agent_without_state_and_metrics_trains_at_a_whole_number_of_updates_per_step():

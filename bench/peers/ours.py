@@ -23,9 +23,8 @@ def prepare(spec: dict[str, Any]) -> Callable[[], int]:
     from jaxddpg.training.placement import use_all_cores
 
     use_all_cores()
-    names = ("hidden", "batch_size", "capacity", "members")
+    names = ("hidden", "batch_size", "capacity", "members", "algorithm", "precision")
     sections = common.shape(**{name: spec[name] for name in names}, steps_per_epoch=spec["updates"])
-    sections["agent"] |= {"algorithm": spec["algorithm"], "precision": spec["precision"]}
     experiment = config.parse(sections).experiment
     population = build.populate(config.resolve(experiment).run())
     state, epoch = population.init(), 0

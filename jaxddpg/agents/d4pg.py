@@ -1,5 +1,5 @@
-"""Distributional deterministic policy gradient (D4PG): Barth-Maron et al. 2018, arXiv 1804.08617, algorithm 1, in one
-process and with uniform replay. Its n-step returns are `replay.steps`."""
+"""Distributed distributional deterministic policy gradients (D4PG): Barth-Maron et al. 2018, arXiv 1804.08617,
+algorithm 1, in one process and with uniform replay. Its n-step returns are `replay.steps`."""
 
 from functools import partial
 

@@ -166,7 +166,7 @@ def policy_gradient() -> Iterator[Case]:
 
 
 def parallel() -> Iterator[Case]:
-    """Environments side by side are environments alone, and so are members."""
+    """Environments under `vmap` are equal to environments alone."""
     for name, environment in (
         ("mountain car", silver2014.mountain_car()),
         ("pendulum", silver2014.pendulum()),

@@ -3,14 +3,14 @@
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.types import Environment, Key, State
+from jaxddpg.types import Environment, Key, State, seed_key
 
 EPISODE_LENGTHS = {"pusher": 100, "reacher": 50}
 """Those of Gym's tasks, where they are not 1,000 steps; Brax itself has 1,000 for all."""
@@ -40,7 +40,8 @@ def _built(name: str, parameters: str) -> Any:
 
 
 def missing(extra: str, error: ModuleNotFoundError) -> ValueError:
-    return ValueError(f"there is no module {error.name}; install jaxddpg[{extra}]")
+    """The error for a library that an extra installs."""
+    return ValueError(f"the package {error.name} is not installed; use pip install 'jaxddpg[{extra}]'")
 
 
 def from_brax(environment: Any, episode_length: int) -> Environment:
@@ -56,12 +57,12 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
     """
 
     def reset(key: Key) -> State:
-        state = environment.reset(jax.random.key_data(key))
-        state.info.pop("rng", None)  # a key; `step` gives it one of its own
+        state = environment.reset(key)
+        state.info.pop("rng", None)  # a key; `step` sets it to one of its own
         return state
 
     # The state is a list of arrays, without the classes of the library, whose structure may hold arrays.
-    first = jax.eval_shape(reset, jax.random.key(0))
+    first = jax.eval_shape(reset, seed_key(0))
     like, structure = jax.tree.flatten(first)
 
     def leaves(state: Any) -> State:
@@ -69,7 +70,7 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
 
     def step(key: Key, state: State, action: jax.Array) -> tuple[State, jax.Array, jax.Array]:
         state = jax.tree.unflatten(structure, state)
-        state.info["rng"] = jax.random.key_data(key)
+        state.info["rng"] = key
         state = environment.step(state, jnp.clip(action, -1.0, 1.0))
         state.info.pop("rng", None)
         return leaves(state), jnp.asarray(state.reward, jnp.float32), jnp.asarray(state.done, bool)

@@ -24,7 +24,7 @@ def episodic(
     """Adds a time limit and auto-reset to a task, making an `Environment`.
 
     Under `vmap`, `reset` is computed only for environments whose episode has just ended, not in every step: that of a
-    physics engine costs as much as a step or more.
+    physics engine costs as much as a step or more. Such a step has no reverse-mode derivative.
 
     Args:
         reset: key -> the first state of an episode.

@@ -36,4 +36,7 @@ def _built(name: str, parameters: str) -> Any:
     if unknown := [entry for entry in overrides if entry.split(".")[0] not in known]:
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     with jax.ensure_compile_time_eval():
-        return registry.load(name, config_overrides={"impl": "jax", **overrides})
+        environment = registry.load(name, config_overrides={"impl": "jax", **overrides})
+    if (repeat := environment._config.get("action_repeat", 1)) != 1:
+        raise ValueError(f"{name} repeats each action {repeat} times, which is not supported")
+    return environment

@@ -81,8 +81,8 @@ def normalized(agent: Agent, observation_size: int, axis_name: str | None = None
             "mean": state.mean + share * difference,
             "variance": (1.0 - share) * (state.variance + share * jnp.square(difference)) + share * variance,
         }
-        # An observation that is not finite ends the member, whose last agent must stay finite.
-        finite = jnp.all(jnp.isfinite(mean))
+        # An observation that is not finite, or whose square is not, ends the member, whose last agent must stay finite.
+        finite = jnp.all(jnp.isfinite(statistics["mean"]) & jnp.isfinite(statistics["variance"]))
         kept = {name: jnp.where(finite, value, getattr(state, name)) for name, value in statistics.items()}
         return NormalizedState(agent=agent.observe(clock, state.agent, observation), **kept)
 

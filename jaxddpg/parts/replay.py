@@ -1,6 +1,7 @@
 """Replay buffers on the device: rings that are sampled uniformly or by their newest rows."""
 
 from collections.abc import Callable
+from functools import partial
 
 import chex
 import jax
@@ -42,7 +43,7 @@ def uniform(capacity: int, steps: int = 1) -> Replay:
         age = jax.random.randint(key, (n,), 0, filled.astype(jnp.int32) - (steps - 1) * stride)
         return (oldest + age[:, None] + stride * jnp.arange(steps)) % capacity
 
-    return _ring(capacity, choose)
+    return _ring(capacity, choose)._replace(steps=steps)
 
 
 def latest(capacity: int) -> Replay:
@@ -83,7 +84,7 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
         chex.assert_tree_shape_prefix(rows, (clock.rows_per_step,))
         flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
         position = _position(clock, capacity)
-        return state.replace(rows=jax.lax.dynamic_update_slice_in_dim(state.rows, flat, position, axis=0))
+        return state.replace(rows=_write(state.rows, flat, position))
 
     def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
         filled = jnp.minimum(clock.step, _slots(clock, capacity)) * clock.rows_per_step
@@ -91,6 +92,25 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
         return jax.vmap(state.unpack)(state.rows.at[index].get(mode="promise_in_bounds"))
 
     return Replay(init, add, sample)
+
+
+@jax.custom_batching.custom_vmap
+def _write(rows: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    """The rows [..., capacity, W] with the rows [..., n, W] from a position on."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, position, axis=rows.ndim - 2)
+
+
+@_write.def_vmap
+def _write_all(size: int, batched: tuple[bool, ...], *args: jax.Array) -> tuple[jax.Array, bool]:
+    """One slice of all members, if they share a clock. JAX's own rule makes it a scatter, for which a TPU copies the
+    replay."""
+    *held, position = args
+    rows, new = (
+        x if split else jnp.broadcast_to(x, (size, *x.shape)) for x, split in zip(held, batched[:2], strict=True)
+    )
+    if batched[2]:
+        return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=rows.ndim - 3))(rows, new, position), True
+    return _write(rows, new, position), True
 
 
 def _position(clock: Clock, capacity: int) -> jax.Array:

@@ -112,9 +112,7 @@ class Population:
                 populations of the same structure and version; None disables caching.
         """
         if not settings or len(settings) != len(seeds):
-            raise ValueError(
-                f"settings are {len(settings)} and seeds {len(seeds)}, but there must be one of each a member"
-            )
+            raise ValueError(f"there are {len(settings)} settings and {len(seeds)} seeds; pass one of each per member")
         self.placement, self.version = place(len(seeds), num_shards, at_once), version
         self._specs = _specs(build, settings[0], self.placement)
         structure = jax.tree.structure(settings[0])
