@@ -34,8 +34,8 @@ def seed_key(seed: int | jax.Array | np.ndarray) -> Key:
 class Clock(PyTreeNode):
     """The training clock, shared by all members of a population and never batched.
 
-    Every member's replay is written at the same position, so that the write of all members is one slice; with a position
-    for each it would be a scatter over the whole buffer.
+    Every member's replay is written at the same position, so that the write of all members is one slice; with a
+    position for each it would be a scatter over the whole buffer.
     """
 
     epoch: jax.Array | np.uint32

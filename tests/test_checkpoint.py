@@ -48,24 +48,6 @@ def test_agents_come_back_to_the_bit_with_their_structure(tmp_path):
     same(checkpoint.restore(tmp_path, 5, shapes(saved)), saved)
 
 
-@pytest.mark.parametrize("partial", [False, True])
-@pytest.mark.parametrize("sharded", [False, True])
-def test_arrays_without_elements_come_back(sharded, partial, tmp_path):
-    """Physics engines have them in their states; Orbax does not write them."""
-    saved = {"world": {"empty": np.zeros((MEMBERS, 0, 2), np.int32), "x": np.arange(3, dtype=np.float32)}}
-    like = shapes(saved)
-    if sharded:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
-        saved = jax.device_put(saved, sharding)
-    checkpoint.save(tmp_path, 5, saved)
-    found = checkpoint.restore(tmp_path, 5, like, partial=partial)
-    same(found, saved)
-    assert found["world"]["empty"].dtype == np.int32
-    if sharded:
-        assert found["world"]["empty"].sharding == sharding
-
-
 class Whole(PyTreeNode):
     agent: State
     world: State

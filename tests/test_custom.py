@@ -49,6 +49,16 @@ def broken_noise(kind):
         after, drawn = noise.sample(key, clock, state)
         return (other if kind == "state" else after), (other if kind == "noise" else drawn)
 
+    def sample_beside(key, clock, state):
+        after, drawn = noise.sample(key, clock, state[0])
+        return (after, state[1]), drawn
+
+    if kind == "empty":
+        return jd.Noise(
+            lambda key, shape: (noise.init(key, shape), jnp.zeros((0, 3))),
+            sample_beside,
+            lambda key, state, mask: (noise.reset(key, state[0], mask), state[1]),
+        )
     return noise._replace(sample=sample, **({"reset": lambda *_: other} if kind == "reset" else {}))
 
 
@@ -139,6 +149,10 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(agent, said, tmp_path):
         (
             {"noise": {"color": "mine:broken_noise", "settings": {"kind": "reset"}}},
             "reset returns a state with float32[3], where that of init",
+        ),
+        (
+            {"noise": {"color": "mine:broken_noise", "settings": {"kind": "empty"}}},
+            "their state has an array of size 0, state.noise[1]; leave it out",
         ),
         (
             {"replay": {"sampling": "mine:broken_replay", "capacity": 64, "settings": {"kind": "state"}}},

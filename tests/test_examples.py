@@ -112,6 +112,21 @@ def test_one_page_runs_as_a_script(name, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_the_host_loop_stores_the_true_successor_of_a_truncated_step():
+    """A pendulum turns by at most 0.4 in a step, but starts anywhere."""
+    num_envs, num_steps, warmup = 3, 300, 110
+    replay, returns = load_example("host_loop").train(num_steps=num_steps, num_envs=num_envs, warmup=warmup)
+    rows = replay.unpack(replay.rows)
+    ending = np.asarray(rows.ending).reshape(-1, num_envs)
+    np.testing.assert_array_equal(ending.nonzero()[0], np.repeat([199, 399], num_envs))
+    assert set(ending.ravel()) == {0, 1}
+    assert len(returns) == 2 * num_envs
+    before, after = (np.arctan2(x[:, 1], x[:, 0]) for x in (rows.observation, rows.next_observation))
+    assert np.abs(np.angle(np.exp(1j * (after - before)))).max() < 0.41
+    assert np.abs(np.diff(np.sort(np.abs(rows.action[: warmup * num_envs, 0])))).max() < 0.1  # uniform in the warm-up
+
+
+@pytest.mark.slow
 def test_a_sweep_is_a_vmap_over_its_numbers(tmp_path, monkeypatch):
     """Both ways of the example give a member the same numbers, and the way with statistics tells every variant."""
     monkeypatch.chdir(ROOT)

@@ -110,15 +110,15 @@ def test_scatter_is_the_inverse_of_gather():
     jax.tree.map(np.testing.assert_array_equal, population.gather(population.scatter(state)), state)
 
 
-def test_a_state_may_have_arrays_without_elements():
-    """Each program takes what another returned, whether it comes from the host or not."""
+def test_the_state_of_an_environment_may_have_arrays_without_elements():
+    """They are left out. Each program takes what another returned, whether it comes from the host or not."""
     population = Population(lambda scale: build(scale, probes.foreign()), [0.3] * 3, [0, 1, 2])
     state = population.init()
     for epoch in (1, 2):
         state, _ = population.epoch(clock_at(CONFIG, epoch), state)
         state = population.copy(state, {0: 1}, {})
         on_host = population.gather(state)
-        assert on_host.environment[0].empty.shape == (3, CONFIG.num_envs, 0, 3)
+        assert [leaf.shape for leaf in on_host.environment] == 2 * [(3, CONFIG.num_envs)]  # x and the time
         state = population.scatter(on_host)
     population.evaluate(clock_at(CONFIG, 2), state.agent)()
 

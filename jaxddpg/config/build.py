@@ -62,11 +62,15 @@ def check_member(member: Member) -> None:
             _check_replay(replay, environment, member)
             trainer = build(member)
             state = jax.eval_shape(trainer.init, seed_key(0))
+            empty = [place for place, leaf in jax.tree_util.tree_leaves_with_path(state) if not leaf.size]
+            if empty:
+                place = jax.tree_util.keystr(empty[0])
+                raise ValueError(f"their state has an array of size 0, state{place}; leave it out")
             jax.eval_shape(trainer.epoch, seed_key(0), clock_at(member.training, 1), state)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise ConfigError([f"the parts of this experiment cannot be traced: {sentence(error)}"]) from error
+            raise ConfigError([f"the parts of this experiment cannot be used: {sentence(error)}"]) from error
 
 
 def is_custom(member: Member) -> bool:

@@ -41,11 +41,11 @@ def vmap_shards(trainer: Trainer, num_shards: int) -> Trainer:
 
     def split_shards(state: State) -> State:
         """[X, ...] -> [num_shards, X / num_shards, ...]"""
-        return map_sharded(lambda x: x.reshape(num_shards, len(x) // num_shards, *x.shape[1:]), state)
+        return map_sharded(lambda x: x.reshape(num_shards, -1, *x.shape[1:]), state)
 
     def merge_shards(state: State) -> State:
         """[num_shards, X / num_shards, ...] -> [X, ...]"""
-        return map_sharded(lambda x: x.reshape(num_shards * x.shape[1], *x.shape[2:]), state)
+        return map_sharded(lambda x: x.reshape(-1, *x.shape[2:]), state)
 
     def init(key: Key) -> State:
         return merge_shards(over_shards(trainer.init, in_axes=None, out_axes=axes)(key))

@@ -89,7 +89,7 @@ def begin(run: Path, epoch: int, state: State, origin: Origin = UNKNOWN) -> Call
     together = jax.distributed.is_initialized()
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=arrays.HANDLERS)
     checkpointer = (ocp.AsyncCheckpointer if together else ocp.Checkpointer)(handler)
-    write = partial(checkpointer.save, path, args=ocp.args.PyTreeSave(_without_empty(state)), force=True)
+    write = partial(checkpointer.save, path, args=ocp.args.PyTreeSave(state), force=True)
     with _writing(path):
         if distributed.is_first():
             _manifest(path).unlink(missing_ok=True)
@@ -199,8 +199,7 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
             return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, strict=False)
         return ocp.RestoreArgs(restore_type=np.ndarray)
 
-    item = _without_empty(like)
-    how = ocp.args.PyTreeRestore(item=item, restore_args=jax.tree.map(arguments, item), partial_restore=partial)
+    how = ocp.args.PyTreeRestore(item=like, restore_args=jax.tree.map(arguments, like), partial_restore=partial)
     try:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             state = checkpointer.restore(_path(run, epoch), args=how)
@@ -212,9 +211,6 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         raise
 
     def fitting(place: Any, wanted: Any, found: Any) -> Any:
-        if wanted.size == 0:
-            empty, sharding = np.zeros(wanted.shape, wanted.dtype), getattr(wanted, "sharding", None)
-            return jax.make_array_from_callback(wanted.shape, sharding, empty.__getitem__) if sharding else empty
         # Orbax itself restores other shapes than those asked for. Places that are left over are cut off.
         found = found[: wanted.shape[0]] if isinstance(found, np.ndarray) and wanted.shape else found
         if isinstance(found, jax.ShapeDtypeStruct):  # what a partial restore returns for a leaf that is not on disk
@@ -227,11 +223,6 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
         return found
 
     return jax.tree_util.tree_map_with_path(fitting, like, state)
-
-
-def _without_empty(tree: Any) -> Any:
-    """None in place of arrays of size 0, which Orbax refuses to write."""
-    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
 
 
 def remove_partial(run: Path) -> None:

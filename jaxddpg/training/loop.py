@@ -31,7 +31,7 @@ from jaxddpg import settings
 from jaxddpg.parts import equations, sharding
 from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.evaluation import CompensatedSum, evaluate
-from jaxddpg.training.parts import Parts
+from jaxddpg.training.parts import Parts, without_empty
 from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, Noise, Replay, State, Trainer
 
 UPDATES_PER_CHUNK = 50
@@ -91,7 +91,7 @@ def make_trainer(
     Raises:
         ValueError: an epoch does not end with an update, or the environments or a batch cannot be split into shards.
     """
-    parts = Parts(environment, agent, noise, replay, config, evaluation)
+    parts = Parts(without_empty(environment), agent, noise, replay, config, evaluation)
     parts.check()
     names = [field.name for field in dataclasses.fields(TrainingState)]
     sharded: dict[str, Any] = {name: name not in ("agent", "health") for name in names}

@@ -3,8 +3,36 @@
 from fractions import Fraction
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxddpg import settings
-from jaxddpg.types import Agent, Environment, Noise, Replay
+from jaxddpg.types import Agent, Environment, Key, Noise, Replay, State, TimeStep, seed_key
+
+
+def without_empty(environment: Environment) -> Environment:
+    """The environment, whose state is a list of arrays if any of them had size 0; those are left out. They cannot be
+    stored by Orbax, and JAX 0.11 crashes where one is sharded over several devices."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(environment.reset, seed_key(0))[0])
+    if all(leaf.size for leaf in leaves):
+        return environment
+
+    def held(state: State) -> State:
+        return [leaf for leaf in jax.tree.leaves(state) if leaf.size]
+
+    def whole(state: State) -> State:
+        rest = iter(state)
+        return structure.unflatten([next(rest) if x.size else jnp.zeros(x.shape, x.dtype) for x in leaves])
+
+    def reset(key: Key) -> tuple[State, jax.Array]:
+        state, observation = environment.reset(key)
+        return held(state), observation
+
+    def step(key: Key, state: State, action: jax.Array) -> tuple[State, TimeStep]:
+        state, time_step = environment.step(key, whole(state), action)
+        return held(state), time_step
+
+    return environment._replace(reset=reset, step=step)
 
 
 class Parts(NamedTuple):

@@ -67,44 +67,6 @@ class Placement(NamedTuple):
         """The sharding of each leaf of a tree, from a prefix of specs."""
         return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: self.sharding(spec), part), specs, tree)
 
-    def shard_map(self, function: Callable, in_specs: tuple, out_specs: Any) -> Callable:
-        """`jax.shard_map` over the mesh, around which arrays of size 0 are passed: compiling one that is split over
-        several devices crashes the process in JAX 0.11."""
-
-        def mapped(*args: Any) -> Any:
-            leaves, structure = jax.tree.flatten(args)
-            shardings = jax.tree.leaves(self.shardings(in_specs, args))
-            local: list[Any] = []  # the shapes of the outputs, once traced
-
-            def of_held(*held: jax.Array) -> Any:
-                rest = iter(held)
-                whole = [
-                    next(rest) if leaf.size else jnp.zeros(placed.shard_shape(leaf.shape), leaf.dtype)
-                    for leaf, placed in zip(leaves, shardings, strict=True)
-                ]
-                output = function(*jax.tree.unflatten(structure, whole))
-                local.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), output))
-                return jax.tree.map(lambda _, part: [x for x in jax.tree.leaves(part) if x.size], out_specs, output)
-
-            def completed(spec: PartitionSpec, held: list[jax.Array], part: Any) -> Any:
-                rest = iter(held)
-                split = [1 if axis is None else self.mesh.shape[axis] for axis in spec]
-
-                def empty(x: jax.ShapeDtypeStruct) -> jax.Array:
-                    times = [*split, *[1] * (len(x.shape) - len(split))]
-                    return jnp.zeros([size * count for size, count in zip(x.shape, times, strict=True)], x.dtype)
-
-                return jax.tree.map(lambda x: next(rest) if x.size else empty(x), part)
-
-            specs = tuple(placed.spec for leaf, placed in zip(leaves, shardings, strict=True) if leaf.size)
-            # Members do not communicate. check_vma is off because it would treat the gradient of a pmean over shards as
-            # a psum.
-            mapped = jax.shard_map(of_held, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
-            held = mapped(*(leaf for leaf in leaves if leaf.size))
-            return jax.tree.map(completed, out_specs, held, local[-1])
-
-        return mapped
-
     def scatter(self, tree: Any, specs: Any = BY_MEMBER) -> Any:
         """A tree of arrays [M, ...] that every process has on its host, on the devices as [P, ...]. What is on the
         devices already stays there."""

@@ -30,8 +30,8 @@ Build = Callable[[Any], Trainer]
 class Program:
     """A jitted function that is compiled once, at its first call or before."""
 
-    def __init__(self, function: Callable, out_shardings: Any, donate_argnums: tuple[int, ...] = ()) -> None:
-        self._jitted = jax.jit(function, out_shardings=out_shardings, donate_argnums=donate_argnums)
+    def __init__(self, function: Callable, donate_argnums: tuple[int, ...] = ()) -> None:
+        self._jitted = jax.jit(function, donate_argnums=donate_argnums)
         self.compiled: jax.stages.Compiled | None = None
 
     def shapes(self, *args: Any) -> Any:
@@ -231,9 +231,16 @@ def _programs(build: Build, placement: Placement, specs: Any, num_shards: int) -
         return build(settings) if is_spread or num_shards == 1 else sharding.vmap_shards(build(settings), num_shards)
 
     def program(function: Callable, in_specs: Any, out_specs: Any, donate_argnums: tuple[int, ...] = ()) -> Program:
-        mapped = placement.shard_map(function, in_specs, out_specs)
-        # Given explicitly, because XLA otherwise replicates outputs of size 0, which the next program would refuse.
-        return Program(mapped, jax.tree.map(placement.sharding, out_specs), donate_argnums)
+        # Members do not communicate. check_vma is off because it would treat the gradient of a pmean over shards as a
+        # psum.
+        mapped = jax.shard_map(
+            function,
+            mesh=placement.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
+        return Program(mapped, donate_argnums)
 
     init, epoch, evaluate = (partial(function, build_whole, placement) for function in (_init, _epoch, _evaluate))
     inputs = 3 * [BY_MEMBER]
