@@ -1,8 +1,9 @@
 """Side by side with its peers: the same work, interleaved in one run, and the time until Pendulum is swung up.
 
-    python bench/peers.py                    # all workloads: some 15 minutes on two quiet cores
+    python bench/peers.py                    # all workloads: some 45 minutes on two quiet cores
     python bench/peers.py --learn            # time to -200, ten seeds each: some 30 minutes
-    python bench/peers.py --table            # the tables, from bench/results/peers.json
+    python bench/peers.py --table            # the tables of bench/README.md, from bench/results/peers.json
+    python bench/peers.py --table precision  # that of docs/devices.md
 
 Each trainer lives in an environment of its own, made below runs/peers/ on first use (several GB). A round is the same
 number of updates for every trainer, checked against its optimizer's own counter; rounds take turns, in rotating order.
@@ -195,13 +196,27 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join([*texts, *([common.table(rows)] if rows else [])])
 
 
+def precisions(result: dict[str, Any]) -> str:
+    """How many times as many updates jaxddpg makes in bfloat16 as in float32."""
+    rows = []
+    for workload, entry in result["workloads"].items():
+        rates, row = entry["updates_per_second"], {"workload": workload}
+        for release in ("jax 0.10.2", "jax 0.11.2"):
+            suffix = ", jax 0.11.2" * (release == "jax 0.11.2")
+            row[release] = f"{ratio(rates[f'jaxddpg, bfloat16{suffix}'], rates[f'jaxddpg{suffix}'])} times"
+        rows.append(row)
+    return common.table(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--learn", action="store_true", help="time to -200 instead of updates per second")
     parser.add_argument("--seeds", type=int, default=10, help="of each trainer with --learn")
     parser.add_argument("--only", default="", help="workloads, or with --learn trainers, whose name has this")
-    parser.add_argument("--table", action="store_true", help="run nothing, print the tables")
+    parser.add_argument(
+        "--table", nargs="?", const="all", choices=["all", "precision"], help="run nothing, print tables"
+    )
     options = parser.parse_args()
     path = common.RESULTS / "peers.json"
     result = json.loads(path.read_text()) if path.exists() else {}
@@ -226,7 +241,7 @@ def main() -> None:
                 common.write("peers", result)
                 print(tables({"workloads": {workload: result["workloads"][workload]}}), flush=True)
     if options.table:
-        print(tables(result))
+        print(precisions(result) if options.table == "precision" else tables(result))
 
 
 if __name__ == "__main__":

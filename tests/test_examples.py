@@ -335,6 +335,7 @@ def bench(script):
         ("n_step", "docs/algorithms.md"),
         ("optima", "bench/README.md"),
         ("peers", "bench/README.md"),
+        ("peers precision", "docs/devices.md"),
         ("pbt", "bench/README.md"),
         ("silver2014", "docs/silver2014.md"),
     ],
