@@ -126,6 +126,13 @@ def after(epochs):
     return lambda: next(asked, None) is None
 
 
+def needs_library(name):
+    """Skips a test where the library of an environment is not installed."""
+    library = {"brax": "brax", "playground": "mujoco_playground"}.get(name.partition(":")[0])
+    if library:
+        pytest.importorskip(library)
+
+
 def equal(result, other):
     jax.tree.map(np.testing.assert_array_equal, result.agents, other.agents)
 

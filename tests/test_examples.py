@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from helpers import call, thorough, variants
+from helpers import call, needs_library, thorough, variants
 
 import jaxddpg
 from jaxddpg import config
@@ -268,6 +268,7 @@ LIKE_OTHERS = ("pendulum_sweep", "pendulum_pbt", "bandit_10", "bandit_25")
 )
 def test_every_config_can_be_traced_as_it_is(path):
     """Start, epoch and evaluation of a member, in the sizes that the config names."""
+    needs_library(config.read(path).experiment.environment.name)
     member = variants(config.read(path).experiment)[0].member()
     build.check_member(member)
     trainer, key = build.build(member), jax.random.key(0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
-from helpers import after, comparable, equal
+from helpers import after, comparable, equal, needs_library
 
 from jaxddpg import config, settings
 from jaxddpg.config.environment import check_environment, make_environment
@@ -192,7 +192,7 @@ def test_an_environment_of_a_library_equals_the_raw_one_step_by_step(name):
     ],
 )
 def test_an_unknown_name_or_parameter_is_refused_in_a_sentence(name, parameters, fault):
-    pytest.importorskip({"brax": "brax", "playground": "mujoco_playground"}[name.partition(":")[0]])
+    needs_library(name)
     with pytest.raises(config.ConfigError, match=fault):
         check_environment(settings.Environment(name, parameters))
 
@@ -200,7 +200,7 @@ def test_an_unknown_name_or_parameter_is_refused_in_a_sentence(name, parameters,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["playground:CartpoleBalance", "brax:inverted_pendulum"])
 def test_a_run_is_resumed_to_the_bit(name, tmp_path: Path):
-    pytest.importorskip({"brax": "brax", "playground": "mujoco_playground"}[name.partition(":")[0]])
+    needs_library(name)
     sections = SMALL | {"environment": {"name": name, "parameters": {"episode_length": 5}}}
     experiment = config.parse(sections, {"checkpoint.interval_seconds": 0}).experiment
     whole = run(experiment, tmp_path / "whole")
