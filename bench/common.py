@@ -37,7 +37,9 @@ def write(name: str, result: dict[str, Any]) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown of rows with the same keys."""
+    """Markdown of rows with the same keys; empty without any."""
+    if not rows:
+        return ""
     lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
     return "\n".join(lines + ["| " + " | ".join(f"{value}" for value in row.values()) + " |" for row in rows])
 

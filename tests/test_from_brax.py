@@ -17,16 +17,15 @@ from jaxddpg import config, settings
 from jaxddpg.config.environment import check_environment, make_environment
 from jaxddpg.envs import brax, playground
 from jaxddpg.envs.brax import from_brax
-from jaxddpg.runs.run import resume
-from jaxddpg.runs.start import run
+from jaxddpg.runs.start import resume, run
 
 KEY = jax.random.key(0)
 LIBRARIES = {
     "brax:inverted_pendulum": ("brax.envs", lambda envs: envs.get_environment("inverted_pendulum")),
     "brax:hopper": ("brax.envs", lambda envs: envs.get_environment("hopper", backend="spring")),
     "playground:CartpoleSwingup": (
-        "mujoco_playground.registry",
-        lambda registry: registry.load("CartpoleSwingup", config_overrides={"impl": "jax"}),
+        "mujoco_playground",
+        lambda playground: playground.registry.load("CartpoleSwingup", config_overrides={"impl": "jax"}),
     ),
 }
 SMALL = {
@@ -35,6 +34,9 @@ SMALL = {
     "evaluation": {"num_episodes": 1},
     "population": {"num_seeds": 2},
 }
+
+
+MASSES = np.array([1.0, 2.0, 3.0])
 
 
 @struct.dataclass
@@ -66,7 +68,7 @@ class Drift:
     def reset(self, rng):
         rng, own = jax.random.split(rng)
         position = jax.random.uniform(own, (3,), minval=-1.0, maxval=1.0)
-        physics = Physics(position, jnp.zeros((0, 4)), np.array([1.0, 2.0, 3.0]))
+        physics = Physics(position, jnp.zeros((0, 4)), MASSES)
         return BraxState(physics, self.observed(position), 0.0, jnp.zeros(()), {}, {"rng": rng, "steps": 0})
 
     def step(self, state, action):
@@ -75,7 +77,7 @@ class Drift:
         position = old.position + 0.2 * action.sum() / old.masses + 0.05 * jax.random.normal(own, (3,))
         info = {"rng": rng, "steps": state.info["steps"] + 1}
         return state.replace(
-            pipeline_state=Physics(position, old.contacts, np.array([1.0, 2.0, 3.0])),
+            pipeline_state=Physics(position, old.contacts, MASSES),
             obs=self.observed(position),
             reward=1.0 - action @ action,
             done=jnp.where(jnp.abs(position[0]) > 1.5, 1.0, 0.0),
@@ -174,6 +176,7 @@ def load(name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within Brax
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_an_environment_of_a_library_equals_the_raw_one_step_by_step(name):
     environment, raw = load(name)
@@ -198,6 +201,7 @@ def test_an_unknown_name_or_parameter_is_refused_in_a_sentence(name, parameters,
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["playground:CartpoleBalance", "brax:inverted_pendulum"])
 def test_a_run_is_resumed_to_the_bit(name, tmp_path: Path):
     needs_library(name)

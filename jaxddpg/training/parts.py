@@ -78,14 +78,12 @@ class Parts(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError where an epoch does not end with an update, a member cannot be split into shards, or the
-        warm-up adds too few rows to the replay for the first batch."""
+        replay holds no complete window after the warm-up."""
         config, num_shards = self.training, self.training.num_shards
-        rows, batch_size = config.num_envs * config.warmup_steps, self.agent.batch_size
-        if config.warmup_steps < self.replay.steps or rows < batch_size:
+        if config.warmup_steps < self.replay.steps:
             raise ValueError(
-                f"warmup_steps is {config.warmup_steps}, which adds {rows} rows to the replay, but the first batch has "
-                f"{batch_size}, in windows of {self.replay.steps} steps; use at least "
-                f"{max(self.replay.steps, -(-batch_size // config.num_envs))}"
+                f"warmup_steps is {config.warmup_steps}, but must be at least the {self.replay.steps} steps of a window "
+                "of the replay"
             )
         for name, value, divisor, rule in (
             ("steps_per_epoch", config.steps_per_epoch, self.period, "vector steps between updates"),
