@@ -226,5 +226,6 @@ def test_members_that_do_not_train_keep_their_agents_and_the_others_their_number
 
 @pytest.mark.parametrize(("settings", "seeds"), [(2, 3), (3, 2), (0, 0)])
 def test_settings_and_seeds_that_do_not_match_are_refused(settings, seeds):
-    with pytest.raises(ValueError, match=f"there are {settings} settings and {seeds} seeds; pass one of each per member"):
+    sentence = f"there are {settings} settings and {seeds} seeds; pass one of each per member"
+    with pytest.raises(ValueError, match=sentence):
         Population(lambda numbers: None, [{}] * settings, range(seeds))

@@ -22,7 +22,7 @@ def without_empty(environment: Environment) -> Environment:
 
     def whole(state: State) -> State:
         rest = iter(state)
-        return structure.unflatten([next(rest) if x.size else jnp.zeros(x.shape, x.dtype) for x in leaves])
+        return jax.tree.unflatten(structure, [next(rest) if x.size else jnp.zeros(x.shape, x.dtype) for x in leaves])
 
     def reset(key: Key) -> tuple[State, jax.Array]:
         state, observation = environment.reset(key)
@@ -82,8 +82,8 @@ class Parts(NamedTuple):
         config, num_shards = self.training, self.training.num_shards
         if config.warmup_steps < self.replay.steps:
             raise ValueError(
-                f"warmup_steps is {config.warmup_steps}, but must be at least the {self.replay.steps} steps of a window "
-                "of the replay"
+                f"warmup_steps is {config.warmup_steps}, but must be at least the {self.replay.steps} steps of a "
+                "window of the replay"
             )
         for name, value, divisor, rule in (
             ("steps_per_epoch", config.steps_per_epoch, self.period, "vector steps between updates"),
