@@ -98,6 +98,9 @@ FAMILY = {
     f"--agent '{{algorithm: td3, batch_size: 256, reward_scale: 0.1, normalize_observations: true, {_INTEGRATOR}}}'",
     "double_integrator, D4PG, normalized": "configs/double_integrator.yaml --agent.normalize_observations true",
     "mountain_car_continuous, 20 more seeds": "configs/mountain_car_continuous.yaml --seed 10 --num-seeds 20",
+    "mountain_car_continuous, FastTD3, 20 more seeds": "configs/mountain_car_continuous.yaml --agent.algorithm fasttd3 "
+    "--agent.decoupled_weight_decay 0 --agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101 --seed 10 "
+    "--num-seeds 20",
     "mountain_car_continuous, white noise": "configs/mountain_car_continuous.yaml --noise.smoothing 0",
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
@@ -199,15 +202,17 @@ def precisions(rows: list[dict[str, str]]) -> str:
             {column: np.array([float(row.get(column) or "nan") for row in of_one]) for column in COLUMNS[5:]}
             for of_one in own
         )
-        low, high = confidence_interval(one["return_mean"])
-        difference = half["return_mean"] - one["return_mean"]
+        digits = 1 if abs(interquartile_mean(one["return_mean"])) >= 1 else 4
+
+        def interval(values: np.ndarray, digits: int = digits) -> str:
+            low, high = confidence_interval(values)
+            return f"{interquartile_mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
         line = {
             "config": name,
-            "float32: IQM (95% CI)": f"{_text(interquartile_mean(one['return_mean']))} ({_text(low)} to {_text(high)})",
-            "bfloat16: IQM": _text(interquartile_mean(half["return_mean"])),
-            "paired difference (95% CI)": f"{_text(interquartile_mean(difference))} ({{}} to {{}})".format(
-                *map(_text, confidence_interval(difference))
-            ),
+            "float32: IQM (95% CI)": interval(one["return_mean"]),
+            "bfloat16: IQM (95% CI)": interval(half["return_mean"]),
+            "paired difference (95% CI)": interval(half["return_mean"] - one["return_mean"]),
         }
         for column in ("overestimation", "critic_loss"):
             line[column.replace("_", " ")] = " / ".join(f"{np.median(own[column]):.3g}" for own in (one, half))
