@@ -33,7 +33,7 @@ def in_every_step(mask: jax.Array, make: Callable[[Key], Any], key: Key, old: An
 
 
 def rollout(environment: Environment, members: int, num_envs: int, num_steps: int) -> Callable[[], None]:
-    """Plays steps in compiled code; each call goes on from where the last one stopped."""
+    """Plays steps in compiled code; each call continues from the state of the previous one."""
 
     def one_step(state: Any, key: Key) -> tuple[Any, jax.Array]:
         action_key, key = jax.random.split(key)

@@ -68,6 +68,11 @@ _ROCKET = (
     "batch_size: 128, learning_rate_decay_steps: 200000, max_grad_norm: 10, "
     "actor: {hidden_sizes: [64, 64], normalization: layer}, critic: {hidden_sizes: [64, 64], normalization: layer}"
 )
+_CAR = (
+    "gamma: 0.9995, tau: 0.005, actor_learning_rate: 3.0e-4, critic_learning_rate: 1.0e-3, batch_size: 128, "
+    "learning_rate_decay_steps: 400000, actor: {hidden_sizes: [64, 64], normalization: layer}, "
+    "critic: {hidden_sizes: [64, 64], normalization: layer}"
+)
 ALGORITHMS = {
     "Pendulum-v1": {
         "DDPG": _LADDER,
@@ -75,9 +80,12 @@ ALGORITHMS = {
         "D4PG": "configs/pendulum_d4pg.yaml",
         "FastTD3": "configs/pendulum_fasttd3.yaml",
     },
-    "MountainCarContinuous-v0": _column(
-        "configs/mountain_car_continuous.yaml", "DDPG", "--agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101"
-    ),
+    "MountainCarContinuous-v0": {
+        "DDPG": f"configs/mountain_car_continuous.yaml --agent '{{algorithm: ddpg, {_CAR}}}'",
+        "TD3": f"configs/mountain_car_continuous.yaml --agent '{{algorithm: td3, {_CAR}}}'",
+        "D4PG": "configs/mountain_car_continuous.yaml --agent.algorithm d4pg",
+        "FastTD3": "configs/mountain_car_continuous.yaml",
+    },
     "Reacher-misc": _column("configs/reacher.yaml", "TD3", "--agent.v_min 0 --agent.v_max 20"),
     "Swimmer-misc": _column("configs/swimmer.yaml", "DDPG", "--agent.v_min 0 --agent.v_max 50"),
     "Rocket-goddard": {
@@ -98,10 +106,10 @@ FAMILY = {
     f"--agent '{{algorithm: td3, batch_size: 256, reward_scale: 0.1, normalize_observations: true, {_INTEGRATOR}}}'",
     "double_integrator, D4PG, normalized": "configs/double_integrator.yaml --agent.normalize_observations true",
     "mountain_car_continuous, 20 more seeds": "configs/mountain_car_continuous.yaml --seed 10 --num-seeds 20",
-    "mountain_car_continuous, FastTD3, 20 more seeds": "configs/mountain_car_continuous.yaml --agent.algorithm fasttd3 "
-    "--agent.decoupled_weight_decay 0 --agent.v_min -20 --agent.v_max 100 --agent.num_atoms 101 --seed 10 "
-    "--num-seeds 20",
-    "mountain_car_continuous, white noise": "configs/mountain_car_continuous.yaml --noise.smoothing 0",
+    "mountain_car_continuous, DDPG, 20 more seeds": "configs/mountain_car_continuous.yaml --seed 10 --num-seeds 20 "
+    f"--agent '{{algorithm: ddpg, {_CAR}}}'",
+    "mountain_car_continuous, DDPG, white noise": "configs/mountain_car_continuous.yaml --noise.smoothing 0 "
+    f"--agent '{{algorithm: ddpg, {_CAR}}}'",
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
     "pendulum, n = 3": "configs/pendulum.yaml --replay.steps 3",
