@@ -338,6 +338,7 @@ def bench(script):
         ("peers", "bench/README.md"),
         ("peers precision", "docs/devices.md"),
         ("pbt", "bench/README.md"),
+        ("resets", "bench/README.md"),
         ("silver2014", "docs/silver2014.md"),
     ],
 )
