@@ -103,7 +103,8 @@ def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, A
         metrics()
         seconds.append(time.perf_counter() - start)
     per_epoch = training.steps_per_epoch * kind.get("updates_per_step", 1)
-    counts = optax.tree.get(population.gather(state.agent.critic_optimizer), "count")
+    learner = getattr(state.agent, "agent", state.agent)  # inside the statistics of observations
+    counts = optax.tree.get(population.gather(learner.critic_optimizer), "count")
     assert set(counts.ravel().tolist()) == {(epochs + 1) * per_epoch}
     rate = kind.get("members", 1) * per_epoch / statistics.median(seconds[1:])
     return {"updates_per_second": rate, "compile_seconds": compile_seconds}, population, state
