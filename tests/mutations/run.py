@@ -24,7 +24,7 @@ from typing import NamedTuple
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("jaxddpg", "tests", "pyproject.toml")
+COPIED = ("jaxddpg", "tests", "configs", "pyproject.toml")
 JOBS = min(4, os.cpu_count() or 1)
 """So many run side by side."""
 
