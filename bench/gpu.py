@@ -3,10 +3,10 @@
     python bench/gpu.py                    # on a machine with one: about 15 minutes, writes bench/results/gpu.json
     python bench/gpu.py --ahead-of-time    # without one, with the extra cuda12: kernels, compiled for an H100
 
-Members from 1 to 4096 at three sizes and FastTD3 with its published sizes, each with matrix products in float32, in
-TF32 (the default there) and with agent.precision bfloat16; what is learned by each; command buffers as XLA chooses
-them, off, and around whole loops; rejax's headline workload on Pendulum (128 environments, an update for each
-environment step, batch 512, a million rows, up to 300 members). It has not run yet.
+Members from 1 to 4096 at three sizes, and FastTD3 with the published numbers of environments and rows, each with matrix
+products in float32, in TF32 (the default there) and with agent.precision bfloat16; what is learned by each; command
+buffers as XLA chooses them, off, and around whole loops; rejax's headline workload on Pendulum (128 environments, an
+update for each environment step, batch 512, a million rows, up to 300 members). It has not run yet.
 """
 
 import argparse

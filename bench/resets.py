@@ -59,18 +59,19 @@ def rollout(environment: Environment, members: int, num_envs: int, num_steps: in
 
 
 def compare(name: str, members: int, num_envs: int) -> dict[str, float]:
-    lazy, num_steps = episodic._replace_where, max(20, 100_000 // (members * num_envs)) // (20 if ":" in name else 1)
-    runs = {}
+    total = 5_000 if ":" in name else 100_000
+    num_steps = max(20, total // (members * num_envs))
+    lazy, runs = episodic._replace_where, {}
     for way, replace in (("every step", in_every_step), ("ended only", lazy)):
         episodic._replace_where = replace
-        runs[way] = rollout(make_environment(settings.Environment(name)), members, num_envs, max(20, num_steps))
+        runs[way] = rollout(make_environment(settings.Environment(name)), members, num_envs, num_steps)
     episodic._replace_where = lazy
     seconds: dict[str, list[float]] = {way: [] for way in runs}
     for _ in range(7):
         for way, run in runs.items():
             start = time.process_time()
             run()
-            seconds[way].append((time.process_time() - start) / (members * num_envs * max(20, num_steps)))
+            seconds[way].append((time.process_time() - start) / (members * num_envs * num_steps))
     ratios = [a / b for a, b in zip(seconds["every step"], seconds["ended only"], strict=True)]
     return {way: statistics.median(own) for way, own in seconds.items()} | {"ratio": statistics.median(ratios)}
 

@@ -207,7 +207,10 @@ def precisions(rows: list[dict[str, str]]) -> str:
         if not all(own):
             continue
         one, half = (
-            {column: np.array([float(row.get(column) or "nan") for row in of_one]) for column in COLUMNS[5:]}
+            {
+                column: np.array([float(row.get(column) or "nan") for row in of_one])
+                for column in ("return_mean", "overestimation", "critic_loss")
+            }
             for of_one in own
         )
         digits = 1 if abs(interquartile_mean(one["return_mean"])) >= 1 else 4
@@ -223,7 +226,7 @@ def precisions(rows: list[dict[str, str]]) -> str:
             "paired difference (95% CI)": interval(half["return_mean"] - one["return_mean"]),
         }
         for column in ("overestimation", "critic_loss"):
-            line[column.replace("_", " ")] = " / ".join(f"{np.median(own[column]):.3g}" for own in (one, half))
+            line[column.replace("_", " ")] = " / ".join(f"{np.median(values[column]):.3g}" for values in (one, half))
         found.append(line)
     return common.table(found)
 

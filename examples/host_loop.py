@@ -1,6 +1,6 @@
 """Environments that run on the host: TD3 in a loop around Gymnasium's environments.
 
-`python examples/host_loop.py` learns Gymnasium's Pendulum in a few minutes. Prefer environments written in JAX where
+`python examples/host_loop.py` learns Gymnasium's Pendulum in about a minute. Prefer environments written in JAX where
 there are any. This loop has no checkpoints that resume exactly, because it cannot read the state of the environments;
 it trains one agent, not a population; and every step moves data between host and device.
 """
@@ -13,7 +13,15 @@ import numpy as np
 import jaxddpg as jd
 from jaxddpg.settings import TD3, Actor, Critic
 
-CONFIG = TD3(batch_size=128, tau=0.01, actor=Actor(hidden_sizes=(64, 64)), critic=Critic(hidden_sizes=(64, 64)))
+CONFIG = TD3(
+    batch_size=128,
+    tau=0.02,
+    reward_scale=0.1,
+    actor_learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+    actor=Actor(hidden_sizes=(64, 64)),
+    critic=Critic(hidden_sizes=(64, 64)),
+)
 
 
 def train(name: str = "Pendulum-v1", num_steps: int = 5_000, num_envs: int = 4, warmup: int = 250, seed: int = 0):
@@ -51,7 +59,7 @@ def train(name: str = "Pendulum-v1", num_steps: int = 5_000, num_envs: int = 4, 
     for number in range(warmup + num_steps):
         clock = jd.Clock(epoch=np.uint32(0), step=np.uint32(number), num_envs=num_envs)
         act_key, learn_key = jax.random.split(jax.random.fold_in(key, number))
-        if number >= warmup and number % agent.critic_steps == 0:
+        if number >= warmup:
             learner = learn(learn_key, clock, learner, replay_state)
         noise_state, action = act(act_key, clock, learner, noise_state, observation)
         following, reward, terminated, truncated, info = environments.step(

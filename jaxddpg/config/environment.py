@@ -14,7 +14,7 @@ from jaxddpg.config import tracing, trial
 from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
-from jaxddpg.envs.registry import CONTINUOUS, LIBRARIES, REGISTERED
+from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
 from jaxddpg.parts.structure import kind, mismatch
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
@@ -29,7 +29,7 @@ def make_environment(section: settings.Environment) -> Environment:
         ConfigError: there is no such environment, or it cannot be used.
     """
     try:
-        make = _factory(section.name)
+        make = _factory(section)
         if make is None:
             return from_gymnax(section.name, section.parameters)
         check_parameters(make, section.parameters)
@@ -57,16 +57,16 @@ def make_environment(section: settings.Environment) -> Environment:
         raise ConfigError([f"environment {section.name} cannot be used: {sentence(error)}"]) from error
 
 
-def _factory(name: str) -> Callable[..., Any] | None:
+def _factory(section: settings.Environment) -> Callable[..., Any] | None:
     """What makes the environment of a name; None where gymnax does."""
+    name = section.name
+    if section.library:
+        return partial(load_function(f"jaxddpg.envs.{section.library}:make"), name.partition(":")[2])
     if name in REGISTERED:
         return REGISTERED[name]
     place = (CONTINUOUS[name].factory or name) if name in CONTINUOUS else name
     if ":" not in place:
         return None
-    prefix, _, of_library = place.partition(":")
-    if prefix in LIBRARIES:
-        return partial(load_function(f"{LIBRARIES[prefix]}:make"), of_library)
     make = load_function(place)
     if isinstance(make, Environment):
         raise ValueError(f"{place} is an Environment, but must be a function that returns one")
@@ -114,7 +114,7 @@ def check_environment(section: settings.Environment) -> None:
         )
     if errors:
         raise ConfigError(errors)
-    if section.name not in CONTINUOUS and section.name.partition(":")[0] not in LIBRARIES:
+    if section.name not in CONTINUOUS and not section.library:
         try:
             ends = trial.ended(_player(digest(section))(section, seed_key(0)))
         except Exception as error:

@@ -76,10 +76,6 @@ CONTINUOUS = {
     "Rocket-goddard": Known({}, optimal_return=0.01275, factory="jaxddpg.envs.goddard:rocket"),  # docs/goddard.md
 }
 
-LIBRARIES = {"brax": "jaxddpg.envs.brax", "playground": "jaxddpg.envs.playground"}
-"""Modules whose `make(name, **parameters)` returns an environment of a library, by the prefix of its names, as in
-brax:ant. Their parameters are static."""
-
 DISCRETE = (
     "CartPole-v1",
     "Acrobot-v1",

@@ -41,7 +41,7 @@ def _flattening(section: type) -> tuple[Callable, Callable]:
         for field in dataclasses.fields(section):
             entry = getattr(value, field.name)
             if isinstance(entry, Mapping):
-                is_static = getattr(value, "is_static", False)
+                is_static = bool(getattr(value, "library", ""))
                 texts = {name: _text(item, is_static) for name, item in entry.items()}
                 static = {name: text for name, text in texts.items() if text is not None}
                 numbers[field.name] = {name: item for name, item in entry.items() if name not in static}

@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 from jaxddpg.settings.fields import AXIS_FORM, CUSTOM, MAX_VARIANTS, Factory, Rule, Scalar, setting
 
+LIBRARIES = ("brax", "playground")
+"""Prefixes of names of environments. The module of `jaxddpg.envs` with that name has a function `make(name,
+**parameters)`."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -22,9 +26,11 @@ class Environment:
     )
 
     @property
-    def is_static(self) -> bool:
-        """Whether the floats of `parameters` are static, too."""
-        return self.name.startswith(("brax:", "playground:"))
+    def library(self) -> str:
+        """The library that the prefix of the name stands for, as in brax:ant; "" for all other environments. The
+        parameters of its environments are static."""
+        prefix, colon, _ = self.name.partition(":")
+        return prefix if colon and prefix in LIBRARIES else ""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from jaxddpg.types import Agent, Environment, Key, Noise, Replay, State, TimeSte
 
 
 def without_empty(environment: Environment) -> Environment:
-    """The environment, whose state is a list of arrays if any of them had size 0; those are left out. They cannot be
-    stored by Orbax, and JAX 0.11 crashes where one is sharded over several devices."""
+    """Leaves arrays of size 0 out of the state of an environment; where there are any, the state becomes a list of the
+    others. Orbax cannot store them, and JAX 0.11 crashes where one is sharded over several devices."""
     leaves, structure = jax.tree.flatten(jax.eval_shape(environment.reset, seed_key(0))[0])
     if all(leaf.size for leaf in leaves):
         return environment
