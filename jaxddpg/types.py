@@ -156,6 +156,9 @@ class Environment(NamedTuple):
     """[O] or scalar: lower bound used to scale features for linear agents; -inf if unbounded."""
     observation_high: Any = jnp.inf
     """[O] or scalar: its upper end."""
+    render: Callable[[State], np.ndarray] | None = None
+    """`render(state) -> image [H, W, 3]` uint8, of a state on the host, not traced; None: `jaxddpg render` draws what
+    was observed."""
 
 
 def rescale(action: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:

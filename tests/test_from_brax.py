@@ -147,6 +147,28 @@ def test_episodes_are_equal_under_vmap():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), together, stacked)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within Brax
+@pytest.mark.parametrize("name", ["brax:inverted_pendulum", "playground:CartpoleSwingup"])
+def test_mujoco_draws_a_state(name):
+    needs_library(name)
+    try:
+        import mujoco
+
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
+    except Exception as error:
+        pytest.skip(f"no OpenGL: {error}")
+    environment = make_environment(settings.Environment(name))
+    state, _ = jax.jit(environment.reset)(KEY)
+    after = state
+    for _ in range(20):
+        after, _ = jax.jit(environment.step)(KEY, after, jnp.ones(environment.action_size))
+    first, again, second = (environment.render(jax.device_get(drawn)) for drawn in (state, state, after))
+    assert first.shape == (320, 320, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(np.any(first != second, axis=-1)) > 0.005  # something moved
+
+
 @pytest.mark.parametrize("library", ["brax", "playground"])
 def test_a_library_that_is_not_installed_is_named_with_its_extra(library, monkeypatch):
     monkeypatch.setitem(sys.modules, {"brax": "brax", "playground": "mujoco_playground"}[library], None)

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import itertools
 
@@ -13,6 +12,7 @@ from PIL import Image
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.config.environment import make_environment
+from jaxddpg.envs.episodic import episodic
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import animation
 from jaxddpg.report.scenes import SCENES, Rollout
@@ -307,9 +307,16 @@ def finished(tmp_path_factory):
     """The directories of two runs that are stopped before they learn, so of one policy: their episodes end early, and
     never."""
     directories = {name: tmp_path_factory.mktemp("rendering") / name for name in ("never", "ends")}
+    stop_at_once("lift", {"end": 1e9}, directories["never"])
+    stop_at_once("lift", {"end": 20.0}, directories["ends"])
+    return directories
+
+
+def stop_at_once(environment, parameters, directory):
+    """Trains nothing in an environment of this file."""
     experiment = config.parse(
         {
-            "environment": {"name": "test_rendering:lift", "parameters": {"end": 1e9}},
+            "environment": {"name": f"test_rendering:{environment}", "parameters": parameters},
             "agent": {"batch_size": 4, "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}},
             "replay": {"capacity": 64},
             "training": {"num_envs": 2, "warmup_steps": 4, "steps_per_epoch": 6, "num_epochs": 1},
@@ -317,10 +324,7 @@ def finished(tmp_path_factory):
             "population": {"num_seeds": 2},
         }
     ).experiment
-    run(experiment, directories["never"], should_stop=lambda: True)
-    changed = dataclasses.replace(experiment.environment, parameters={"end": 20.0})
-    run(dataclasses.replace(experiment, environment=changed), directories["ends"], should_stop=lambda: True)
-    return directories
+    run(experiment, directory, should_stop=lambda: True)
 
 
 @pytest.fixture
@@ -366,6 +370,43 @@ def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tm
     np.testing.assert_array_equal(other_member, again)
     assert first[0] == other_member[0] != other_seed[0]
     assert first[1] != other_member[1]
+
+
+def painted(broken=False):
+    """It rises by .1 in each of 10 steps, and paints its own images, as bright as it is high."""
+
+    def paint(height):
+        if broken:
+            raise RuntimeError("no display\nsecond line")
+        assert isinstance(height, np.ndarray | np.generic)
+        return np.full((8, 8, 3), 255 * height, np.uint8)
+
+    return episodic(
+        lambda key: jnp.float32(0),
+        lambda key, height, action: (height + 0.1, height, jnp.array(False)),
+        lambda height: height[None],
+        observation_size=1,
+        action_size=1,
+        episode_length=10,
+        render=paint,
+    )
+
+
+def test_an_environment_can_render_itself(tmp_path):
+    stop_at_once("painted", {}, tmp_path / "run")
+    render(tmp_path / "run", tmp_path / "a.gif")
+    pictures, _ = images(tmp_path / "a.gif")
+    centers = [picture[160, 160].astype(float).mean() for picture in pictures]
+    # The state after the last step is the first of the next episode, so the one before is shown twice.
+    np.testing.assert_allclose(centers, 25.5 * np.minimum(np.arange(11), 9), atol=4)
+
+
+def test_where_an_environment_cannot_render_itself_observations_are_drawn(rollouts, tmp_path):
+    stop_at_once("painted", {"broken": True}, tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"test_rendering:painted cannot be rendered \(no display\); its observations"):
+        render(tmp_path / "run", tmp_path / "a.gif")
+    (rollout,) = rollouts
+    assert rollout.image is None
 
 
 def test_the_command_draws_into_the_run(finished):

@@ -1,19 +1,23 @@
 """Environments with Brax's interface (brax >= 0.14), which MuJoCo Playground has, too."""
 
+import atexit
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.types import Environment, Key, State, seed_key
 
 EPISODE_LENGTHS = {"pusher": 100, "reacher": 50}
 """Those of Gym's tasks, where they are not 1,000 steps; Brax itself has 1,000 for all."""
+IMAGE_SIZE = 320
+"""Pixels of a rendered image's width and height."""
 
 
 def make(name: str, episode_length: int | None = None, **parameters: Any) -> Environment:
@@ -78,6 +82,9 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
     def observe(state: State) -> jax.Array:
         return _array(jax.tree.unflatten(structure, state).obs)
 
+    model = getattr(getattr(environment, "sys", environment), "mj_model", None)
+    draw = model and _drawing(model)
+
     return episodic(
         lambda key: leaves(reset(key)),
         step,
@@ -85,7 +92,36 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
         observation_size=jax.eval_shape(_array, first.obs).size,
         action_size=int(environment.action_size),
         episode_length=episode_length,
+        render=draw and (lambda state: draw(jax.tree.unflatten(structure, state))),
     )
+
+
+def _drawing(model: Any) -> Callable[[Any], np.ndarray]:
+    """A function that draws a state of Brax or MuJoCo Playground with MuJoCo's renderer, by the model's first camera
+    where it has any."""
+
+    @functools.cache
+    def renderer() -> tuple[Any, Any]:
+        import mujoco
+
+        made = mujoco.Renderer(model, IMAGE_SIZE, IMAGE_SIZE)
+        atexit.register(made.close)  # which fails where the interpreter has removed OpenGL before
+        return mujoco.MjData(model), made
+
+    def draw(state: Any) -> np.ndarray:
+        import mujoco
+
+        data, drawn = renderer()
+        if hasattr(state, "pipeline_state"):
+            data.qpos, data.qvel = state.pipeline_state.q, state.pipeline_state.qd
+        else:
+            for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
+                setattr(data, name, getattr(state.data, name))
+        mujoco.mj_forward(model, data)
+        drawn.update_scene(data, camera=0 if model.ncam else -1)
+        return drawn.render()
+
+    return draw
 
 
 def _array(observation: Any) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxddpg.parts.structure import kind, mismatch
 from jaxddpg.types import Environment, Key, Scalar, State, TimeStep
@@ -19,6 +20,7 @@ def episodic(
     action_size: int,
     episode_length: int,
     timeout_reward: Scalar = 0.0,
+    render: Callable[[State], np.ndarray] | None = None,
     **ranges: Any,
 ) -> Environment:
     """Adds a time limit and auto-reset to a task, making an `Environment`.
@@ -34,6 +36,7 @@ def episodic(
         action_size: A.
         episode_length: steps after which an episode is truncated.
         timeout_reward: added to the reward of a step that is truncated.
+        render: state -> image [H, W, 3] uint8, of a state on the host; by default what was observed is drawn.
         ranges: of actions and observations, as fields of `Environment`.
 
     Raises:
@@ -77,6 +80,8 @@ def episodic(
             truncated=truncated,
         )
 
+    if render:
+        ranges["render"] = lambda timed: render(timed[0])
     return Environment(reset_episode, step_episode, observation_size, action_size, episode_length, **ranges)
 
 

@@ -1,4 +1,4 @@
-"""Episodes as animations, drawn from what the agent observed."""
+"""Episodes as animations."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxddpg.report.scenes import SCENES, Rollout, Show, curves
+from jaxddpg.report.scenes import SCENES, Rollout, Show, curves, images
 
 MAX_FRAMES = 150
 FRAME_MILLISECONDS = 50
@@ -24,15 +24,15 @@ def draw(rollout: Rollout, path: Path) -> None:
     canvas.draw()
     still = canvas.copy_from_bbox(figure.bbox)
     moving = sorted(figure.findobj(Artist.get_animated), key=Artist.get_zorder)
-    images = []
+    drawn = []
     for step in frames(len(rollout.rewards)):
         show(step)
         canvas.restore_region(still)
         for artist in moving:
             artist.draw(canvas.get_renderer())
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    durations = [FRAME_MILLISECONDS] * (len(images) - 1) + [LAST_FRAME_MILLISECONDS]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+        drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    durations = [FRAME_MILLISECONDS] * (len(drawn) - 1) + [LAST_FRAME_MILLISECONDS]
+    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=durations, loop=0)
 
 
 def frames(steps: int) -> list[int]:
@@ -46,7 +46,8 @@ def scene(rollout: Rollout) -> tuple[Figure, Show]:
     figure = Figure(figsize=(4, 4), dpi=80, layout="constrained")
     returns = np.concatenate([[0.0], np.cumsum(rollout.rewards, dtype=float)])
     title = figure.suptitle(" ", fontsize=10, animated=True)
-    move = SCENES.get(rollout.environment, curves)(figure, rollout)
+    draw_scene = images if rollout.image else SCENES.get(rollout.environment, curves)
+    move = draw_scene(figure, rollout)
 
     def show(step: int) -> None:
         title.set_text(f"step {step}, return {returns[step]:.5g}")

@@ -1,4 +1,5 @@
-"""Drawings of episodes: of our own environments and of the pendulum; of all others the curves over time."""
+"""Drawings of episodes: images that an environment renders itself, scenes of our own environments and of the pendulum,
+and of all others the curves over time."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -26,6 +27,8 @@ class Rollout(NamedTuple):
     """[T]"""
     parameters: Mapping[str, Any] = MappingProxyType({})
     """Those of the environment that are not its defaults."""
+    image: Callable[[int], np.ndarray] | None = None
+    """step below T -> image [H, W, 3] of the state before it; None: what was observed is drawn."""
 
 
 Show = Callable[[int], None]
@@ -60,6 +63,20 @@ def curves(figure: Figure, rollout: Rollout) -> Show:
     def show(step: int) -> None:
         for line, column in drawn:
             line.set_data(time[: step + 1], column[: step + 1])
+
+    return show
+
+
+def images(figure: Figure, rollout: Rollout) -> Show:
+    """What the environment itself draws."""
+    assert rollout.image
+    image, last = rollout.image, len(rollout.rewards) - 1
+    axes = figure.subplots()
+    axes.set_axis_off()
+    drawn = axes.imshow(image(0), animated=True)
+
+    def show(step: int) -> None:
+        drawn.set_data(image(min(step, last)))  # the last state was replaced by the first of the next episode
 
     return show
 

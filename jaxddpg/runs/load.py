@@ -1,5 +1,7 @@
 """Policies loaded from checkpoints: evaluation, inference functions and animations."""
 
+import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -136,38 +138,54 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # which MuJoCo reads at its import
     found = load_member(Path(directory), member, epoch)
-    section = found.settings.environment
-    observations, actions, rewards = _play(seed_key(seed), found)
+    rollout = _play(seed_key(seed), found)
+    if rollout.image:
+        try:
+            rollout.image(0)
+        except Exception as error:  # of a graphics library, or of the user's own code
+            warnings.warn(
+                f"{rollout.environment} cannot be rendered ({config.first_line(error)}); its observations are drawn "
+                "instead. MuJoCo needs EGL or OSMesa without a display; the variable MUJOCO_GL selects one",
+                stacklevel=2,
+            )
+            rollout = rollout._replace(image=None)
     try:
-        animation.draw(Rollout(section.name, observations, actions, rewards, section.parameters), path)
+        animation.draw(rollout, path)
     except OSError as error:
         raise ConfigError([f"--output {path} cannot be written: {error.strerror or error}"]) from error
 
 
-def _play(key: Key, found: MemberPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One deterministic episode of T steps: observations [T + 1, O], actions [T, A] in the environment's own units and
-    rewards [T]."""
-    environment = found.environment
+def _play(key: Key, found: MemberPolicy) -> Rollout:
+    """One deterministic episode."""
+    environment, section = found.environment, found.settings.environment
+    render_state = environment.render
 
-    def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[jax.Array, TimeStep]]:
-        environment_state, observation = carry
+    def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[Any, ...]]:
+        before, observation = carry
         action = jnp.clip(found.act(observation), -1.0, 1.0)
-        environment_state, time_step = environment.step(key, environment_state, action)
-        return (environment_state, time_step.observation), (found.in_units(action), time_step)
+        environment_state, time_step = environment.step(key, before, action)
+        kept = before if render_state else None
+        return (environment_state, time_step.observation), (found.in_units(action), time_step, kept)
 
     @jax.jit
-    def play(key: Key) -> tuple[jax.Array, tuple[jax.Array, TimeStep]]:
+    def play(key: Key) -> tuple[jax.Array, tuple[jax.Array, TimeStep, State]]:
         reset_key, step_key = jax.random.split(key)
         environment_state, start = environment.reset(reset_key)
         keys = jax.random.split(step_key, environment.episode_length)
         return start, jax.lax.scan(step, (environment_state, start), keys)[1]
 
-    start, (actions, time_steps) = jax.device_get(play(key))
+    start, (actions, time_steps, states) = jax.device_get(play(key))
     over = time_steps.terminated | time_steps.truncated
     length = int(over.argmax()) + 1 if over.any() else len(over)
     observations = np.concatenate([start[None], time_steps.final_observation[:length]])
-    return observations, actions[:length], time_steps.reward[:length]
+
+    rollout = Rollout(section.name, observations, actions[:length], time_steps.reward[:length], section.parameters)
+    if not render_state:
+        return rollout
+    return rollout._replace(image=lambda step: render_state(jax.tree.map(lambda leaf: leaf[step], states)))
 
 
 class Policies(NamedTuple):
