@@ -10,7 +10,7 @@ import pytest
 from helpers import TINY, call, refused, slow
 
 from jaxddpg.config import ConfigError
-from jaxddpg.runs import backend
+from jaxddpg.runs import backend, cache
 
 
 def ran(arguments, **variables):
@@ -112,7 +112,7 @@ os.sched_getaffinity = lambda _: range(3)
 import jax
 {set_up}
 before = jax.config.jax_num_cpu_devices
-from jaxddpg.runs import backend
+from jaxddpg.runs import backend, cache
 with warnings.catch_warnings(record=True) as caught:
     backend.start()
 sentences = [str(one.message) for one in caught if "the CPU backend was already initialized" in str(one.message)]
@@ -144,6 +144,24 @@ def test_from_python_programs_are_kept_for_the_next_process(tmp_path):
     ]
     assert found == ["False", "True"]
     assert any(tmp_path.iterdir())
+
+
+def test_the_seconds_of_compiling_are_kept_by_environment(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "new"))
+        assert cache.compile_seconds("playground:A") is None
+        cache.keep_compile_seconds("playground:A", 97.34)
+        assert cache.compile_seconds("playground:A") == 97.3
+        assert cache.compile_seconds("playground:B") is None
+        (file,) = (tmp_path / "new" / "seconds").iterdir()
+        file.write_text("damaged")
+        assert cache.compile_seconds("playground:A") is None
+        jax.config.update("jax_compilation_cache_dir", None)
+        cache.keep_compile_seconds("playground:A", 1.0)
+        assert cache.compile_seconds("playground:A") is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_cache_of_python_is_that_of_the_commands():

@@ -408,11 +408,11 @@ def test_a_flag_that_ends_a_trainer_in_xla_is_shown(experiment, tmp_path):
 
 SLOW = """
 import time
-from jaxddpg.config import build
-def population(*args, make=build.make_population):
-    made = make(*args)
-    return made._replace(compile=lambda *args: time.sleep(40) or made.compile(*args))
-build.make_population = population
+from jaxddpg.training.population import Population
+def slow(*args, compile=Population.compile):
+    time.sleep(40)
+    return compile(*args)
+Population.compile = slow
 """
 
 

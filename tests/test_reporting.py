@@ -166,6 +166,18 @@ def test_70_columns_show_the_whole_status_in_two_lines(terminal):
     assert any("updates/s" in line for line in lines)
 
 
+def test_the_display_says_what_is_compiled_and_how_long_that_took_the_last_time(terminal, capsys):
+    for seconds, expected in ((None, "compiling init, epoch"), (97.3, "compiling init, epoch (97 s the last time)")):
+        with console.Display("title", 9) as display:
+            for programs in (["init", "epoch"], ["epoch"], []):
+                display.compiling(programs, seconds)
+        assert capsys.readouterr().err.splitlines() == ["title", expected]
+    with contextlib.redirect_stderr(terminal), console.Display("title", 9) as display:
+        display.compiling(["init", "epoch"], 97.3)
+        display.compiling(["epoch"], 97.3)
+    assert "compiling epoch (97 s the last time)" in terminal.getvalue()
+
+
 def test_a_spinner_moves_while_a_run_compiles(terminal):
     with contextlib.redirect_stderr(terminal), console.Display("A title", 100):
         end = time.monotonic() + 20

@@ -36,7 +36,7 @@ from helpers import (
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError, build
-from jaxddpg.runs import checkpoint
+from jaxddpg.runs import cache, checkpoint
 from jaxddpg.runs.load import evaluate, load_policy
 from jaxddpg.runs.run import RunError
 from jaxddpg.runs.start import resume, run
@@ -182,6 +182,19 @@ def test_a_resumed_run_compiles_what_it_needs_once(compiled, tmp_path, monkeypat
     assert len(compiled) == 3 + 2  # epoch and evaluation; the start is on disk
     resume(tmp_path / "run")
     assert len(compiled) == 3 + 2
+
+
+def test_a_run_says_how_long_compiling_took_the_last_time(compiled, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cache, "_seconds_file", lambda environment: tmp_path / "seconds" / environment)
+    shown = []
+    for _ in range(3):  # the third compiles nothing
+        run(small(), quiet=False)
+        shown.append(capsys.readouterr().err)
+        if len(shown) == 1:
+            monkeypatch.setattr(population, "_PROGRAMS", {})
+    assert "compiling init, epoch, evaluate\n" in shown[0]
+    assert re.search(r"compiling init, epoch, evaluate \(\d+ s the last time\)\n", shown[1])
+    assert "compiling" not in shown[2]
 
 
 def test_runs_of_one_structure_compile_once_in_a_process(compiled):

@@ -33,12 +33,13 @@ class Display:
         self._title, self._num_epochs = title, num_epochs
         self._first: tuple[int, float] | None = None
         """The first epoch seen, and when: nothing is compiled after it."""
+        self._compiling = False
         self._last_line = time.perf_counter()
         self._diverged: set[int] = set()
         self._unmeasured: set[int] = set()
         # The spinner shows that the process is alive while it compiles, which can take minutes.
         self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
-        self._task = self._bar.add_task("compiling ...", total=num_epochs)
+        self._task = self._bar.add_task("starting", total=num_epochs)
         self._status = Text(no_wrap=False, overflow="fold")
         self._live = Live(Group(self._bar, self._status), console=self._console, transient=True)
 
@@ -46,8 +47,6 @@ class Display:
         self._console.print(self._title)
         if self._redraws:
             self._live.start()
-        else:
-            self._console.print("compiling ...")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,6 +54,16 @@ class Display:
 
     def note(self, text: str) -> None:
         self._console.print(text)
+
+    def compiling(self, programs: Sequence[str], seconds: float | None) -> None:
+        """Shows which programs are being compiled, and how many seconds all of them took the last time."""
+        if not programs:
+            return
+        text = f"compiling {', '.join(programs)}" + (f" ({seconds:.0f} s the last time)" if seconds else "")
+        self._bar.update(self._task, description=text)
+        if not self._redraws and not self._compiling:
+            self.note(text)
+        self._compiling = True
 
     def epoch(self, rows: Sequence[Row]) -> None:
         rows = active(rows)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -25,6 +26,31 @@ def directory() -> Path:
 def variables() -> dict[str, str]:
     """The variables that have a JAX which is not yet imported use that directory."""
     return {"JAX_COMPILATION_CACHE_DIR": str(directory()), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def compile_seconds(environment: str) -> float | None:
+    """How long the programs of a run in an environment took to compile the last time; None where that is unknown."""
+    file = _seconds_file(environment)
+    try:
+        return float(file.read_text()) if file else None
+    except (OSError, ValueError):
+        return None
+
+
+def keep_compile_seconds(environment: str, seconds: float) -> None:
+    """Keeps it beside what JAX compiled, where it keeps that."""
+    if file := _seconds_file(environment):
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{seconds:.1f}\n")
+
+
+def _seconds_file(environment: str) -> Path | None:
+    import jax
+
+    cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    name = "".join(letter if letter.isalnum() else "-" for letter in environment)
+    return Path(cache) / "seconds" / f"{name}.txt" if cache else None
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> None:

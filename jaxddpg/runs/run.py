@@ -18,7 +18,7 @@ from jaxddpg.config.user_code import callback_error
 from jaxddpg.parts import sharding
 from jaxddpg.report.console import Display
 from jaxddpg.report.rows import Row, mean_return, plain_json
-from jaxddpg.runs import distributed, loggers, memory, origin, summary
+from jaxddpg.runs import cache, distributed, loggers, memory, origin, summary
 from jaxddpg.runs.directory import write
 from jaxddpg.runs.history import History, read_states
 from jaxddpg.runs.loggers import Callback
@@ -108,7 +108,7 @@ class Run:
                 kept = self._plan.experiment.checkpoint.keep
                 comes_from = origin.of(self._plan, self._population.version)
                 self._writer = stack.enter_context(Writer(self._directory, kept, comes_from))
-            compile_seconds = self._compile()
+            compile_seconds = self._compile(display)
             self._start = time.perf_counter()
             agents = self._train(Members(self._plan, self._population, *self._states(), self._last_rows()))
             found = summary.summarize(self._plan, self._rows, self._population) | {"compile_seconds": compile_seconds}
@@ -119,12 +119,15 @@ class Run:
                 draw_curves(self._directory)
         return Result(self._rows, found, agents)
 
-    def _compile(self) -> float:
+    def _compile(self, display: Display) -> float:
         """Compiles the programs of the run; returns the seconds taken."""
-        start = time.perf_counter()
+        start, clock = time.perf_counter(), clock_at(self._plan.experiment.training, 0)
+        name = self._plan.experiment.environment.name
+        waiting = partial(display.compiling, seconds=cache.compile_seconds(name))
         if not is_over(self._plan.experiment, self._last_rows()):
             with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
-                self._population.compile(clock_at(self._plan.experiment.training, 0), bool(self._rows))
+                if self._population.compile(clock, bool(self._rows), waiting) and distributed.is_first():
+                    cache.keep_compile_seconds(name, time.perf_counter() - start)
                 memory.check_compiled(self._plan, self._population, self._directory is not None)
             self._population.gather(self._population.inputs.active)
         return time.perf_counter() - start

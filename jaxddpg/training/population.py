@@ -10,7 +10,7 @@ fewer devices than shards, a device holds all shards of a member.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -136,22 +136,34 @@ class Population:
         )
         """the shapes, types and shardings of the state"""
 
-    def compile(self, clock: Clock, resumed: bool) -> None:
+    def compile(
+        self, clock: Clock, resumed: bool, waiting: Callable[[Sequence[str]], object] = lambda names: None
+    ) -> bool:
         """Compiles the programs of a run in parallel, `init` only if it is not resumed. Otherwise each program compiles
-        at its first call."""
+        at its first call.
+
+        Args:
+            waiting: called with the names of the programs that are not compiled yet, again whenever one is.
+
+        Returns:
+            Whether any was compiled.
+        """
         if _debugging():
-            return  # it traces again at every call
+            return False  # it traces again at every call
         arguments = {
             "init": self.inputs[:2],
             "epoch": (*self.inputs, clock, self.like),
             "evaluate": (*self.inputs, clock, self.like.agent),
         }
         missing = [name for name in arguments if not (self.programs[name].compiled or (resumed and name == "init"))]
+        waiting(missing)
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
-            running = {name: threads.submit(self.programs[name].lower(*arguments[name]).compile) for name in missing}
-            for name, compiling in running.items():
-                self.programs[name].compiled = compiling.result()
+            running = {threads.submit(self.programs[name].lower(*arguments[name]).compile): name for name in missing}
+            for done in as_completed(running):
+                self.programs[running.pop(done)].compiled = done.result()
+                waiting([*running.values()])
+        return bool(missing)
 
     def init(self) -> State:
         """The first state of all members."""
