@@ -304,6 +304,30 @@ def test_the_own_environment_can_be_used(monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_motor_can_be_used(monkeypatch):
+    """An episode ends with reward -1 where the currents are too large; else the reward is between -0.6 and 0."""
+    pytest.importorskip("exciting_environments")
+    monkeypatch.syspath_prepend(ROOT)
+    build.check_member(config.read(ROOT / "examples" / "motor.yaml").experiment.member())
+    environment = load_example("motor").pmsm(episode_length=20)
+
+    def episode(key):
+        def step(state, key):
+            action = jax.random.uniform(key, (2,), minval=-1.0)
+            return environment.step(key, state, action)
+
+        return jax.lax.scan(step, environment.reset(key)[0], jax.random.split(key, 20))[1]
+
+    steps = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), 32))
+    rewards, terminated = np.asarray(steps.reward), np.asarray(steps.terminated)
+    assert np.any(terminated)
+    assert np.any(steps.truncated)
+    np.testing.assert_array_equal(rewards[terminated], -1.0)
+    assert np.all(rewards[~terminated] <= 0)
+    assert np.all(rewards[~terminated] > -0.6)
+
+
+@pytest.mark.slow
 def test_the_own_environment_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = "train configs/pendulum.yaml --environment.name examples.own_environment:cart --training.num_epochs 1"
