@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(agent, said, tmp_path):
         ),
         (
             {"replay": {"sampling": "mine:broken_replay", "capacity": 64, "settings": {"kind": "state"}}},
-            "replay.sampling mine:broken_replay cannot be used: add returns a state with [0].rows float32[64, 7], [1]",
+            "replay.sampling mine:broken_replay cannot be used: add returns a state with [0].rows float32[448], [1]",
         ),
         (
             {"replay": {"sampling": "mine:broken_replay", "capacity": 64, "settings": {"kind": "rows"}}},
@@ -221,5 +221,5 @@ def test_a_custom_sampling_is_told_the_capacity_of_a_shard(tmp_path):
     content["replay"] = {"sampling": "mine:doubled_replay", "capacity": 64, "settings": {"times": 2}}
     content["training"] |= {"num_shards": 2}
     trainer = build.build(config.parse(content).experiment.member())
-    assert jax.eval_shape(trainer.init, jax.random.key(0)).replay.rows.shape[0] == 128
+    assert jax.eval_shape(trainer.init, jax.random.key(0)).replay.rows.shape == (128 * 7,)
     assert refused(call("train", tmp_path / "none.yaml"), "does not exist") == []

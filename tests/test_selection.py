@@ -200,7 +200,8 @@ def test_the_replay_is_taken_over_or_kept(copy_replay, tmp_path):
         experiment.training.warmup_steps + 2 * experiment.training.steps_per_epoch
     ) * experiment.training.num_envs
     assert written <= experiment.replay.capacity
-    rows = np.asarray(state["replay"].rows)[:, :written]
+    rows = np.asarray(state["replay"].rows)
+    rows = rows.reshape(len(rows), experiment.replay.capacity, -1)[:, :written]
     moved = [(r["member"], r["parent"]) for r in by_epoch(tmp_path / "run")[3] if r["parent"] != r["member"]]
     assert moved
     for member, parent in moved:

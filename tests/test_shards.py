@@ -123,7 +123,7 @@ def save(path):
         copies = [(shard.index, np.asarray(shard.data)) for shard in leaf.addressable_shards]
         assert all((a == b).all() for i, a in copies for j, b in copies if i == j)
     rows = [len(shard.data[0]) for shard in spread.replay.rows.addressable_shards]
-    assert rows == [200] * 8
+    assert rows == [200 * 9] * 8
     kinds = Counter(re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text))
     assert set(kinds) == {"all-reduce"}
     np.savez(path, *jax.tree.leaves((state, metrics)))
@@ -158,7 +158,7 @@ def test_shards_have_environments_of_their_own():
     state = jax.jit(build.build(experiment.member()).init)(jax.random.key(0))
     assert state.observation.shape == (8, 3)
     assert len(np.unique(np.asarray(state.observation), axis=0)) == 8
-    written = np.asarray(state.replay.rows).reshape(4, 200, -1)[:, : 16 * 2]
+    written = np.asarray(state.replay.rows).reshape(4, 200, 9)[:, : 16 * 2]
     assert len(np.unique(written.reshape(-1, written.shape[-1]), axis=0)) == 4 * 32
 
 

@@ -12,19 +12,24 @@ from jax.flatten_util import ravel_pytree
 from jaxddpg.types import Clock, Experience, Key, Replay
 
 
+MAX_SIZE = 2**32
+"""Of the numbers of a replay, whose indices are 32 bits wide."""
+
+
 class Ring(PyTreeNode):
     """The rows of a ring buffer; the position of the next write and the number of filled rows follow from the clock."""
 
     rows: jax.Array
-    """[capacity, W]: the fields of each row, concatenated. With one array per field, XLA would order their writes and
-    reads separately and copy some of them."""
+    """[capacity * W]: the fields of all rows, concatenated. With one array per field, XLA would order their writes and
+    reads separately and copy some of them; of an array [capacity, W] for each of several members, a TPU reads and
+    writes rows in different layouts, for which it copies the replay."""
     row: Experience = field(pytree_node=False)
     """The shapes and types of one row."""
 
     def unpack(self, rows: jax.Array) -> Experience:
-        """The fields of rows [n, W]."""
-        _, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.row))
-        return jax.vmap(unravel)(rows)
+        """The fields of rows [n * W], each [n, ...]."""
+        width, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.row))
+        return jax.vmap(unravel)(rows.reshape(-1, width.size))
 
 
 def uniform(capacity: int, steps: int = 1) -> Replay:
@@ -78,26 +83,38 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
     def init(example: Experience) -> Ring:
         flat, _ = ravel_pytree(example)
         row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
-        return Ring(rows=jnp.zeros((capacity, *flat.shape), flat.dtype), row=row)
+        if capacity * flat.size >= MAX_SIZE:
+            raise ValueError(
+                f"a replay of {capacity:,} rows of {flat.size} numbers is too large; its capacity must be below "
+                f"{MAX_SIZE // flat.size:,}"
+            )
+        return Ring(rows=jnp.zeros(capacity * flat.size, flat.dtype), row=row)
 
     def add(clock: Clock, state: Ring, rows: Experience) -> Ring:
         chex.assert_tree_shape_prefix(rows, (clock.rows_per_step,))
         flat = jax.vmap(lambda row: ravel_pytree(row)[0])(rows)
-        position = _position(clock, capacity)
-        return state.replace(rows=_write(state.rows, flat, position))
+        position = _position(clock, capacity) * jnp.uint32(flat.shape[1])
+        return state.replace(rows=_write(state.rows, flat.ravel(), position))
 
     def sample(key: Key, clock: Clock, state: Ring, n: int) -> Experience:
         filled = jnp.minimum(clock.step, _slots(clock, capacity)) * clock.rows_per_step
-        index = choose(key, clock, filled, n)
-        return jax.vmap(state.unpack)(state.rows.at[index].get(mode="promise_in_bounds"))
+        index, width = choose(key, clock, filled, n), state.rows.size // capacity
+        found = jax.lax.gather(
+            state.rows,
+            index[..., None].astype(jnp.uint32) * jnp.uint32(width),
+            jax.lax.GatherDimensionNumbers(offset_dims=(2,), collapsed_slice_dims=(), start_index_map=(0,)),
+            slice_sizes=(width,),
+            mode="promise_in_bounds",
+        )
+        return jax.vmap(state.unpack)(found)
 
     return Replay(init, add, sample)
 
 
 @jax.custom_batching.custom_vmap
 def _write(rows: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """The rows [..., capacity, W] with the rows [..., n, W] from a position on."""
-    return jax.lax.dynamic_update_slice_in_dim(rows, new, position, axis=rows.ndim - 2)
+    """The numbers [..., capacity * W] with the new ones [..., n * W] from a position on."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, position, axis=rows.ndim - 1)
 
 
 @_write.def_vmap
@@ -109,7 +126,7 @@ def _write_all(size: int, batched: tuple[bool, ...], *args: jax.Array) -> tuple[
         x if split else jnp.broadcast_to(x, (size, *x.shape)) for x, split in zip(held, batched[:2], strict=True)
     )
     if batched[2]:
-        return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=rows.ndim - 3))(rows, new, position), True
+        return jax.vmap(partial(jax.lax.dynamic_update_slice_in_dim, axis=rows.ndim - 2))(rows, new, position), True
     return _write(rows, new, position), True
 
 
