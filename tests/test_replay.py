@@ -7,6 +7,8 @@ import oracles
 import pytest
 from scipy import stats
 
+from jaxddpg import config
+from jaxddpg.config import ConfigError, build
 from jaxddpg.parts import replay
 from jaxddpg.types import Clock, Experience
 
@@ -49,6 +51,19 @@ def filled(capacity, num_envs, steps):
         clock = Clock(np.uint32(0), np.uint32(step), num_envs)
         state = memory.add(clock, state, rows(np.arange(num_envs) + step * num_envs + 1))
     return memory, state, clock.after(1)
+
+
+@pytest.mark.parametrize("make", [replay.uniform, replay.latest])
+def test_its_numbers_have_indices_of_32_bits(make):
+    width = sum(np.size(x) for x in jax.tree.leaves(ROW))
+    most = (2**32 - 1) // width
+    state = jax.eval_shape(make(most).init, ROW)
+    assert state.rows.shape == (most * width,)
+    with pytest.raises(ValueError, match=f"a replay of {most + 1} rows of {width} numbers.*at most {most} rows"):
+        jax.eval_shape(make(most + 1).init, ROW)
+    member = config.parse({"replay": {"capacity": 10**9}}).experiment.member()
+    with pytest.raises(ConfigError, match=r"replay\.capacity is 1000000000: a replay of 1000000000 rows of 9 numbers"):
+        build.check_member(member)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 14])

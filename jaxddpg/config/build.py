@@ -55,6 +55,11 @@ def check_member(member: Member) -> None:
         raise ConfigError(
             [f"{member.agent.algorithm} cannot be used with {member.environment.name}: {error}"]
         ) from error
+    if isinstance(member.replay, settings.Replay | settings.LatestReplay):
+        try:
+            jax.eval_shape(replay.init, Experience.zeros(environment))
+        except ValueError as error:
+            raise ConfigError([f"replay.capacity is {member.replay.capacity}: {error}"]) from error
     if is_custom(member):
         try:
             _check_agent(agent, environment, member)

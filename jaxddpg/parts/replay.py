@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxddpg.types import Clock, Experience, Key, Replay
 
-
 MAX_SIZE = 2**32
 """Of the numbers of a replay, whose indices are 32 bits wide."""
 
@@ -85,8 +84,8 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
         row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
         if capacity * flat.size >= MAX_SIZE:
             raise ValueError(
-                f"a replay of {capacity:,} rows of {flat.size} numbers is too large; its capacity must be below "
-                f"{MAX_SIZE // flat.size:,}"
+                f"a replay of {capacity} rows of {flat.size} numbers is too large; it may have at most "
+                f"{(MAX_SIZE - 1) // flat.size} rows"
             )
         return Ring(rows=jnp.zeros(capacity * flat.size, flat.dtype), row=row)
 
