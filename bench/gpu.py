@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,12 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
     }
 
 
-def compiled_for_h100() -> dict[str, Any]:
-    """Kernels of one update and of one epoch, compiled for an H100 without having one; and the memory of an epoch with
-    the published settings of FastTD3."""
+AHEAD_OF_TIME = [(1, "ddpg"), (1, "td3"), (1, "d4pg"), (1, "fasttd3"), (16, "ddpg"), (16, "td3")]
+
+
+def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, published: bool = True) -> dict[str, Any]:
+    """Kernels of one update and of one epoch, compiled for an H100 without having one, for numbers of members and
+    algorithms; and the memory of an epoch with the published settings of FastTD3."""
     os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # nothing can be timed
     import jax
     from jax.experimental import topologies
@@ -149,11 +153,11 @@ def compiled_for_h100() -> dict[str, Any]:
 
         return compiled(update, members, data, batch, state.agent)
 
-    def copies(program: Any, experiment: Any) -> int:
-        return len(re.findall(rf"\[(?:\d+,)?{experiment.replay.capacity},9\][^ ]* copy\(", program.as_text()))
+    def copies(program: Any, state: Any) -> int:
+        return len(re.findall(rf"\[(?:\d+,)?{state.replay.rows.size}\][^ ]* copy\(", program.as_text()))
 
     found = {}
-    for members, algorithm in [(1, name) for name in ("ddpg", "td3", "d4pg", "fasttd3")] + [(16, "ddpg")]:
+    for members, algorithm in cases:
         experiment = config.parse(common.shape(steps_per_epoch=100, algorithm=algorithm)).experiment
         epoch, state = compiled_epoch(experiment, members)
         counted = kernels(compiled_update(experiment, members, state).as_text())
@@ -161,16 +165,17 @@ def compiled_for_h100() -> dict[str, Any]:
             "kernels_per_update": sum(counted.values()),
             "by_kind": dict(counted.most_common()),
             "fusions_in_the_epoch": len(re.findall(r" fusion\(", epoch.as_text())),
-            "copies_of_the_replay": copies(epoch, experiment),
+            "copies_of_the_replay": copies(epoch, state),
         }
-    published = config.read(ROOT / "configs" / "fasttd3.yaml").experiment
-    epoch, _ = compiled_epoch(published, 1)
+    if not published:
+        return found
+    epoch, state = compiled_epoch(config.read(ROOT / "configs" / "fasttd3.yaml").experiment, 1)
     memory = epoch.memory_analysis()
     found["configs/fasttd3.yaml"] = {
         "state_bytes": memory.argument_size_in_bytes,
         "donated_bytes": memory.alias_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "copies_of_the_replay": copies(epoch, published),
+        "copies_of_the_replay": copies(epoch, state),
     }
     return found
 

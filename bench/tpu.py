@@ -1,12 +1,13 @@
 """Init, epoch and evaluation compiled for a TPU by its own compiler, without a TPU.
 
     pip install "libtpu==0.0.42.*"
+    ulimit -s unlimited                      # the compiler recurses deeply
     python bench/tpu.py                      # all cases: about ten minutes; writes bench/results/tpu.json
     python bench/tpu.py --only bfloat16      # cases with this in their name
     python bench/tpu.py --table              # the table, from bench/results/tpu.json
 
-Of each case: bytes of the state and of temporaries on a device, whether the state is updated in place, copies of a
-whole replay inside the loop, and collectives. The topology is a v5e of 2x2 chips. Compiled, not run.
+Of each case: bytes of the state and of temporaries on a chip, whether the state is updated in place, copies of a whole
+replay inside the loop, and collectives. The topology is a v5e of 2x2 chips. Compiled, not run.
 """
 
 import argparse
@@ -39,19 +40,16 @@ from jaxddpg.config import build  # noqa: E402
 from jaxddpg.parts import sharding  # noqa: E402
 from jaxddpg.training.loop import clock_at  # noqa: E402
 
-SHAPE = {"hidden": 256, "batch_size": 256, "capacity": 100_000, "steps_per_epoch": 1_000}
+SHAPE = {"hidden": 256, "batch_size": 256, "capacity": 1_000_000, "steps_per_epoch": 1_000}
+CHIPS = 4
 CASES: dict[str, dict[str, Any]] = {
-    **{name: {"algorithm": name, "members": 8} for name in ("ddpg", "td3", "d4pg", "fasttd3")},
-    "ddpg, bfloat16": {"algorithm": "ddpg", "members": 8, "precision": "bfloat16"},
-    "ddpg, 2 members in 4 shards": {"algorithm": "ddpg", "members": 2, "num_envs": 8, "shards": 4},
     **{
-        f"ddpg, {members} members of 1M rows on a chip": {
-            "algorithm": "ddpg",
-            "members": 4 * members,
-            "capacity": 1_000_000,
-        }
-        for members in (1, 2, 8, 128)
+        f"{name}, {each} members on each chip": {"algorithm": name, "members": CHIPS * each}
+        for name, counts in {"ddpg": (1, 2, 8, 128), "td3": (2, 8), "d4pg": (2, 8), "fasttd3": (2, 8)}.items()
+        for each in counts
     },
+    "ddpg, bfloat16, 2 members on each chip": {"algorithm": "ddpg", "members": CHIPS * 2, "precision": "bfloat16"},
+    "ddpg, 2 members in 4 shards": {"algorithm": "ddpg", "members": 2, "num_envs": 8, "shards": 4},
 }
 """Shapes; the members of each are spread over the four chips."""
 
@@ -115,7 +113,7 @@ def compiled(case: dict[str, Any]) -> dict[str, Any]:
             "argument_bytes": memory.argument_size_in_bytes,
             "donated_bytes": memory.alias_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
-            "copies_of_the_replay_in_a_loop": copies_in_loops(text, experiment.replay.capacity // num_shards),
+            "copies_of_the_replay_in_a_loop": copies_in_loops(text, state.replay.rows.shape[-1] // num_shards),
             "collectives": len(re.findall(r" all-reduce(?:-start)?\(", text)),
         }
     replay = state.replay.rows
@@ -123,10 +121,10 @@ def compiled(case: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def copies_in_loops(text: str, capacity: int) -> int:
-    """Copies of an array of so many rows in computations that are not the entry."""
+def copies_in_loops(text: str, size: int) -> int:
+    """Copies of an array of so many numbers for each member, in computations that are not the entry."""
     outside = text[: text.index("\nENTRY ")]
-    return len(re.findall(rf"\[(?:\d+,)?{capacity},\d+\][^ ]* copy\(", outside))
+    return len(re.findall(rf"\[(?:\d+,)?{size}\][^ ]* copy(?:-start)?\(", outside))
 
 
 def table(result: dict[str, Any]) -> str:

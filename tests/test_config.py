@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from helpers import faults, reread, swept_values, variants
+from helpers import call, faults, refused, reread, swept_values, variants
 
 import jaxddpg
 from jaxddpg import config, settings
@@ -211,6 +211,12 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
         ),
         ({"algorithm": "copdac", "features": 3}, "agent.features must be a section with settings below it, not 3"),
         ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),
+        (
+            {"algorithm": "mine:agent", "batch_size": 8, "gamma": 0.9, "tau": 0.1},
+            "agent.algorithm is mine:agent, whose settings belong in agent.settings; replace the section: "
+            "--agent '{algorithm: mine:agent, batch_size: 8}'",
+        ),
+        ("{algorithm: copdac", "agent must be a section with settings below it, not '{algorithm: copdac'; its braces"),
     ],
 )
 def test_a_section_is_read_as_the_alternative_that_it_names(agent, sentence):
@@ -248,11 +254,6 @@ def test_reading_back_keeps_the_types(tmp_path):
     assert (type(read.agent.gamma), type(read.agent.batch_size)) == (float, int)
     assert isinstance(read.training.updates_per_step, Fraction)
     assert isinstance(read.agent.actor.hidden_sizes, tuple)
-
-
-def test_an_empty_file_is_the_defaults(tmp_path):
-    (tmp_path / "empty.yaml").write_text("")
-    assert config.read(tmp_path / "empty.yaml").experiment == Experiment()
 
 
 def test_an_empty_section_is_its_defaults():
@@ -654,3 +655,25 @@ def test_a_setting_with_dots_is_refused_with_its_section():
 def test_digits_of_other_scripts_are_no_numbers(digits):
     with pytest.raises(config.ConfigError, match=r"agent\.tau is .*, but must be a number"):
         config.parse({}, {"agent.tau": digits})
+
+
+def test_an_empty_file_is_no_experiment(tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    assert refused(call("train", tmp_path / "empty.yaml"), "empty.yaml is empty; write at least the line") == []
+    (tmp_path / "empty.yaml").write_text("# all defaults")
+    assert config.read(tmp_path / "empty.yaml").experiment == Experiment()
+
+
+@pytest.mark.parametrize(
+    ("population", "sentence"),
+    [
+        ({"num_seeds": 10**9}, "population.num_seeds is 1000000000, but must be at least 1 and at most 100000"),
+        (
+            {"num_seeds": 60_000, "sweep": {"agent.tau": [0.1, 0.2]}},
+            "population.num_seeds is 60000, which makes 120000 members of 2 variants, but there may be at most 100000",
+        ),
+    ],
+)
+def test_too_many_members_are_refused_before_any_is_made(population, sentence):
+    (fault,) = faults({"population": population})
+    assert sentence in fault

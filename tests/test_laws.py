@@ -1,4 +1,4 @@
-"""What must hold for the house as a whole, whatever its rooms become."""
+"""Properties of the programs of every algorithm."""
 
 import dataclasses
 import re

@@ -89,7 +89,7 @@ def test_what_the_compiled_epoch_takes_is_refused_before_it_is_taken(tmp_path, m
 
 
 def test_too_much_is_refused_before_anything_is_made(tmp_path):
-    (tmp_path / "large.yaml").write_text("replay: {capacity: 2_000_000_000}\npopulation: {num_seeds: 100}\n")
+    (tmp_path / "large.yaml").write_text("replay: {capacity: 400_000_000}\npopulation: {num_seeds: 100}\n")
     said = call("train", tmp_path / "large.yaml", "--quiet", "--run-dir", tmp_path / "run")
     assert refused(said, "this experiment needs ", " is free; reduce replay.capacity to ") == []
     assert not (tmp_path / "run").exists()

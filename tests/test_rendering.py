@@ -16,6 +16,7 @@ from jaxddpg.envs.episodic import episodic
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import animation
 from jaxddpg.report.scenes import SCENES, Rollout
+from jaxddpg.runs import show
 from jaxddpg.runs.load import load_policy, render
 from jaxddpg.runs.start import run
 from jaxddpg.types import Environment, TimeStep, rescale
@@ -457,3 +458,12 @@ def test_a_run_without_policies_is_refused(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes((finished["ends"] / "config.yaml").read_bytes())
     with pytest.raises(ConfigError, match=f"{tmp_path} has no checkpoint"):
         render(tmp_path, tmp_path / "rollout.gif")
+
+
+def test_a_figure_shows_what_was_published_for_an_environment_of_a_library(monkeypatch, tmp_path):
+    stop_at_once("painted", {}, tmp_path / "run")
+    monkeypatch.setattr(show, "PUBLISHED", {"test_rendering:painted": {"PPO": 968.0}})
+    drawn = []
+    monkeypatch.setattr(show.figures, "plot", lambda runs, path: drawn.extend(runs))
+    show.plot(tmp_path / "run", tmp_path / "a.png")
+    assert [curves.references for curves in drawn] == [{"PPO": 968.0}]

@@ -429,7 +429,8 @@ def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_pa
         if lost == "checkpoints":
             flip_a_byte(tmp_path / "run" / "checkpoints" / str(epoch))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"cannot continue.*to start over") as error:
+    remedy = "train a new run of its config.yaml" if lost == "checkpoints" else "delete .* to start over"
+    with pytest.raises(ConfigError, match=f"cannot continue.*; restore the files of the run, or {remedy}") as error:
         resume(tmp_path / "run")
     (sentence,) = error.value.errors
     assert ("is damaged" if lost == "checkpoints" else "metrics end") in sentence

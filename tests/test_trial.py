@@ -297,6 +297,23 @@ def terminating_with_a_number():
     return of_pythons_bools(terminated=0.0)
 
 
+def terminating_twice():
+    return of_pythons_bools(terminated=np.array([False, True]))
+
+
+def branching():
+    def step(key, state, action):
+        return state, 1.0 if state[0] > 0 else 0.0, False
+
+    return episodic(
+        lambda key: jnp.zeros(1), step, lambda state: state, observation_size=1, action_size=1, episode_length=5
+    )
+
+
+def without_end():
+    return of_pythons_bools(episode_length=10**9)
+
+
 def moving_with_two_values():
     return of_pythons_bools(terminated=None)
 
@@ -345,7 +362,10 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ("of_other_observations", "observe must return float32[3], not float32[2]"),
         ("of_whole_observations", "observe must return float32[2], not int32[2]"),
         ("foreign_of_fresh_tables", "Make sure that metadata fields are hashable"),
-        ("terminating_with_a_number", "step must return a bool as terminated, not float32"),
+        ("terminating_with_a_number", "step must return bool[] as terminated, not float32[]"),
+        ("terminating_twice", "step must return bool[] as terminated, not bool[2]"),
+        ("branching", "boolean conversion of traced array with shape bool[]. Use jnp.where or jax.lax.cond instead"),
+        ("without_end", "its episode_length is 1000000000, but must be at most 100000000"),
         ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
         (

@@ -18,6 +18,8 @@ from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
 from jaxddpg.parts.structure import kind, mismatch
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
+MAX_EPISODE_LENGTH = 10**8
+
 
 def make_environment(section: settings.Environment) -> Environment:
     """The environment that a name stands for: gymnax's, ours, one of Brax or MuJoCo Playground, one that is registered,
@@ -38,6 +40,11 @@ def make_environment(section: settings.Environment) -> Environment:
             for size in ("observation_size", "action_size", "episode_length"):
                 if not isinstance(getattr(made, size), int) or getattr(made, size) < 1:
                     raise ValueError(f"its {size} is {getattr(made, size)}, but must be an integer of at least 1")
+            if made.episode_length > MAX_EPISODE_LENGTH:
+                raise ValueError(
+                    f"its episode_length is {made.episode_length}, but must be at most {MAX_EPISODE_LENGTH}, since "
+                    "evaluations play whole episodes"
+                )
             check_box("it", made.action_low, made.action_high, (made.action_size,))
             return made
         if isinstance(made, type):

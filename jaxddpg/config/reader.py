@@ -111,6 +111,8 @@ def read_section(kind: Any, content: Any, path: str, errors: dict[str, str]) -> 
         first = _tag(kind)[0] or next(iter(fields))
         if equals and name in fields:
             hint = f"did you mean --{path}{name} {value}?"
+        elif isinstance(content, str) and content.startswith("{"):
+            hint = "its braces do not match"
         elif isinstance(content, str) and isinstance(fields[first].default, str):
             hint = f"use --{section} '{{{first}: {content}}}'"
         else:
@@ -169,6 +171,15 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, errors:
     tag, _ = _tag(alternatives[default])
     choice = content.get(tag, default) if isinstance(content, Mapping) else default
     if tag and "" in alternatives and isinstance(choice, str) and ":" in choice:
+        own = _hints(alternatives[""])
+        if any(name not in own and any(name in _hints(kind) for kind in alternatives.values()) for name in content):
+            kept = {tag: choice} | {name: value for name, value in content.items() if name in own}
+            listed, section = ", ".join(f"{name}: {value}" for name, value in kept.items()), path.removesuffix(".")
+            errors[section] = (
+                f"{path}{tag} is {choice}, whose settings belong in {path}settings; replace the section: "
+                f"--{section} '{{{listed}}}'"
+            )
+            return alternatives[default]()
         return read_section(alternatives[""], content, path, errors)
     if choice not in [*alternatives] or (tag and not choice):
         choices = ", ".join(name or CUSTOM for name in alternatives)

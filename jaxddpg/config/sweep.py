@@ -295,8 +295,13 @@ def broken_axes(population: settings.Population) -> list[str]:
             "name fewer values"
         )
     counts = {"random": population.num_draws, "zip": min(lengths.values(), default=1), "grid": product}
-    alone = population.num_seeds * (counts[population.combine] if population.sweep else 1) == 1
-    if not errors and population.selects and alone:
+    members = population.num_seeds * (counts[population.combine] if population.sweep else 1)
+    if not errors and members > settings.MAX_MEMBERS:
+        errors.append(
+            f"population.num_seeds is {population.num_seeds}, which makes {members} members of "
+            f"{members // population.num_seeds} variants, but there may be at most {settings.MAX_MEMBERS}"
+        )
+    if not errors and population.selects and members == 1:
         errors.append(
             f"population.selection.method is {population.selection.method}, but there is only one member; use more "
             "population.num_seeds, or a sweep"

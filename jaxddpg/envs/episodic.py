@@ -63,8 +63,8 @@ def episodic(
             raise ValueError("step must return a state, a reward and whether the task terminated")
         state, reward, terminated = stepped
         terminated = jnp.asarray(terminated)  # ~ of a Python bool is a number
-        if terminated.dtype != bool:
-            raise ValueError(f"step must return a bool as terminated, not {terminated.dtype}")
+        if kind(terminated) != "bool[]":
+            raise ValueError(f"step must return bool[] as terminated, not {kind(terminated)}")
         truncated = (time + 1 >= episode_length) & ~terminated
         last = terminated | truncated
         (first, _), _ = jax.eval_shape(reset_episode, reset_key)

@@ -76,6 +76,21 @@ CONTINUOUS = {
     "Rocket-goddard": Known({}, optimal_return=0.01275, factory="jaxddpg.envs.goddard:rocket"),  # docs/goddard.md
 }
 
+_PPO, _TD3 = "PPO, 100M env steps", "TD3 in Gym's MuJoCo, 1M"
+PUBLISHED: dict[str, dict[str, float]] = {
+    "playground:CartpoleBalance": {_PPO: 968.0},
+    "playground:CartpoleSwingup": {_PPO: 729.0},
+    "playground:CheetahRun": {_PPO: 883.0},
+    "playground:HopperHop": {_PPO: 22.0},
+    "playground:PendulumSwingup": {_PPO: 637.0},
+    "playground:ReacherEasy": {_PPO: 955.0},
+    "playground:WalkerWalk": {_PPO: 945.0},
+    "brax:inverted_pendulum": {_TD3: 1000.0},
+    "brax:inverted_double_pendulum": {_TD3: 9337.0},
+}
+"""Returns on environments of libraries, by what reached them: PPO on MuJoCo Playground as SLM-Lab's benchmarks give
+them, TD3 from Fujimoto et al. 2018, whose physics differ from Brax's."""
+
 DISCRETE = (
     "CartPole-v1",
     "Acrobot-v1",

@@ -11,6 +11,7 @@ from PIL import Image
 from jaxddpg.report.scenes import SCENES, Rollout, Show, curves, images
 
 MAX_FRAMES = 150
+COLORS = 128
 FRAME_MILLISECONDS = 50
 LAST_FRAME_MILLISECONDS = 1500
 
@@ -31,6 +32,10 @@ def draw(rollout: Rollout, path: Path) -> None:
         for artist in moving:
             artist.draw(canvas.get_renderer())
         drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    # Without colors of its own and dithering, a frame differs from the one before only where something moves.
+    sample = Image.fromarray(np.concatenate([np.asarray(image) for image in drawn[:: max(1, len(drawn) // 8)]]))
+    palette = sample.quantize(COLORS, dither=Image.Dither.NONE)
+    drawn = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in drawn]
     durations = [FRAME_MILLISECONDS] * (len(drawn) - 1) + [LAST_FRAME_MILLISECONDS]
     drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=durations, loop=0)
 

@@ -49,9 +49,7 @@ def locked(directory: Path) -> Iterator[None]:
         # Lock a file, not the directory: NFS only supports file locks across hosts.
         descriptor = _open(directory / ".lock")
     except OSError as error:
-        raise ConfigError(
-            [f"{directory} cannot be written: {error.strerror}; make it writable, or choose another directory"]
-        ) from error
+        raise ConfigError([f"{directory} cannot be written: {error.strerror}; choose another directory"]) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

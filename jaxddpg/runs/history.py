@@ -76,11 +76,14 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
                 [f"training.num_epochs is {asked}, but the run has already reached epoch {epoch}; use at least {epoch}"]
             )
         return epoch, [*notes, f"continuing after epoch {epoch}"]
-    if found:
-        remedy = f"restore the missing files, or delete {directory / checkpoint.DIRECTORY} to start over"
-        raise ConfigError([f"{directory} cannot continue: {notes[0].split(';')[0]}; {remedy}"])
     last = config.read_run(directory).experiment.training.num_epochs  # before any changes
-    if complete >= (last + 1) * count:  # to train all of it again would replace what is there
+    has_ended = complete >= (last + 1) * count
+    if found:
+        remedy = f"delete {directory / checkpoint.DIRECTORY} to start over"
+        remedy = "train a new run of its config.yaml" if has_ended else remedy
+        remedy = f"restore the files of the run, or {remedy}"
+        raise ConfigError([f"{directory} cannot continue: {notes[0].split(';')[0]}; {remedy}"])
+    if has_ended:  # to train all of it again would replace what is there
         raise ConfigError(
             [
                 f"{directory} has ended, but its checkpoints are gone, so it cannot continue; restore "

@@ -138,8 +138,8 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")  # which MuJoCo reads at its import
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "egl"  # which MuJoCo reads at its import
     found = load_member(Path(directory), member, epoch)
     rollout = _play(seed_key(seed), found)
     if rollout.image:
@@ -267,7 +267,9 @@ def _restored(plan: RunPlan, directory: Path, epoch: int | str) -> dict[str, Any
 def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequence[int]:
     """Which of the checkpoints that were found to try, one after the other."""
     if not found:
-        raise ConfigError([f"{directory} has no checkpoint; was the run stopped before its first epoch finished?"])
+        raise ConfigError(
+            [f"{directory} has no checkpoint; the run was stopped before its first epoch ended, or they were deleted"]
+        )
     if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
         raise ConfigError(
             [f"{directory} was written by an earlier version that did not store best policies; use {NEWEST}"]

@@ -124,11 +124,12 @@ def check_state(
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     where = f" on {place}" if place else ""
+    share, what = (rows, "replay buffer") if rows > size / 2 else (size - rows, "agent")
     many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
     raise ConfigError(
         [
-            f"this experiment needs {_readable(needed)} of memory, of which {_readable(rows * held // members)} for "
-            f"the replay buffer{many} of {members} member{many}{writing}, but only {_readable(free)} is free{where}; "
+            f"this experiment needs {_readable(needed)} of memory, of which {_readable(share * held // members)} for "
+            f"the {what}{many} of {members} member{many}{writing}, but only {_readable(free)} is free{where}; "
             f"reduce {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )

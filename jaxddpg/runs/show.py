@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError, MemberPlan, Plan, RunPlan
-from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.envs.registry import CONTINUOUS, PUBLISHED
 from jaxddpg.report import figures, page
 from jaxddpg.report.curves import Curves, by_epoch, lineage, unmeasured
 from jaxddpg.report.rows import METRICS, Row, read_rows
@@ -131,20 +131,22 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[Curves]:
         except (ValueError, KeyError, TypeError) as error:
             if len(plan.runs) > 1:
                 continue  # its first epoch has not ended
-            raise ConfigError([f"the metrics of {directory / run.name} cannot be drawn: {error}"]) from error
+            lost = "" if (directory / run.name / METRICS).exists() else f"{METRICS} is missing, or "
+            raise ConfigError([f"the metrics of {directory / run.name} cannot be drawn: {lost}{error}"]) from error
         # Of members that may replace one another, none is a variant by itself.
         variants = [MemberPlan(run.experiment, 0, {})] if run.selects else run.variants
         seeds, not_finite = len(run.members) // len(variants), unmeasured(rows)
         for number, variant in enumerate(variants):
             own = slice(number * seeds, (number + 1) * seeds)
             environment = variant.settings.environment
-            known = CONTINUOUS.get(environment.name)
+            known, published = CONTINUOUS.get(environment.name), PUBLISHED.get(environment.name, {})
+            references = known.references() if known else published
             found.append(
                 Curves(
                     label=", ".join(f"{names[path]} {config.text(value)}" for path, value in variant.swept.items()),
                     env_steps=env_steps,
                     metrics={name: curves[:, own] for name, curves in metrics.items()},
-                    references=known.references() if known and not environment.parameters else {},
+                    references={} if environment.parameters else references,
                     values={} if run.selects else config.values_at(variant.settings, paths),
                     environment=_named(environment, names),
                     source=os.path.abspath(directory),

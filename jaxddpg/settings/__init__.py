@@ -29,6 +29,7 @@ from jaxddpg.settings.experiment import (
 from jaxddpg.settings.fields import (
     AXIS_FORM,
     CUSTOM,
+    MAX_MEMBERS,
     MAX_VARIANTS,
     Factory,
     Rule,
@@ -70,6 +71,7 @@ __all__ = [
     "CUSTOM",
     "D4PG",
     "DDPG",
+    "MAX_MEMBERS",
     "MAX_VARIANTS",
     "TD3",
     "Actor",

@@ -14,6 +14,7 @@ AXIS_FORM = (
 )
 """What describes the values of a swept setting."""
 MAX_VARIANTS = 10_000
+MAX_MEMBERS = 100_000
 """Of a sweep; more are almost certainly a mistake."""
 
 

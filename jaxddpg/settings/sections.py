@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import inf
 from typing import Any, Literal
 
-from jaxddpg.settings.fields import AXIS_FORM, CUSTOM, MAX_VARIANTS, Factory, Rule, Scalar, setting
+from jaxddpg.settings.fields import AXIS_FORM, CUSTOM, MAX_MEMBERS, MAX_VARIANTS, Factory, Rule, Scalar, setting
 
 LIBRARIES = ("brax", "playground")
 """Prefixes of names of environments. The module of `jaxddpg.envs` with that name has a function `make(name,
@@ -22,7 +22,8 @@ class Environment:
         "a gymnax environment name, `playground:...`, `brax:...`, or `package.module:factory` for a custom one",
     )
     parameters: Mapping[str, Any] = setting(
-        dict, "environment parameters by name; floats are traced, but for Playground and Brax, other values static"
+        dict,
+        "environment parameters by name; floats are traced, other values and those of Playground and Brax static",
     )
 
     @property
@@ -205,7 +206,7 @@ class Population:
     """The members: every variant of the swept settings with every seed."""
 
     seed: int = setting(0, "first seed; members use consecutive seeds", at_least=0)
-    num_seeds: int = setting(1, "number of seeds; in a sweep, per variant", at_least=1)
+    num_seeds: int = setting(1, "number of seeds; in a sweep, per variant", at_least=1, at_most=MAX_MEMBERS)
     sweep: Mapping[str, Any] = setting(
         dict, f"swept settings by dotted path, such as noise.scale, each with its values: {AXIS_FORM}"
     )
