@@ -32,12 +32,17 @@ def draw(rollout: Rollout, path: Path) -> None:
         for artist in moving:
             artist.draw(canvas.get_renderer())
         drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    # Without colors of its own and dithering, a frame differs from the one before only where something moves.
-    sample = Image.fromarray(np.concatenate([np.asarray(image) for image in drawn[:: max(1, len(drawn) // 8)]]))
-    palette = sample.quantize(COLORS, dither=Image.Dither.NONE)
-    drawn = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in drawn]
+    if rollout.image:
+        drawn = _with_one_palette(drawn)
     durations = [FRAME_MILLISECONDS] * (len(drawn) - 1) + [LAST_FRAME_MILLISECONDS]
     drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=durations, loop=0)
+
+
+def _with_one_palette(images: list[Image.Image]) -> list[Image.Image]:
+    """Textures make files of megabytes, unless a frame differs from the one before only where something moves."""
+    sample = np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 8)]])
+    palette = Image.fromarray(sample).quantize(COLORS, dither=Image.Dither.NONE)
+    return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
 
 
 def frames(steps: int) -> list[int]:
