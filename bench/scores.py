@@ -7,6 +7,7 @@ tables.
     python bench/scores.py --table algorithms       # the first of docs/algorithms.md: algorithms by environments
     python bench/scores.py --table family           # the second: what single settings contribute
     python bench/scores.py --table precision        # that of docs/devices.md: the shipped configs in both precisions
+    python bench/scores.py --table libraries        # that of docs/environments.md: MuJoCo Playground and Brax
 
 Each experiment is two commands, `jaxddpg train` with the arguments in its row and `jaxddpg evaluate`; its rows in the
 CSV are replaced, those of the others stay. The seeds are 0 to 9 unless a row says otherwise; settings were searched for
@@ -25,7 +26,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from jaxddpg.envs.registry import CONTINUOUS
+from jaxddpg.envs.registry import CONTINUOUS, PUBLISHED
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
 RESULTS = Path(__file__).parent / "results" / "scores.csv"
@@ -115,6 +116,17 @@ FAMILY = {
     "pendulum, n = 3": "configs/pendulum.yaml --replay.steps 3",
 }
 PRECISION = {f"{name}, bfloat16": f"{arguments} --agent.precision bfloat16" for name, arguments in SHIPPED.items()}
+LIBRARIES = {
+    name: f"configs/{path}.yaml --num-seeds 5"
+    for name, path in {
+        "playground:CartpoleBalance": "playground/cartpole_balance",
+        "playground:CartpoleSwingup": "playground/cartpole_swingup",
+        "playground:ReacherEasy": "playground/reacher_easy",
+        "playground:PendulumSwingup": "playground/pendulum_swingup",
+        "brax:inverted_double_pendulum": "brax/inverted_double_pendulum",
+    }.items()
+}
+"""Those on environments of libraries, by the environment; they need the extras of the same names."""
 _NAMES = {arguments: name for name, arguments in SHIPPED.items()}
 CELLS = {
     environment: {
@@ -125,7 +137,7 @@ CELLS = {
 }
 """The experiment of each algorithm on each environment, by name and arguments."""
 _ALGORITHMS = {name: arguments for column in CELLS.values() for name, arguments in column.values()}
-EXPERIMENTS = SHIPPED | PRECISION | FAMILY | _ALGORITHMS
+EXPERIMENTS = SHIPPED | PRECISION | FAMILY | _ALGORITHMS | LIBRARIES
 
 
 def measure(name: str) -> list[dict[str, str]]:
@@ -199,6 +211,28 @@ def comparison(rows: list[dict[str, str]]) -> str:
     return common.table(found)
 
 
+def libraries(rows: list[dict[str, str]]) -> str:
+    """The Markdown table of environments of libraries, beside what was published."""
+    found = []
+    for name, arguments in LIBRARIES.items():
+        own = [row for row in rows if row["experiment"] == name]
+        if not own:
+            continue
+        returns = np.array([float(row["return_mean"]) for row in own])
+        published = ", ".join(f"{level:g} ({by})" for by, level in PUBLISHED[name].items())
+        found.append(
+            {
+                "environment": name,
+                "env steps": f"{int(own[0]['env_steps']):,}",
+                "IQM over seeds": _text(interquartile_mean(returns)),
+                "every seed": ", ".join(_text(level) for level in returns),
+                "published": published,
+                "`jaxddpg train`": f"`{arguments}`",
+            }
+        )
+    return common.table(found)
+
+
 def precisions(rows: list[dict[str, str]]) -> str:
     """The Markdown table of the shipped experiments in both precisions, paired by seed."""
     found = []
@@ -233,12 +267,14 @@ def precisions(rows: list[dict[str, str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; none: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; none: all of gymnax and our own"
+    )
     parser.add_argument(
         "--table",
         nargs="?",
         const="shipped",
-        choices=["shipped", "algorithms", "family", "precision"],
+        choices=["shipped", "algorithms", "family", "precision", "libraries"],
         help="train nothing, print a table",
     )
     options = parser.parse_args()
@@ -246,7 +282,7 @@ def main() -> None:
         parser.error(f"there is no experiment {', '.join(unknown)}")
     rows = [*csv.DictReader(RESULTS.read_text().splitlines())] if RESULTS.exists() else []
     if not options.table:
-        for name in options.names or EXPERIMENTS:
+        for name in options.names or [name for name in EXPERIMENTS if name not in LIBRARIES]:
             rows = [row for row in rows if row["experiment"] != name] + measure(name)
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("w", newline="") as file:
@@ -255,8 +291,8 @@ def main() -> None:
                 writer.writerows(rows)
     if options.table == "algorithms":
         print(comparison(rows))
-    elif options.table == "precision":
-        print(precisions(rows))
+    elif options.table in ("precision", "libraries"):
+        print({"precision": precisions, "libraries": libraries}[options.table](rows))
     else:
         print(table(rows, {None: EXPERIMENTS, "shipped": SHIPPED, "family": FAMILY}[options.table]))
 

@@ -124,7 +124,7 @@ def compiled(case: dict[str, Any]) -> dict[str, Any]:
 def copies_in_loops(text: str, size: int) -> int:
     """Copies of an array of so many numbers for each member, in computations that are not the entry."""
     outside = text[: text.index("\nENTRY ")]
-    return len(re.findall(rf"\[(?:\d+,)?{size}\][^ ]* copy(?:-start)?\(", outside))
+    return len(re.findall(rf"\[(?:\d+,)?{size}\][^ ]* copy(?:-done)?\(", outside))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from jaxddpg.types import Key, State
 def pmsm(episode_length: int = 200, **parameters: Any) -> jd.Environment:
     """The voltages that make the currents of a motor follow a reference, which is drawn once per episode.
 
-    The reward of a step is -0.15 times half the squared error of the currents, as fractions of the largest. An episode
-    terminates with reward -1 where the currents are too large for the motor: without it, ending early would pay.
+    The reward of a step is -0.15 times half the squared error of the normalized currents. An episode terminates with
+    reward -1 where the currents are too large for the motor: without it, ending early would pay.
 
     Args:
         episode_length: steps of 0.1 ms after which an episode is truncated.
@@ -34,11 +34,12 @@ def pmsm(episode_length: int = 200, **parameters: Any) -> jd.Environment:
     limits = properties.physical_normalizations
 
     def currents(key: Key) -> tuple[jax.Array, jax.Array]:
-        """Uniform in the half disk of those that the motor bears."""
+        """Uniform among nine tenths of those that the motor tolerates, whose normalized squares add up to 1."""
         radius_key, angle_key = jax.random.split(key)
-        radius = 0.9 * jnp.abs(limits.i_d.min) * jnp.sqrt(jax.random.uniform(radius_key))
-        angle = jax.random.uniform(angle_key, minval=0.5 * jnp.pi, maxval=1.5 * jnp.pi)
-        return radius * jnp.cos(angle), radius * jnp.sin(angle)
+        radius = 0.9 * jnp.sqrt(jax.random.uniform(radius_key))
+        angle = jax.random.uniform(angle_key, maxval=2 * jnp.pi)
+        d, q = radius * jnp.cos(angle), radius * jnp.sin(angle)
+        return limits.i_d.denormalize(d), limits.i_q.denormalize(q)
 
     def reset(key: Key) -> State:
         keys = jax.random.split(key, 4)

@@ -157,8 +157,8 @@ class Environment(NamedTuple):
     observation_high: Any = jnp.inf
     """[O] or scalar: its upper end."""
     render: Callable[[State], np.ndarray] | None = None
-    """`render(state) -> image [H, W, 3]` uint8, of a state on the host, not traced; None: `jaxddpg render` draws what
-    was observed."""
+    """`render(states [F, ...]) -> images [F, H, W, 3]` uint8, of NumPy arrays, not traced. If None, `jaxddpg render`
+    plots observations."""
 
 
 def rescale(action: jax.Array, low: jax.Array | float, high: jax.Array | float) -> jax.Array:

@@ -212,11 +212,14 @@ def test_each_alternative_of_a_section_comes_back_from_its_dump(encoding, tmp_pa
         ({"algorithm": "copdac", "features": 3}, "agent.features must be a section with settings below it, not 3"),
         ({"algorithm": "copdac", "critic": "least"}, "agent.critic is least, but must be one of q, gq, regression"),
         (
-            {"algorithm": "mine:agent", "batch_size": 8, "gamma": 0.9, "tau": 0.1},
+            {"algorithm": "mine:agent", "batch_size": 8, "gamma": 0.9, "settings": {"a": None, "b": True}},
             "agent.algorithm is mine:agent, whose settings belong in agent.settings; replace the section: "
-            "--agent '{algorithm: mine:agent, batch_size: 8}'",
+            "--agent '{algorithm: mine:agent, batch_size: 8, settings: {a: null, b: true}}'",
         ),
-        ("{algorithm: copdac", "agent must be a section with settings below it, not '{algorithm: copdac'; its braces"),
+        (
+            "{algorithm: copdac",
+            "agent must be a section with settings below it, not '{algorithm: copdac'; it is a string",
+        ),
     ],
 )
 def test_a_section_is_read_as_the_alternative_that_it_names(agent, sentence):
@@ -670,7 +673,7 @@ def test_an_empty_file_is_no_experiment(tmp_path):
         ({"num_seeds": 10**9}, "population.num_seeds is 1000000000, but must be at least 1 and at most 100000"),
         (
             {"num_seeds": 60_000, "sweep": {"agent.tau": [0.1, 0.2]}},
-            "population.num_seeds is 60000, which makes 120000 members of 2 variants, but there may be at most 100000",
+            "population.num_seeds is 60000, and 2 variants make 120000 members, but at most 100000 are allowed",
         ),
     ],
 )

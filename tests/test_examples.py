@@ -310,6 +310,10 @@ def test_the_motor_can_be_used(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     build.check_member(config.read(ROOT / "examples" / "motor.yaml").experiment.member())
     environment = load_example("motor").pmsm(episode_length=20)
+    _, starts = jax.jit(jax.vmap(environment.reset))(jax.random.split(jax.random.key(1), 256))
+    for d, q in ((0, 1), (8, 9)):  # currents and references
+        radii = np.hypot(starts[:, d], starts[:, q])
+        assert 0.85 < radii.max() <= 0.9001
 
     def episode(key):
         def step(state, key):
@@ -357,6 +361,7 @@ def bench(script):
         ("scores algorithms", "docs/algorithms.md"),
         ("scores family", "docs/algorithms.md"),
         ("scores precision", "docs/devices.md"),
+        ("scores libraries", "docs/environments.md"),
         ("n_step", "docs/algorithms.md"),
         ("optima", "bench/README.md"),
         ("peers", "bench/README.md"),

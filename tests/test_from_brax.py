@@ -16,7 +16,7 @@ from helpers import after, comparable, equal, needs_library
 from jaxddpg import config, settings
 from jaxddpg.config.environment import check_environment, make_environment
 from jaxddpg.envs import brax, playground
-from jaxddpg.envs.brax import from_brax
+from jaxddpg.envs.brax import choose_opengl, from_brax
 from jaxddpg.runs.start import resume, run
 
 KEY = jax.random.key(0)
@@ -148,13 +148,14 @@ def test_episodes_are_equal_under_vmap():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within Brax
-@pytest.mark.parametrize("name", ["brax:inverted_pendulum", "playground:CartpoleSwingup"])
+@pytest.mark.parametrize("name", ["brax:inverted_pendulum", "playground:CartpoleSwingup", "playground:ReacherEasy"])
 def test_mujoco_draws_a_state(name):
+    choose_opengl()  # before MuJoCo is imported
     needs_library(name)
     try:
         import mujoco
 
-        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
     except Exception as error:
         pytest.skip(f"no OpenGL: {error}")
     environment = make_environment(settings.Environment(name))
@@ -162,9 +163,10 @@ def test_mujoco_draws_a_state(name):
     after = state
     for _ in range(20):
         after, _ = jax.jit(environment.step)(KEY, after, jnp.ones(environment.action_size))
-    first, again, second = (environment.render(jax.device_get(drawn)) for drawn in (state, state, after))
-    assert first.shape == (320, 320, 3)
-    assert first.dtype == np.uint8
+    images = environment.render(jax.tree.map(lambda *leaves: np.stack(leaves), state, state, after))
+    assert images.shape == (3, 320, 320, 3)
+    assert images.dtype == np.uint8
+    first, again, second = images
     np.testing.assert_array_equal(first, again)
     assert np.mean(np.any(first != second, axis=-1)) > 0.005  # something moved
 

@@ -168,11 +168,11 @@ def test_what_is_counted_for_an_evaluation_is_nearly_what_it_takes():
     ("flags", "fragment"),
     [
         (["--evaluation.num_episodes", 10**9], "for 1,000,000,000 episodes"),
-        (["--environment.parameters.max_steps_in_episode", 2 * 10**9], "shorten the environment's episodes"),
+        (["--environment.parameters.max_steps_in_episode", 10**8], "shorten the environment's episodes"),
     ],
 )
 def test_an_evaluation_that_does_not_fit_is_refused(flags, fragment, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "free", lambda: 8 * 10**9)
+    monkeypatch.setattr(memory, "free", lambda: 4 * 10**8)
     (tmp_path / "tiny.yaml").write_text(TINY)
     said = call("train", tmp_path / "tiny.yaml", "--quiet", "--run-dir", tmp_path / "run", *flags)
     assert refused(said, "the evaluation of this experiment needs ", fragment) == []

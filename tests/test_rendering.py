@@ -14,7 +14,7 @@ from jaxddpg.config import ConfigError
 from jaxddpg.config.environment import make_environment
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.envs.registry import CONTINUOUS
-from jaxddpg.report import animation
+from jaxddpg.report import animation, scenes
 from jaxddpg.report.scenes import SCENES, Rollout
 from jaxddpg.runs import show
 from jaxddpg.runs.load import load_policy, render
@@ -126,16 +126,16 @@ def test_a_diverged_policy_can_be_drawn(name, tmp_path):
     ids=["one step", "just not thinned", "every other step"],
 )
 def test_frames_are_evenly_spread(steps, expected):
-    assert animation.frames(steps) == list(expected)
+    assert scenes.frames(steps) == list(expected)
 
 
 def test_a_long_episode_is_thinned_but_not_its_return(tmp_path, monkeypatch):
     rollout = made("MountainCar-silver", np.linspace([-1, 0], [0, 0], 5001), np.zeros((5000, 1)), np.full(5000, -1))
-    steps = animation.frames(5000)
+    steps = scenes.frames(5000)
     assert (len(steps), steps[0], steps[-1]) == (150, 0, 5000)
     assert set(np.diff(steps)) == {33, 34}
     with monkeypatch.context() as patch:
-        patch.setattr(animation, "MAX_FRAMES", 15)
+        patch.setattr(scenes, "MAX_FRAMES", 15)
         assert len(drawn(rollout, tmp_path)) == 15
     figure, show = animation.scene(rollout)
     show(4966)
@@ -373,14 +373,14 @@ def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tm
     assert first[1] != other_member[1]
 
 
-def painted(broken=False):
+def painted(broken=False, kind="uint8"):
     """It rises by .1 in each of 10 steps, and paints its own images, as bright as it is high."""
 
     def paint(height):
         if broken:
             raise RuntimeError("no display\nsecond line")
-        assert isinstance(height, np.ndarray | np.generic)
-        return np.full((8, 8, 3), 255 * height, np.uint8)
+        assert isinstance(height, np.ndarray)
+        return np.broadcast_to(255 * height[:, None, None, None], (len(height), 8, 8, 3)).astype(kind)
 
     return episodic(
         lambda key: jnp.float32(0),
@@ -402,12 +402,19 @@ def test_an_environment_can_render_itself(tmp_path):
     np.testing.assert_allclose(centers, 25.5 * np.minimum(np.arange(11), 9), atol=4)
 
 
-def test_where_an_environment_cannot_render_itself_observations_are_drawn(rollouts, tmp_path):
-    stop_at_once("painted", {"broken": True}, tmp_path / "run")
-    with pytest.warns(UserWarning, match=r"test_rendering:painted cannot be rendered \(no display\); its observations"):
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"broken": True}, "no display"),
+        ({"kind": "float32"}, r"render must return uint8\[F, H, W, 3\], not float32\[11, 8, 8, 3\]"),
+    ],
+)
+def test_where_an_environment_cannot_render_itself_observations_are_plotted(parameters, reason, rollouts, tmp_path):
+    stop_at_once("painted", parameters, tmp_path / "run")
+    with pytest.warns(UserWarning, match=rf"painted cannot be rendered \({reason}\); its observations are plotted"):
         render(tmp_path / "run", tmp_path / "a.gif")
     (rollout,) = rollouts
-    assert rollout.image is None
+    assert rollout.images is None
 
 
 def test_the_command_draws_into_the_run(finished):

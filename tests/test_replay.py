@@ -54,15 +54,17 @@ def filled(capacity, num_envs, steps):
 
 
 @pytest.mark.parametrize("make", [replay.uniform, replay.latest])
-def test_its_numbers_have_indices_of_32_bits(make):
+def test_its_elements_have_indices_of_32_bits(make):
     width = sum(np.size(x) for x in jax.tree.leaves(ROW))
     most = (2**32 - 1) // width
     state = jax.eval_shape(make(most).init, ROW)
     assert state.rows.shape == (most * width,)
-    with pytest.raises(ValueError, match=f"a replay of {most + 1} rows of {width} numbers.*at most {most} rows"):
+    with pytest.raises(ValueError, match=f"a replay of {most + 1} rows of {width} elements.*at most {most} rows"):
         jax.eval_shape(make(most + 1).init, ROW)
     member = config.parse({"replay": {"capacity": 10**9}}).experiment.member()
-    with pytest.raises(ConfigError, match=r"replay\.capacity is 1000000000: a replay of 1000000000 rows of 9 numbers"):
+    with pytest.raises(
+        ConfigError, match=r"replay\.capacity is 1000000000, which makes a replay of 1000000000 rows of 9 el"
+    ):
         build.check_member(member)
 
 

@@ -229,7 +229,7 @@ def test_a_run_whose_evaluations_lie_elsewhere_counts_up_to_the_common_step():
 def test_a_warning_names_methods_of_few_seeds(members, warned, tmp_path):
     text = written([curves("a"), curves("b", members=members)], tmp_path)
     assert (
-        "1 of 2 methods ran with fewer than 5 seeds, of which an interval is little more than the range" in text
+        "1 of 2 methods have fewer than 5 seeds; with so few, a confidence interval is little more than" in text
     ) == warned
 
 

@@ -184,17 +184,23 @@ def test_a_resumed_run_compiles_what_it_needs_once(compiled, tmp_path, monkeypat
     assert len(compiled) == 3 + 2
 
 
-def test_a_run_says_how_long_compiling_took_the_last_time(compiled, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cache, "_seconds_file", lambda environment: tmp_path / "seconds" / environment)
-    shown = []
-    for _ in range(3):  # the third compiles nothing
-        run(small(), quiet=False)
-        shown.append(capsys.readouterr().err)
-        if len(shown) == 1:
-            monkeypatch.setattr(population, "_PROGRAMS", {})
+def test_a_run_says_how_long_compiling_took_without_the_cache(compiled, monkeypatch, capsys, tmp_path):
+    before, shown, kept = jax.config.jax_compilation_cache_dir, [], []
+    try:
+        cache.enable_compilation_cache(tmp_path)
+        for programs in ({}, {}, None):  # of this process: none, none, those of the run before
+            if programs is not None:
+                monkeypatch.setattr(population, "_PROGRAMS", programs)
+            run(small(), quiet=False)
+            shown.append(capsys.readouterr().err)
+            (file,) = (tmp_path / "seconds").iterdir()
+            kept.append(file.read_text())
+    finally:
+        cache.enable_compilation_cache(before)
     assert "compiling init, epoch, evaluate\n" in shown[0]
-    assert re.search(r"compiling init, epoch, evaluate \(\d+ s the last time\)\n", shown[1])
+    assert f"compiling init, epoch, evaluate (last time {float(kept[0]):.0f} s for all)\n" in shown[1]
     assert "compiling" not in shown[2]
+    assert kept[0] == kept[1] == kept[2]  # later runs read JAX's cache
 
 
 def test_runs_of_one_structure_compile_once_in_a_process(compiled):
@@ -429,7 +435,7 @@ def test_what_is_sound_is_never_overwritten_by_starting_anew(lost, whole, tmp_pa
         if lost == "checkpoints":
             flip_a_byte(tmp_path / "run" / "checkpoints" / str(epoch))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    remedy = "train a new run of its config.yaml" if lost == "checkpoints" else "delete .* to start over"
+    remedy = "start a new run with its config.yaml" if lost == "checkpoints" else "delete .* to start over"
     with pytest.raises(ConfigError, match=f"cannot continue.*; restore the files of the run, or {remedy}") as error:
         resume(tmp_path / "run")
     (sentence,) = error.value.errors
@@ -559,3 +565,20 @@ def test_a_damaged_summary_is_made_again(whole, tmp_path, content):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "summary.json").write_text(content)
     assert resume(tmp_path / "run").summary["epochs"] == whole[1].summary["epochs"]
+
+
+def test_a_checkpoint_with_rows_of_the_replay_in_two_dimensions_can_be_resumed(
+    whole, interrupted, tmp_path, monkeypatch
+):
+    """As earlier versions wrote them."""
+    directory, begin = tmp_path / "run", checkpoint.begin
+    shape = (MEMBERS, small().replay.capacity, -1)
+
+    def begin_as_before(run, epoch, state, *rest):
+        rows = np.asarray(state["replay"].rows).reshape(shape)
+        return begin(run, epoch, state | {"replay": state["replay"].replace(rows=rows)}, *rest)
+
+    monkeypatch.setattr(checkpoint, "begin", begin_as_before)
+    run(small(), directory, should_stop=after(2))
+    monkeypatch.setattr(checkpoint, "begin", begin)
+    equal(resume(directory), whole[1])

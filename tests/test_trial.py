@@ -365,7 +365,7 @@ def test_what_keeps_the_contract_is_accepted_in_silence(factory):
         ("terminating_with_a_number", "step must return bool[] as terminated, not float32[]"),
         ("terminating_twice", "step must return bool[] as terminated, not bool[2]"),
         ("branching", "boolean conversion of traced array with shape bool[]. Use jnp.where or jax.lax.cond instead"),
-        ("without_end", "its episode_length is 1000000000, but must be at most 100000000"),
+        ("without_end", "has episode_length 1000000000, but it must be at least 1 and at most 100000000, because"),
         ("moving_with_two_values", "step must return a state, a reward and whether the task terminated"),
         ("own_of_triples", "reset must return a state and an observation, not 3 values"),
         (

@@ -59,7 +59,8 @@ def check_member(member: Member) -> None:
         try:
             jax.eval_shape(replay.init, Experience.zeros(environment))
         except ValueError as error:
-            raise ConfigError([f"replay.capacity is {member.replay.capacity}: {error}"]) from error
+            shard = " of each shard" if num_shards > 1 else ""
+            raise ConfigError([f"replay.capacity is {member.replay.capacity}, which makes{shard} {error}"]) from error
     if is_custom(member):
         try:
             _check_agent(agent, environment, member)

@@ -40,11 +40,6 @@ def make_environment(section: settings.Environment) -> Environment:
             for size in ("observation_size", "action_size", "episode_length"):
                 if not isinstance(getattr(made, size), int) or getattr(made, size) < 1:
                     raise ValueError(f"its {size} is {getattr(made, size)}, but must be an integer of at least 1")
-            if made.episode_length > MAX_EPISODE_LENGTH:
-                raise ValueError(
-                    f"its episode_length is {made.episode_length}, but must be at most {MAX_EPISODE_LENGTH}, since "
-                    "evaluations play whole episodes"
-                )
             check_box("it", made.action_low, made.action_high, (made.action_size,))
             return made
         if isinstance(made, type):
@@ -115,9 +110,10 @@ def check_environment(section: settings.Environment) -> None:
         errors.append(f"environment {section.name} cannot be used: {differs}")
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(before)):
         errors.append(f"environment {section.name} stores a PRNG key in its state; use the key passed to step instead")
-    if environment.episode_length < 1:
+    if not 1 <= environment.episode_length <= MAX_EPISODE_LENGTH:
         errors.append(
-            f"environment {section.name} has episode_length {environment.episode_length}, but it must be at least 1"
+            f"environment {section.name} has episode_length {environment.episode_length}, but it must be at least 1 "
+            f"and at most {MAX_EPISODE_LENGTH}, because each evaluation runs full episodes"
         )
     if errors:
         raise ConfigError(errors)

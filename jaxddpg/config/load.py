@@ -48,7 +48,7 @@ def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
         raise ConfigError([f"{path} cannot be read: {error.strerror}; make it readable"]) from None
     except notation.Error as error:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split()).rstrip(' ^')}"]) from None
-    if content is None and path.is_file() and not path.stat().st_size:
+    if content is None and path.is_file() and not path.read_text().strip():
         raise ConfigError([f"{path} is empty; write at least the line `environment: {{name: Pendulum-v1}}`"])
     if not isinstance(content, dict | types.NoneType):
         raise ConfigError([f"{path} must be a mapping of sections such as `agent:`, not {content!r}"])

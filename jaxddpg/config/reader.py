@@ -112,7 +112,7 @@ def read_section(kind: Any, content: Any, path: str, errors: dict[str, str]) -> 
         if equals and name in fields:
             hint = f"did you mean --{path}{name} {value}?"
         elif isinstance(content, str) and content.startswith("{"):
-            hint = "its braces do not match"
+            hint = "it is a string; check its quotes, braces and colons"
         elif isinstance(content, str) and isinstance(fields[first].default, str):
             hint = f"use --{section} '{{{first}: {content}}}'"
         else:
@@ -174,7 +174,8 @@ def _alternative(alternatives: dict[str, type], content: Any, path: str, errors:
         own = _hints(alternatives[""])
         if any(name not in own and any(name in _hints(kind) for kind in alternatives.values()) for name in content):
             kept = {tag: choice} | {name: value for name, value in content.items() if name in own}
-            listed, section = ", ".join(f"{name}: {value}" for name, value in kept.items()), path.removesuffix(".")
+            listed = ", ".join(f"{name}: {value if name == tag else text(value)}" for name, value in kept.items())
+            section = path.removesuffix(".")
             errors[section] = (
                 f"{path}{tag} is {choice}, whose settings belong in {path}settings; replace the section: "
                 f"--{section} '{{{listed}}}'"

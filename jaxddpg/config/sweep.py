@@ -298,8 +298,8 @@ def broken_axes(population: settings.Population) -> list[str]:
     members = population.num_seeds * (counts[population.combine] if population.sweep else 1)
     if not errors and members > settings.MAX_MEMBERS:
         errors.append(
-            f"population.num_seeds is {population.num_seeds}, which makes {members} members of "
-            f"{members // population.num_seeds} variants, but there may be at most {settings.MAX_MEMBERS}"
+            f"population.num_seeds is {population.num_seeds}, and {members // population.num_seeds} variants make "
+            f"{members} members, but at most {settings.MAX_MEMBERS} are allowed"
         )
     if not errors and population.selects and members == 1:
         errors.append(

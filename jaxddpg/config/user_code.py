@@ -72,7 +72,7 @@ def sentence(error: BaseException) -> str:
     theirs = [summary for _, summary in frames if not summary.filename.startswith(_libraries())]
     message = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, jax.errors.TracerBoolConversionError):
-        message += " Use jnp.where or jax.lax.cond instead of Python's if."
+        message += " Use jnp.where or jax.lax.cond instead of a Python condition."
     kind = type(error).__name__
     place = next(reversed(theirs or [summary for _, summary in frames]), None)
     if place is None:

@@ -1,10 +1,12 @@
 """Environments with Brax's interface (brax >= 0.14), which MuJoCo Playground has, too."""
 
-import atexit
 import functools
 import json
+import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from ctypes.util import find_library
 from typing import Any
 
 import jax
@@ -34,6 +36,7 @@ def make(name: str, episode_length: int | None = None, **parameters: Any) -> Env
 def _built(name: str, parameters: str) -> Any:
     with warnings.catch_warnings(), jax.ensure_compile_time_eval():
         warnings.filterwarnings("ignore", "Brax System, piplines and environments")  # are no longer maintained
+        choose_opengl()
         try:
             from brax import envs
         except ModuleNotFoundError as error:
@@ -83,7 +86,6 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
         return _array(jax.tree.unflatten(structure, state).obs)
 
     model = getattr(getattr(environment, "sys", environment), "mj_model", None)
-    draw = model and _drawing(model)
 
     return episodic(
         lambda key: leaves(reset(key)),
@@ -92,36 +94,34 @@ def from_brax(environment: Any, episode_length: int) -> Environment:
         observation_size=jax.eval_shape(_array, first.obs).size,
         action_size=int(environment.action_size),
         episode_length=episode_length,
-        render=draw and (lambda state: draw(jax.tree.unflatten(structure, state))),
+        render=model and (lambda states: _images(model, jax.tree.unflatten(structure, states))),
     )
 
 
-def _drawing(model: Any) -> Callable[[Any], np.ndarray]:
-    """A function that draws a state of Brax or MuJoCo Playground with MuJoCo's renderer, by the model's first camera
-    where it has any."""
+def _images(model: Any, states: Any) -> np.ndarray:
+    """Images of states [F, ...] of Brax or MuJoCo Playground, from the model's first camera, if it has one."""
+    import mujoco
 
-    @functools.cache
-    def renderer() -> tuple[Any, Any]:
-        import mujoco
+    if hasattr(states, "pipeline_state"):
+        columns = {"qpos": states.pipeline_state.q, "qvel": states.pipeline_state.qd}
+    else:
+        columns = {name: getattr(states.data, name) for name in ("qpos", "qvel", "mocap_pos", "mocap_quat")}
+    data, images = mujoco.MjData(model), []
+    with mujoco.Renderer(model, IMAGE_SIZE, IMAGE_SIZE) as renderer:
+        for frame in range(len(columns["qpos"])):
+            for name, values in columns.items():
+                setattr(data, name, values[frame])
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, camera=0 if model.ncam else -1)
+            images.append(renderer.render())
+    return np.stack(images)
 
-        made = mujoco.Renderer(model, IMAGE_SIZE, IMAGE_SIZE)
-        atexit.register(made.close)  # which fails where the interpreter has removed OpenGL before
-        return mujoco.MjData(model), made
 
-    def draw(state: Any) -> np.ndarray:
-        import mujoco
-
-        data, drawn = renderer()
-        if hasattr(state, "pipeline_state"):
-            data.qpos, data.qvel = state.pipeline_state.q, state.pipeline_state.qd
-        else:
-            for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
-                setattr(data, name, getattr(state.data, name))
-        mujoco.mj_forward(model, data)
-        drawn.update_scene(data, camera=0 if model.ncam else -1)
-        return drawn.render()
-
-    return draw
+def choose_opengl() -> None:
+    """Has MuJoCo draw without a display. It reads the variable when it is imported."""
+    headless = sys.platform == "linux" and not os.environ.get("DISPLAY")
+    if headless and not os.environ.get("MUJOCO_GL") and find_library("EGL"):
+        os.environ["MUJOCO_GL"] = "egl"
 
 
 def _array(observation: Any) -> jax.Array:

@@ -36,7 +36,7 @@ def episodic(
         action_size: A.
         episode_length: steps after which an episode is truncated.
         timeout_reward: added to the reward of a step that is truncated.
-        render: state -> image [H, W, 3] uint8, of a state on the host; by default what was observed is drawn.
+        render: states [F, ...] of NumPy arrays -> images [F, H, W, 3] uint8; by default observations are plotted.
         ranges: of actions and observations, as fields of `Environment`.
 
     Raises:

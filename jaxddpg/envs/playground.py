@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxddpg.envs.brax import from_brax, missing
+from jaxddpg.envs.brax import choose_opengl, from_brax, missing
 from jaxddpg.types import Environment
 
 
@@ -25,6 +25,7 @@ def make(name: str, **parameters: Any) -> Environment:
 
 @functools.cache  # building takes seconds, and each program that is traced asks for the environment
 def _built(name: str, parameters: str) -> Any:
+    choose_opengl()
     try:
         from mujoco_playground import registry
     except ModuleNotFoundError as error:

@@ -76,7 +76,7 @@ CONTINUOUS = {
     "Rocket-goddard": Known({}, optimal_return=0.01275, factory="jaxddpg.envs.goddard:rocket"),  # docs/goddard.md
 }
 
-_PPO, _TD3 = "PPO, 100M env steps", "TD3 in Gym's MuJoCo, 1M"
+_PPO, _TD3 = "PPO, 100M env steps, while training", "TD3 in Gym's MuJoCo, 1M env steps"
 PUBLISHED: dict[str, dict[str, float]] = {
     "playground:CartpoleBalance": {_PPO: 968.0},
     "playground:CartpoleSwingup": {_PPO: 729.0},
@@ -88,8 +88,9 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "brax:inverted_pendulum": {_TD3: 1000.0},
     "brax:inverted_double_pendulum": {_TD3: 9337.0},
 }
-"""Returns on environments of libraries, by what reached them: PPO on MuJoCo Playground as SLM-Lab's benchmarks give
-them, TD3 from Fujimoto et al. 2018, whose physics differ from Brax's."""
+"""Published returns, by algorithm. PPO: mean of four seeds' last 100 training returns in SLM-Lab's benchmarks
+(https://github.com/kengz/SLM-Lab/blob/master/docs/BENCHMARKS.md), in Playground's Warp physics. TD3: Fujimoto et al.
+2018, whose physics differ from Brax's."""
 
 DISCRETE = (
     "CartPole-v1",

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxddpg.types import Clock, Experience, Key, Replay
 
 MAX_SIZE = 2**32
-"""Of the numbers of a replay, whose indices are 32 bits wide."""
+"""A replay must have fewer elements than this, because they are indexed by uint32."""
 
 
 class Ring(PyTreeNode):
@@ -20,13 +20,13 @@ class Ring(PyTreeNode):
 
     rows: jax.Array
     """[capacity * W]: the fields of all rows, concatenated. With one array per field, XLA would order their writes and
-    reads separately and copy some of them; of an array [capacity, W] for each of several members, a TPU reads and
-    writes rows in different layouts, for which it copies the replay."""
+    reads separately and copy some of them. On a TPU it would choose different layouts for reading and writing an array
+    [members, capacity, W], and copy it in between."""
     row: Experience = field(pytree_node=False)
     """The shapes and types of one row."""
 
     def unpack(self, rows: jax.Array) -> Experience:
-        """The fields of rows [n * W], each [n, ...]."""
+        """The fields [n, ...] of rows [n * W] or [n, W]."""
         width, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.row))
         return jax.vmap(unravel)(rows.reshape(-1, width.size))
 
@@ -84,7 +84,7 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
         row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
         if capacity * flat.size >= MAX_SIZE:
             raise ValueError(
-                f"a replay of {capacity} rows of {flat.size} numbers is too large; it may have at most "
+                f"a replay of {capacity} rows of {flat.size} elements is too large; it may have at most "
                 f"{(MAX_SIZE - 1) // flat.size} rows"
             )
         return Ring(rows=jnp.zeros(capacity * flat.size, flat.dtype), row=row)
@@ -112,7 +112,7 @@ def _ring(capacity: int, choose: Callable[[Key, Clock, jax.Array, int], jax.Arra
 
 @jax.custom_batching.custom_vmap
 def _write(rows: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """The numbers [..., capacity * W] with the new ones [..., n * W] from a position on."""
+    """The elements [..., capacity * W] with the new ones [..., n * W] from a position on."""
     return jax.lax.dynamic_update_slice_in_dim(rows, new, position, axis=rows.ndim - 1)
 
 

@@ -8,16 +8,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxddpg.report.scenes import SCENES, Rollout, Show, curves, images
+from jaxddpg.report.scenes import SCENES, Rollout, Show, curves, frames, rendered
 
-MAX_FRAMES = 150
 COLORS = 128
 FRAME_MILLISECONDS = 50
 LAST_FRAME_MILLISECONDS = 1500
 
 
 def draw(rollout: Rollout, path: Path) -> None:
-    """Writes the episode as an animated GIF, thinned evenly to at most `MAX_FRAMES` frames. The last frame
+    """Writes the episode as an animated GIF, thinned evenly to at most `scenes.MAX_FRAMES` frames. The last frame
     is shown for longer."""
     figure, show = scene(rollout)
     # What does not move is drawn once, since it is most of the work.
@@ -32,22 +31,17 @@ def draw(rollout: Rollout, path: Path) -> None:
         for artist in moving:
             artist.draw(canvas.get_renderer())
         drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-    if rollout.image:
+    if rollout.images is not None:
         drawn = _with_one_palette(drawn)
     durations = [FRAME_MILLISECONDS] * (len(drawn) - 1) + [LAST_FRAME_MILLISECONDS]
     drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=durations, loop=0)
 
 
-def _with_one_palette(images: list[Image.Image]) -> list[Image.Image]:
-    """Textures make files of megabytes, unless a frame differs from the one before only where something moves."""
-    sample = np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 8)]])
+def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
+    """With one palette, consecutive frames differ only where something moves, so the file is much smaller."""
+    sample = np.concatenate([np.asarray(image) for image in pictures[:: max(1, len(pictures) // 8)]])
     palette = Image.fromarray(sample).quantize(COLORS, dither=Image.Dither.NONE)
-    return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-
-
-def frames(steps: int) -> list[int]:
-    """The steps that are drawn of an episode: evenly spread, the first and the last among them."""
-    return [round(step) for step in np.linspace(0, steps, min(steps + 1, MAX_FRAMES)).tolist()]
+    return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in pictures]
 
 
 def scene(rollout: Rollout) -> tuple[Figure, Show]:
@@ -56,7 +50,7 @@ def scene(rollout: Rollout) -> tuple[Figure, Show]:
     figure = Figure(figsize=(4, 4), dpi=80, layout="constrained")
     returns = np.concatenate([[0.0], np.cumsum(rollout.rewards, dtype=float)])
     title = figure.suptitle(" ", fontsize=10, animated=True)
-    draw_scene = images if rollout.image else SCENES.get(rollout.environment, curves)
+    draw_scene = SCENES.get(rollout.environment, curves) if rollout.images is None else rendered
     move = draw_scene(figure, rollout)
 
     def show(step: int) -> None:

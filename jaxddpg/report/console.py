@@ -56,10 +56,10 @@ class Display:
         self._console.print(text)
 
     def compiling(self, programs: Sequence[str], seconds: float | None) -> None:
-        """Shows which programs are being compiled, and how many seconds all of them took the last time."""
+        """Shows which programs are being compiled, and how many seconds all of them took last time."""
         if not programs:
             return
-        text = f"compiling {', '.join(programs)}" + (f" ({seconds:.0f} s the last time)" if seconds else "")
+        text = f"compiling {', '.join(programs)}" + (f" (last time {seconds:.0f} s for all)" if seconds else "")
         self._bar.update(self._task, description=text)
         if not self._redraws and not self._compiling:
             self.note(text)

@@ -137,8 +137,8 @@ def _cautions(whole: Sequence[Curves], runs: Sequence[Curves]) -> Iterator[str]:
     few = [run.label for run in runs if 1 < run.returns.shape[1] < FEW_SEEDS]
     if few:
         yield (
-            f"**Few seeds**: {len(few)} of {len(runs)} methods ran with fewer than {FEW_SEEDS} seeds, of which "
-            "an interval is little more than the range."
+            f"**Few seeds**: {len(few)} of {len(runs)} methods have fewer than {FEW_SEEDS} seeds; with so few, "
+            "a confidence interval is little more than their range."
         )
 
 

@@ -13,6 +13,8 @@ from matplotlib.quiver import Quiver
 
 from jaxddpg.envs import goddard, silver2014
 
+MAX_FRAMES = 150
+
 
 class Rollout(NamedTuple):
     """One episode of T steps."""
@@ -27,8 +29,8 @@ class Rollout(NamedTuple):
     """[T]"""
     parameters: Mapping[str, Any] = MappingProxyType({})
     """Those of the environment that are not its defaults."""
-    image: Callable[[int], np.ndarray] | None = None
-    """step below T -> image [H, W, 3] of the state before it; None: what was observed is drawn."""
+    images: np.ndarray | None = None
+    """[F, H, W, 3] uint8, which the environment rendered of the steps that are drawn; None: observations are drawn."""
 
 
 Show = Callable[[int], None]
@@ -67,18 +69,19 @@ def curves(figure: Figure, rollout: Rollout) -> Show:
     return show
 
 
-def images(figure: Figure, rollout: Rollout) -> Show:
-    """What the environment itself draws."""
-    assert rollout.image
-    image, last = rollout.image, len(rollout.rewards) - 1
+def frames(steps: int) -> list[int]:
+    """The steps that are drawn of an episode: evenly spread, the first and the last among them."""
+    return [round(step) for step in np.linspace(0, steps, min(steps + 1, MAX_FRAMES)).tolist()]
+
+
+def rendered(figure: Figure, rollout: Rollout) -> Show:
+    """Images that the environment rendered."""
+    assert rollout.images is not None
+    images = dict(zip(frames(len(rollout.rewards)), rollout.images, strict=True))
     axes = figure.subplots()
     axes.set_axis_off()
-    drawn = axes.imshow(image(0), animated=True)
-
-    def show(step: int) -> None:
-        drawn.set_data(image(min(step, last)))  # the last state was replaced by the first of the next episode
-
-    return show
+    drawn = axes.imshow(images[0], animated=True)
+    return lambda step: drawn.set_data(images[step])
 
 
 def _bandit(figure: Figure, rollout: Rollout) -> Show:

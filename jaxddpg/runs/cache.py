@@ -28,29 +28,37 @@ def variables() -> dict[str, str]:
     return {"JAX_COMPILATION_CACHE_DIR": str(directory()), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-def compile_seconds(environment: str) -> float | None:
-    """How long the programs of a run in an environment took to compile the last time; None where that is unknown."""
-    file = _seconds_file(environment)
+def entries() -> int:
+    """The number of files in JAX's cache directory, 0 if there is none."""
+    import jax
+
+    cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return len([*Path(cache).glob("*")]) if cache and "://" not in cache else 0
+
+
+def compile_seconds(program: str) -> float | None:
+    """How long the programs of a run took to compile when the cache last held none of them; None if unknown."""
+    file = _seconds_file(program)
     try:
         return float(file.read_text()) if file else None
     except (OSError, ValueError):
         return None
 
 
-def keep_compile_seconds(environment: str, seconds: float) -> None:
-    """Keeps it beside what JAX compiled, where it keeps that."""
-    if file := _seconds_file(environment):
+def keep_compile_seconds(program: str, seconds: float) -> None:
+    """Stores it in JAX's cache directory, if one is set."""
+    if file := _seconds_file(program):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{seconds:.1f}\n")
 
 
-def _seconds_file(environment: str) -> Path | None:
+def _seconds_file(program: str) -> Path | None:
     import jax
 
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    name = "".join(letter if letter.isalnum() else "-" for letter in environment)
-    return Path(cache) / "seconds" / f"{name}.txt" if cache else None
+    name = "".join(letter if letter.isalnum() else "-" for letter in program)
+    return Path(cache) / "seconds" / f"{name}.txt" if cache and "://" not in cache else None
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> None:

@@ -213,6 +213,8 @@ def restore(run: Path, epoch: int, like: Any, partial: bool = False) -> State:
     def fitting(place: Any, wanted: Any, found: Any) -> Any:
         # Orbax itself restores other shapes than those asked for. Places that are left over are cut off.
         found = found[: wanted.shape[0]] if isinstance(found, np.ndarray) and wanted.shape else found
+        if isinstance(found, np.ndarray) and found.ndim == 3 and jax.tree_util.keystr(place) == "['replay'].rows":
+            found = found.reshape(len(found), -1)  # earlier versions wrote [members, capacity, W]
         if isinstance(found, jax.ShapeDtypeStruct):  # what a partial restore returns for a leaf that is not on disk
             raise ValueError(_OTHER_ARRAYS)
         if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):

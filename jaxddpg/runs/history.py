@@ -80,7 +80,7 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
     has_ended = complete >= (last + 1) * count
     if found:
         remedy = f"delete {directory / checkpoint.DIRECTORY} to start over"
-        remedy = "train a new run of its config.yaml" if has_ended else remedy
+        remedy = "start a new run with its config.yaml" if has_ended else remedy
         remedy = f"restore the files of the run, or {remedy}"
         raise ConfigError([f"{directory} cannot continue: {notes[0].split(';')[0]}; {remedy}"])
     if has_ended:  # to train all of it again would replace what is there

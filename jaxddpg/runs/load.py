@@ -1,7 +1,5 @@
 """Policies loaded from checkpoints: evaluation, inference functions and animations."""
 
-import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,9 +14,10 @@ from jaxddpg import config, settings
 from jaxddpg.config import ConfigError, MemberPlan, RunPlan, with_values
 from jaxddpg.config.build import make_agent, populate, state_like
 from jaxddpg.config.environment import make_environment
+from jaxddpg.parts.structure import kind
 from jaxddpg.report import animation
 from jaxddpg.report.rows import Row, best_row, identity, status, swept
-from jaxddpg.report.scenes import Rollout
+from jaxddpg.report.scenes import Rollout, frames
 from jaxddpg.runs import backend, checkpoint, memory, origin
 from jaxddpg.runs.show import complete_rows
 from jaxddpg.settings import Member
@@ -138,20 +137,8 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
-    if sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL"):
-        os.environ["MUJOCO_GL"] = "egl"  # which MuJoCo reads at its import
     found = load_member(Path(directory), member, epoch)
     rollout = _play(seed_key(seed), found)
-    if rollout.image:
-        try:
-            rollout.image(0)
-        except Exception as error:  # of a graphics library, or of the user's own code
-            warnings.warn(
-                f"{rollout.environment} cannot be rendered ({config.first_line(error)}); its observations are drawn "
-                "instead. MuJoCo needs EGL or OSMesa without a display; the variable MUJOCO_GL selects one",
-                stacklevel=2,
-            )
-            rollout = rollout._replace(image=None)
     try:
         animation.draw(rollout, path)
     except OSError as error:
@@ -161,13 +148,12 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
 def _play(key: Key, found: MemberPolicy) -> Rollout:
     """One deterministic episode."""
     environment, section = found.environment, found.settings.environment
-    render_state = environment.render
 
     def step(carry: tuple[State, jax.Array], key: Key) -> tuple[tuple[State, jax.Array], tuple[Any, ...]]:
         before, observation = carry
         action = jnp.clip(found.act(observation), -1.0, 1.0)
         environment_state, time_step = environment.step(key, before, action)
-        kept = before if render_state else None
+        kept = before if environment.render else None
         return (environment_state, time_step.observation), (found.in_units(action), time_step, kept)
 
     @jax.jit
@@ -183,9 +169,29 @@ def _play(key: Key, found: MemberPolicy) -> Rollout:
     observations = np.concatenate([start[None], time_steps.final_observation[:length]])
 
     rollout = Rollout(section.name, observations, actions[:length], time_steps.reward[:length], section.parameters)
-    if not render_state:
+    if not environment.render:
         return rollout
-    return rollout._replace(image=lambda step: render_state(jax.tree.map(lambda leaf: leaf[step], states)))
+    # The state after the last step is the first of the next episode, so the one before it is drawn twice.
+    drawn = np.minimum(frames(length), length - 1)
+    return rollout._replace(images=_rendered(section, environment, jax.tree.map(lambda leaf: leaf[drawn], states)))
+
+
+def _rendered(section: settings.Environment, environment: Environment, states: State) -> np.ndarray | None:
+    """The images of states [F, ...], or None, with a warning, where the environment fails to render them."""
+    assert environment.render
+    try:
+        images = np.asarray(environment.render(states))
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"render must return uint8[F, H, W, 3], not {kind(images)}")
+    except Exception as error:  # of a graphics library, or of the user's own code
+        hint = ". Without a display MuJoCo needs EGL or OSMesa; the variable MUJOCO_GL selects one"
+        warnings.warn(
+            f"{section.name} cannot be rendered ({config.first_line(error)}); its observations are plotted instead"
+            f"{hint if section.library else ''}",
+            stacklevel=4,
+        )
+        return None
+    return images
 
 
 class Policies(NamedTuple):
@@ -268,7 +274,10 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     """Which of the checkpoints that were found to try, one after the other."""
     if not found:
         raise ConfigError(
-            [f"{directory} has no checkpoint; the run was stopped before its first epoch ended, or they were deleted"]
+            [
+                f"{directory} has no checkpoint; the run was stopped before its first epoch ended, or its checkpoints "
+                "were deleted"
+            ]
         )
     if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
         raise ConfigError(

@@ -124,7 +124,8 @@ def check_state(
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     where = f" on {place}" if place else ""
-    share, what = (rows, "replay buffer") if rows > size / 2 else (size - rows, "agent")
+    what, share = max(parts(like, members).items(), key=lambda item: item[1])
+    what = {"replay": "replay buffer"}.get(what, what)
     many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
     raise ConfigError(
         [

@@ -14,8 +14,9 @@ AXIS_FORM = (
 )
 """What describes the values of a swept setting."""
 MAX_VARIANTS = 10_000
-MAX_MEMBERS = 100_000
 """Of a sweep; more are almost certainly a mistake."""
+MAX_MEMBERS = 100_000
+"""Of a run; listing more takes minutes before memory is checked."""
 
 
 class Rule(NamedTuple):

@@ -137,33 +137,29 @@ class Population:
         """the shapes, types and shardings of the state"""
 
     def compile(
-        self, clock: Clock, resumed: bool, waiting: Callable[[Sequence[str]], object] = lambda names: None
-    ) -> bool:
+        self, clock: Clock, resumed: bool, on_progress: Callable[[Sequence[str]], object] = lambda names: None
+    ) -> None:
         """Compiles the programs of a run in parallel, `init` only if it is not resumed. Otherwise each program compiles
         at its first call.
 
         Args:
-            waiting: called with the names of the programs that are not compiled yet, again whenever one is.
-
-        Returns:
-            Whether any was compiled.
+            on_progress: called with the names of the programs that are not compiled yet, again whenever one is.
         """
         if _debugging():
-            return False  # it traces again at every call
+            return  # it traces again at every call
         arguments = {
             "init": self.inputs[:2],
             "epoch": (*self.inputs, clock, self.like),
             "evaluate": (*self.inputs, clock, self.like.agent),
         }
         missing = [name for name in arguments if not (self.programs[name].compiled or (resumed and name == "init"))]
-        waiting(missing)
+        on_progress(missing)
         with ThreadPoolExecutor() as threads:
             # Tracing holds Python's lock, compiling does not.
             running = {threads.submit(self.programs[name].lower(*arguments[name]).compile): name for name in missing}
             for done in as_completed(running):
                 self.programs[running.pop(done)].compiled = done.result()
-                waiting([*running.values()])
-        return bool(missing)
+                on_progress([*running.values()])
 
     def init(self) -> State:
         """The first state of all members."""
