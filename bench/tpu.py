@@ -18,28 +18,26 @@ import sys
 import time
 from typing import Any
 
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxddpg import config
+from jaxddpg.config import build
+from jaxddpg.parts import sharding
+from jaxddpg.training.loop import clock_at
+
 TOPOLOGY = "v5e:2x2"
-for variable, value in {
-    "JAX_PLATFORMS": "cpu",  # where this runs
+VARIABLES = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-}.items():
-    os.environ.setdefault(variable, value)
-
-import common  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec  # noqa: E402
-
-from jaxddpg import config  # noqa: E402
-from jaxddpg.config import build  # noqa: E402
-from jaxddpg.parts import sharding  # noqa: E402
-from jaxddpg.training.loop import clock_at  # noqa: E402
-
+}
+"""What libtpu reads, since there is no machine to ask."""
 SHAPE = {"hidden": 256, "batch_size": 256, "capacity": 1_000_000, "steps_per_epoch": 1_000}
 CHIPS = 4
 CASES: dict[str, dict[str, Any]] = {
@@ -52,6 +50,13 @@ CASES: dict[str, dict[str, Any]] = {
     "ddpg, 2 members in 4 shards": {"algorithm": "ddpg", "members": 2, "num_envs": 8, "shards": 4},
 }
 """Shapes; the members of each are spread over the four chips."""
+
+
+def set_up() -> None:
+    """Has this process, which runs on a CPU, trace as for a TPU."""
+    os.environ.update(VARIABLES)
+    jax.config.update("jax_platforms", "cpu")
+    jax.default_backend = lambda: "tpu"  # which choices in the code depend on
 
 
 def compiled(case: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def main() -> None:
     path = common.RESULTS / "tpu.json"
     result = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     if not options.table:
-        jax.default_backend = lambda: "tpu"  # which choices in the code depend on
+        set_up()
         result |= {"topology": TOPOLOGY, "machine": common.facts()}
         for name, case in CASES.items():
             if options.only in name:

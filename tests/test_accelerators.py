@@ -12,8 +12,8 @@ BENCH = Path(__file__).parent.parent / "bench"
 TPU = """
 import json, sys
 import tpu
-tpu.jax.default_backend = lambda: "tpu"
-print(json.dumps(tpu.compiled(tpu.SHAPE | json.loads(sys.argv[1]))))
+tpu.set_up()
+print(json.dumps(tpu.compiled(json.loads(sys.argv[1]))))
 """
 CUDA = """
 import json, sys

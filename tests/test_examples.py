@@ -368,6 +368,7 @@ def bench(script):
         ("peers precision", "docs/devices.md"),
         ("pbt", "bench/README.md"),
         ("resets", "bench/README.md"),
+        ("tpu", "bench/README.md"),
         ("silver2014", "docs/silver2014.md"),
     ],
 )
