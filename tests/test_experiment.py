@@ -316,7 +316,7 @@ def test_a_run_killed_before_its_checkpoint_is_refused(reader, finished, tmp_pat
 
 def test_a_run_without_metrics_has_no_picture(finished, tmp_path):
     (tmp_path / "config.yaml").write_bytes((finished[0] / "config.yaml").read_bytes())
-    with pytest.raises(ConfigError, match=f"metrics of {tmp_path} cannot be drawn: there is no complete epoch"):
+    with pytest.raises(ConfigError, match=f"metrics of {tmp_path} cannot be drawn: metrics.jsonl is missing"):
         replot(tmp_path)
 
 

@@ -139,12 +139,8 @@ class Population:
     def compile(
         self, clock: Clock, resumed: bool, on_progress: Callable[[Sequence[str]], object] = lambda names: None
     ) -> None:
-        """Compiles the programs of a run in parallel, `init` only if it is not resumed. Otherwise each program compiles
-        at its first call.
-
-        Args:
-            on_progress: called with the names of the programs that are not compiled yet, again whenever one is.
-        """
+        """Compiles the programs of a run in parallel, `init` only if it is not resumed; otherwise each compiles at its
+        first call. `on_progress` is called with the names of those that are left, again whenever one is compiled."""
         if _debugging():
             return  # it traces again at every call
         arguments = {
