@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from pathlib import Path
@@ -79,6 +80,11 @@ def shape(
         },
         "population": {"num_seeds": members, "placement": placement},
     }
+
+
+def copies(text: str, size: int) -> int:
+    """Copies of an array of so many elements for each member, in the text of a compiled program."""
+    return len(re.findall(rf"\[(?:\d+,)?{size}\][^ ]* copy(?:-done)?\(", text))
 
 
 def measure(kind: dict[str, Any], epochs: int) -> tuple[dict[str, float], Any, Any]:

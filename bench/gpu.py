@@ -153,9 +153,6 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
 
         return compiled(update, members, data, batch, state.agent)
 
-    def copies(program: Any, state: Any) -> int:
-        return len(re.findall(rf"\[(?:\d+,)?{state.replay.rows.size}\][^ ]* copy\(", program.as_text()))
-
     found = {}
     for members, algorithm in cases:
         experiment = config.parse(common.shape(steps_per_epoch=100, algorithm=algorithm)).experiment
@@ -165,7 +162,7 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
             "kernels_per_update": sum(counted.values()),
             "by_kind": dict(counted.most_common()),
             "fusions_in_the_epoch": len(re.findall(r" fusion\(", epoch.as_text())),
-            "copies_of_the_replay": copies(epoch, state),
+            "copies_of_the_replay": common.copies(epoch.as_text(), state.replay.rows.size),
         }
     if not published:
         return found
@@ -175,7 +172,7 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
         "state_bytes": memory.argument_size_in_bytes,
         "donated_bytes": memory.alias_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "copies_of_the_replay": copies(epoch, state),
+        "copies_of_the_replay": common.copies(epoch.as_text(), state.replay.rows.size),
     }
     return found
 

@@ -161,6 +161,15 @@ def measure(name: str) -> list[dict[str, str]]:
             ]
 
 
+def _of(rows: list[dict[str, str]], name: str) -> list[dict[str, str]]:
+    """The rows of one experiment."""
+    return [row for row in rows if row["experiment"] == name]
+
+
+def _returns(own: list[dict[str, str]]) -> np.ndarray:
+    return np.array([float(row["return_mean"]) for row in own])
+
+
 def _text(level: float) -> str:
     return f"{level:.1f}" if abs(level) >= 1 else f"{level:.4f}"
 
@@ -169,10 +178,9 @@ def table(rows: list[dict[str, str]], experiments: dict[str, str]) -> str:
     """The Markdown table of those experiments that are in the CSV."""
     found = []
     for name, arguments in experiments.items():
-        own = [row for row in rows if row["experiment"] == name]
-        if not own:
+        if not (own := _of(rows, name)):
             continue
-        returns = np.array([float(row["return_mean"]) for row in own])
+        returns = _returns(own)
         low, high = confidence_interval(returns)
         found.append(
             {
@@ -192,10 +200,10 @@ def comparison(rows: list[dict[str, str]]) -> str:
     parentheses, the worst of them."""
     found = []
     for environment, column in CELLS.items():
-        own = {name: [row for row in rows if row["experiment"] == name] for name, _ in column.values()}
+        own = {name: _of(rows, name) for name, _ in column.values()}
         if not all(own.values()):
             continue
-        returns = {name: np.array([float(row["return_mean"]) for row in own[name]]) for name in own}
+        returns = {name: _returns(own[name]) for name in own}
         best = max(own, key=lambda name: interquartile_mean(returns[name]))
         env_steps = sorted({int(of_one[0]["env_steps"]) for of_one in own.values()})
         line = {"environment": environment, "env steps": f"{env_steps[0]:,}"}
@@ -214,10 +222,9 @@ def libraries(rows: list[dict[str, str]]) -> str:
     """The Markdown table of environments of libraries, beside what was published."""
     found = []
     for name, arguments in LIBRARIES.items():
-        own = [row for row in rows if row["experiment"] == name]
-        if not own:
+        if not (own := _of(rows, name)):
             continue
-        returns = np.array([float(row["return_mean"]) for row in own])
+        returns = _returns(own)
         published = ", ".join(f"{level:g} ({by})" for by, level in PUBLISHED[name].items())
         found.append(
             {
@@ -236,7 +243,7 @@ def precisions(rows: list[dict[str, str]]) -> str:
     """The Markdown table of the shipped experiments in both precisions, paired by seed."""
     found = []
     for name in SHIPPED:
-        own = [[row for row in rows if row["experiment"] == experiment] for experiment in (name, f"{name}, bfloat16")]
+        own = [_of(rows, experiment) for experiment in (name, f"{name}, bfloat16")]
         if not all(own):
             continue
         one, half = (

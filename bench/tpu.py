@@ -113,23 +113,18 @@ def compiled(case: dict[str, Any]) -> dict[str, Any]:
         start = time.process_time()
         executable = program.trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
         memory, text = executable.memory_analysis(), executable.as_text()
+        loops = text[: text.index("\nENTRY ")]  # computations that are not the entry
         found[name] = {
             "cpu_seconds": time.process_time() - start,
             "argument_bytes": memory.argument_size_in_bytes,
             "donated_bytes": memory.alias_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
-            "copies_of_the_replay_in_a_loop": copies_in_loops(text, state.replay.rows.shape[-1] // num_shards),
+            "copies_of_the_replay_in_a_loop": common.copies(loops, state.replay.rows.shape[-1] // num_shards),
             "collectives": len(re.findall(r" all-reduce(?:-start)?\(", text)),
         }
     replay = state.replay.rows
     found["replay_bytes"] = int(np.prod(replay.sharding.shard_shape(replay.shape))) * replay.dtype.itemsize
     return found
-
-
-def copies_in_loops(text: str, size: int) -> int:
-    """Copies of an array of so many numbers for each member, in computations that are not the entry."""
-    outside = text[: text.index("\nENTRY ")]
-    return len(re.findall(rf"\[(?:\d+,)?{size}\][^ ]* copy(?:-done)?\(", outside))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
 from jaxddpg.config.environment import make_environment
+from jaxddpg.envs import registry
 from jaxddpg.envs.episodic import episodic
 from jaxddpg.envs.registry import CONTINUOUS
 from jaxddpg.report import animation, scenes
@@ -373,14 +374,14 @@ def test_a_seed_chooses_the_episode_and_nothing_else_does(finished, rollouts, tm
     assert first[1] != other_member[1]
 
 
-def painted(broken=False, kind="uint8"):
+def painted(broken=False, kind="uint8", most=100):
     """It rises by .1 in each of 10 steps, and paints its own images, as bright as it is high."""
 
     def paint(height):
         if broken:
             raise RuntimeError("no display\nsecond line")
         assert isinstance(height, np.ndarray)
-        return np.broadcast_to(255 * height[:, None, None, None], (len(height), 8, 8, 3)).astype(kind)
+        return np.broadcast_to(255 * height[:, None, None, None], (len(height), 8, 8, 3)).astype(kind)[:most]
 
     return episodic(
         lambda key: jnp.float32(0),
@@ -406,7 +407,8 @@ def test_an_environment_can_render_itself(tmp_path):
     ("parameters", "reason"),
     [
         ({"broken": True}, "no display"),
-        ({"kind": "float32"}, r"render must return uint8\[F, H, W, 3\], not float32\[11, 8, 8, 3\]"),
+        ({"kind": "float32"}, r"render must return uint8\[11, H, W, 3\], not float32\[11, 8, 8, 3\]"),
+        ({"most": 3}, r"render must return uint8\[11, H, W, 3\], not uint8\[3, 8, 8, 3\]"),
     ],
 )
 def test_where_an_environment_cannot_render_itself_observations_are_plotted(parameters, reason, rollouts, tmp_path):
@@ -469,7 +471,7 @@ def test_a_run_without_policies_is_refused(finished, tmp_path):
 
 def test_a_figure_shows_what_was_published_for_an_environment_of_a_library(monkeypatch, tmp_path):
     stop_at_once("painted", {}, tmp_path / "run")
-    monkeypatch.setattr(show, "PUBLISHED", {"test_rendering:painted": {"PPO": 968.0}})
+    monkeypatch.setattr(registry, "PUBLISHED", {"test_rendering:painted": {"PPO": 968.0}})
     drawn = []
     monkeypatch.setattr(show.figures, "plot", lambda runs, path: drawn.extend(runs))
     show.plot(tmp_path / "run", tmp_path / "a.png")

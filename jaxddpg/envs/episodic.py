@@ -80,9 +80,10 @@ def episodic(
             truncated=truncated,
         )
 
-    if render:
-        ranges["render"] = lambda timed: render(timed[0])
-    return Environment(reset_episode, step_episode, observation_size, action_size, episode_length, **ranges)
+    images = render and (lambda timed: render(timed[0]))
+    return Environment(
+        reset_episode, step_episode, observation_size, action_size, episode_length, render=images, **ranges
+    )
 
 
 def _replace_where(mask: jax.Array, make: Callable[[Key], Any], key: Key, old: Any) -> Any:

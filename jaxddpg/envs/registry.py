@@ -116,6 +116,12 @@ DISCRETE = (
     "FrozenLake-misc",
 )
 
+
+def references(name: str) -> dict[str, float]:
+    """The known returns to compare a policy with, by their names, of an environment with its default parameters."""
+    return CONTINUOUS[name].references() if name in CONTINUOUS else PUBLISHED.get(name, {})
+
+
 REGISTERED: dict[str, Callable[..., Any]] = {}
 """Factories of the environments registered in this process, by name."""
 

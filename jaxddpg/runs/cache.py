@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +31,8 @@ def variables() -> dict[str, str]:
 
 def entries() -> int:
     """The number of files in JAX's cache directory, 0 if there is none."""
-    import jax
-
-    cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    return len([*Path(cache).glob("*")]) if cache and "://" not in cache else 0
+    cache = _in_use()
+    return len(os.listdir(cache)) if cache and cache.is_dir() else 0
 
 
 def compile_seconds(program: str) -> float | None:
@@ -54,11 +53,17 @@ def keep_compile_seconds(program: str, seconds: float) -> None:
 
 
 def _seconds_file(program: str) -> Path | None:
+    name = "".join(letter if letter.isalnum() else "-" for letter in program)
+    cache = _in_use()
+    return cache / "seconds" / f"{name}.txt" if cache else None
+
+
+def _in_use() -> Path | None:
+    """The cache directory of this process, if it has one on a local file system."""
     import jax
 
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    name = "".join(letter if letter.isalnum() else "-" for letter in program)
-    return Path(cache) / "seconds" / f"{name}.txt" if cache and "://" not in cache else None
+    return Path(cache) if cache and "://" not in cache else None
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> None:

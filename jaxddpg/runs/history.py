@@ -79,10 +79,10 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
     last = config.read_run(directory).experiment.training.num_epochs  # before any changes
     has_ended = complete >= (last + 1) * count
     if found:
-        remedy = f"delete {directory / checkpoint.DIRECTORY} to start over"
-        remedy = "start a new run with its config.yaml" if has_ended else remedy
-        remedy = f"restore the files of the run, or {remedy}"
-        raise ConfigError([f"{directory} cannot continue: {notes[0].split(';')[0]}; {remedy}"])
+        again = f"delete {directory / checkpoint.DIRECTORY} to start over"
+        remedy = "start a new run with its config.yaml" if has_ended else again
+        reason = notes[0].split(";")[0]
+        raise ConfigError([f"{directory} cannot continue: {reason}; restore the files of the run, or {remedy}"])
     if has_ended:  # to train all of it again would replace what is there
         raise ConfigError(
             [

@@ -181,8 +181,9 @@ def _rendered(section: settings.Environment, environment: Environment, states: S
     assert environment.render
     try:
         images = np.asarray(environment.render(states))
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"render must return uint8[F, H, W, 3], not {kind(images)}")
+        count = len(jax.tree.leaves(states)[0])
+        if images.ndim != 4 or images.shape[::3] != (count, 3) or images.dtype != np.uint8:
+            raise ValueError(f"render must return uint8[{count}, H, W, 3], not {kind(images)}")
     except Exception as error:  # of a graphics library, or of the user's own code
         hint = ". Without a display MuJoCo needs EGL or OSMesa; the variable MUJOCO_GL selects one"
         warnings.warn(

@@ -121,13 +121,12 @@ class Run:
 
     def _compile(self, display: Display) -> float:
         """Compiles the programs of the run; returns the seconds taken."""
-        start, clock = time.perf_counter(), clock_at(self._plan.experiment.training, 0)
-        experiment = self._plan.experiment
-        name, entries = f"{experiment.environment.name} {experiment.agent.algorithm}", cache.entries()
-        progress = partial(display.compiling, seconds=cache.compile_seconds(name))
-        if not is_over(self._plan.experiment, self._last_rows()):
+        start, experiment = time.perf_counter(), self._plan.experiment
+        if not is_over(experiment, self._last_rows()):
+            name, entries = f"{experiment.environment.name} {experiment.agent.algorithm}", cache.entries()
+            progress = partial(display.compiling, seconds=cache.compile_seconds(name))
             with distributed.agreeing():  # processes may compile for unequal times, but Gloo connects within 30 s
-                self._population.compile(clock, bool(self._rows), progress)
+                self._population.compile(clock_at(experiment.training, 0), bool(self._rows), progress)
                 # From JAX's cache the same programs take a fraction of that, and a resumed run has fewer.
                 if cache.entries() >= entries + 3 and distributed.is_first():
                     cache.keep_compile_seconds(name, time.perf_counter() - start)

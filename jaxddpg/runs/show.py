@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxddpg import config, settings
 from jaxddpg.config import ConfigError, MemberPlan, Plan, RunPlan
-from jaxddpg.envs.registry import CONTINUOUS, PUBLISHED
+from jaxddpg.envs.registry import references
 from jaxddpg.report import figures, page
 from jaxddpg.report.curves import Curves, by_epoch, lineage, unmeasured
 from jaxddpg.report.rows import METRICS, Row, read_rows
@@ -139,14 +139,12 @@ def _curves(directory: Path, plan: Plan, paths: Sequence[str]) -> list[Curves]:
         for number, variant in enumerate(variants):
             own = slice(number * seeds, (number + 1) * seeds)
             environment = variant.settings.environment
-            known, published = CONTINUOUS.get(environment.name), PUBLISHED.get(environment.name, {})
-            references = known.references() if known else published
             found.append(
                 Curves(
                     label=", ".join(f"{names[path]} {config.text(value)}" for path, value in variant.swept.items()),
                     env_steps=env_steps,
                     metrics={name: curves[:, own] for name, curves in metrics.items()},
-                    references={} if environment.parameters else references,
+                    references={} if environment.parameters else references(environment.name),
                     values={} if run.selects else config.values_at(variant.settings, paths),
                     environment=_named(environment, names),
                     source=os.path.abspath(directory),
