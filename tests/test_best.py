@@ -35,7 +35,7 @@ def actions(directory, epoch, members=MEMBERS):
 
 def agents(directory, epoch):
     """What all members have learned, each leaf [M, ...]."""
-    return load_module._policies(directory, epoch).agents
+    return load_module.load_policies(directory, epoch).agents
 
 
 def best_epochs(rows, members=MEMBERS):

@@ -543,7 +543,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     def computed(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(load_module, "_policies", computed)
+    monkeypatch.setattr(load_module, "load_policies", computed)
     monkeypatch.setattr(show_module, "_all_curves", computed)
     place = tmp_path / "none" / output if output else tmp_path
     reason = "No such file or directory" if output else "Is a directory"

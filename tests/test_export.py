@@ -14,9 +14,10 @@ from helpers import call
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import numpy_policy
 from jaxddpg.runs.export import export
 from jaxddpg.runs.load import load_policy
-from jaxddpg.runs.start import run
+from jaxddpg.runs.start import run, sweep
 
 SIZES = {
     "environment": {"name": "Pendulum-v1"},
@@ -53,26 +54,34 @@ CASES = {
     },
 }
 
-IN_JAX = """
-import sys
+FORMS = {
+    "jax": """
 from pathlib import Path
 import jax
-import numpy as np
-policy = jax.export.deserialize(bytearray(Path("policy.stablehlo").read_bytes()))
-given = np.load("../given.npy")
-whole = jax.jit(policy.call)(given)
-parts = [policy.call(given[:1]), policy.call(given[1:8]), policy.call(given[8:])]
+act = jax.export.deserialize(bytearray(Path("policy.stablehlo").read_bytes())).call
 assert not {"jaxddpg", "flax"} & {*sys.modules}
-np.save("../found.npy", [whole, np.concatenate(parts)])
-"""
-IN_NUMPY = """
+""",
+    "numpy": """
+from numpy_policy import load
+act = load("policy.npz")
+assert act(given).dtype == np.float32
+assert not {"jaxddpg", "flax", "jax"} & {*sys.modules}
+""",
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession("policy.onnx")
+act = lambda rows: session.run(["action"], {"observation": rows})[0]
+assert not {"jaxddpg", "flax", "jax"} & {*sys.modules}
+""",
+}
+"""Programs that load a policy in one of its forms."""
+PROGRAM = """
 import sys
 import numpy as np
-from numpy_policy import load
-given, act = np.load("../given.npy"), load("policy.npz")
-assert not {"jaxddpg", "flax", "jax"} & {*sys.modules}
-assert act(given).dtype == np.float32
-np.save("../found.npy", [act(given), np.stack([act(row) for row in given])])
+given = np.load("../given.npy")
+{form}
+parts = [act(rows) for rows in np.split(given, [1, 8], axis=-2)]
+np.save("../found.npy", [act(given), np.concatenate(parts, axis=-2)])
 """
 
 
@@ -89,32 +98,93 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("export")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_an_exported_policy_is_that_of_the_run_without_this_package(case, root, tmp_path):
-    directory = trained(case, root)
-    export(directory, tmp_path / "policy", member=1)
-    policy = load_policy(directory, member=1)
-    offset = 1e4 if "offset" in case else 0.0
-    size = 1 if "offset" in case else 3
-    given = np.random.default_rng(0).normal(size=(708, size)).astype(np.float32)
-    given[-8:] *= 1e3  # which normalized observations are clipped at
-    given += np.float32(offset)
-    np.save(tmp_path / "given.npy", given)
-    expected = np.asarray(policy(given))
-    assert np.ptp(expected) > (1e-5 if case == "copdac" else 1e-2)
-    kinds = {"jax": IN_JAX} if case == "copdac" else {"jax": IN_JAX, "numpy": IN_NUMPY}
-    assert (tmp_path / "policy" / "policy.npz").exists() == ("numpy" in kinds)
-    for program in kinds.values():
-        subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "policy", check=True)
-        for found in np.load(tmp_path / "found.npy"):
+def observations(case):
+    """[708, O], some of them so large that normalized observations are clipped."""
+    given = np.random.default_rng(0).normal(size=(708, 1 if "offset" in case else 3)).astype(np.float32)
+    given[-8:] *= 1e3
+    return given + np.float32(1e4 if "offset" in case else 0.0)
+
+
+def forms(case):
+    return ["jax"] if case == "copdac" else [*FORMS]
+
+
+def check(case, directory, given, expected):
+    """Compares what a policy returns in each form, in a process of its own, in one batch and in several."""
+    np.save(directory.parent / "given.npy", given)
+    for form in forms(case):
+        program = PROGRAM.format(form=FORMS[form])
+        subprocess.run([sys.executable, "-c", program], cwd=directory, check=True)
+        for found in np.load(directory.parent / "found.npy"):
             # A factor within an ulp of the midpoint of two bfloat16s may be rounded to either.
             error = np.abs(found - expected)
             assert np.max(error) < (1e-2 if "bfloat16" in case else 2e-6)
             assert np.mean(error < 2e-6) > 0.99
+
+
+def run_readme(case, directory):
+    """Runs the programs in a README."""
+    programs = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
+    assert len(programs) == len(forms(case))
+    for program in programs:
+        subprocess.run([sys.executable, "-c", program], cwd=directory, check=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_exported_policy_is_that_of_the_run_without_this_package(case, root, tmp_path):
+    directory, given = trained(case, root), observations(case)
+    export(directory, tmp_path / "policy", member=1)
+    expected = np.asarray(load_policy(directory, member=1)(given))
+    assert np.ptp(expected) > (1e-5 if case == "copdac" else 1e-2)
+    check(case, tmp_path / "policy", given, expected)
+    if case in ("two actions", "copdac"):
+        run_readme(case, tmp_path / "policy")
+
+
+@pytest.mark.parametrize("case", ["batch, offset", "layer", "normalized, offset", "residual, bfloat16", "copdac"])
+def test_the_policies_of_all_members_are_exported_as_one(case, root, tmp_path):
+    directory, rows = trained(case, root), observations(case)
+    assert call("export", directory, "--member", "all", "--output", tmp_path / "policy")[0] == 0
+    given = np.stack([rows, rows[::-1]])  # of each member its own
+    expected = np.stack([load_policy(directory, member)(given[member]) for member in range(2)])
+    assert np.max(np.abs(expected[0] - expected[1, ::-1])) > 1e-5
+    check(case, tmp_path / "policy", given, expected)
+    if case in ("layer", "copdac"):
+        run_readme(case, tmp_path / "policy")
+
+
+def test_all_members_have_boxes_of_their_own(tmp_path):
+    axis = {"environment.parameters.max_torque": [1.0, 2.0]}
+    members = {"population": {"num_seeds": 1, "sweep": axis}}
+    sweep(config.parse(SIZES | CASES["ddpg"] | members).experiment, tmp_path / "runs")
+    export(tmp_path / "runs", tmp_path / "policy", "all")
+    given = np.full((2, 1, 3), 1e4, np.float32)
+    expected = np.stack([load_policy(tmp_path / "runs", member)(given[member]) for member in range(2)])
+    assert np.all(np.abs(expected).ravel() == [1, 2])
+    compiled = jax.export.deserialize(bytearray((tmp_path / "policy" / "policy.stablehlo").read_bytes()))
+    np.testing.assert_array_equal(compiled.call(given), expected)
+    act = numpy_policy.load(tmp_path / "policy" / "policy.npz")
+    np.testing.assert_array_equal(act(given), expected)
     text = (tmp_path / "policy" / "README.md").read_text()
-    assert ("## In NumPy" in text) == ("numpy" in kinds)
-    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "policy", check=True)
+    assert text.startswith("# A policy for Pendulum-v1\n\nAll 2 members of ")
+    assert "trained by ddpg on Pendulum-v1.\n" in text
+    assert "| member | seed | environment.parameters.max_torque |\n| --- | --- | --- |\n| 0 | 0 | 1.0 |\n| 1 " in text
+    assert (
+        "| member | action | lowest | highest |\n| --- | --- | --- | --- |\n| 0 | 0 | -1 | 1 |\n| 1 | 0 | -2 " in text
+    )
+    for wrong in (given[0], given[:1], given[..., :2], given[0, 0], given[None]):
+        with pytest.raises(ValueError, match=r"observation has shape .*, but must be \[2, batch, 3\]"):
+            act(wrong)
+
+
+def test_numpy_takes_any_leading_axes_and_refuses_other_sizes(root, tmp_path):
+    export(trained("ddpg", root), tmp_path)
+    act, given = numpy_policy.load(tmp_path / "policy.npz"), observations("ddpg")
+    expected = act(given)
+    np.testing.assert_allclose(np.stack([act(row) for row in given]), expected, atol=2e-6)
+    np.testing.assert_allclose(act(given.reshape(2, 6, 59, 3)), expected.reshape(2, 6, 59, 1), atol=2e-6)
+    with pytest.raises(ValueError, match=r"observation has shape \(7, 2\), but must be \[..., 3\]"):
+        act(np.zeros((7, 2)))
 
 
 def test_it_is_lowered_for_every_platform_and_any_batch(root, tmp_path):
@@ -155,6 +225,11 @@ def test_other_files_and_members_are_refused(root, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"member is 2, but must be at least 0 and below 2"):
         export(directory, tmp_path / "new", member=2)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "other"}
+    with pytest.raises(ConfigError, match=r"member is every, but must be an index or all"):
+        export(directory, tmp_path / "new", member="every")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(ConfigError, match=r"needs the package onnx: pip install onnx"):
+        export(directory, tmp_path / "new")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package flatbuffers: pip install flatbuffers"):
+    with pytest.raises(ConfigError, match=r"needs the packages flatbuffers and onnx: pip install flatbuffers onnx"):
         export(directory, tmp_path / "new")

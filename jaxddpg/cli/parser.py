@@ -194,8 +194,14 @@ def _add_reading(subparsers: Any) -> None:
     )
     render.set_defaults(command=commands.render)
 
-    export = _add_policies(subparsers, "export", "write a policy for only JAX or only NumPy", "a run directory")
-    _add_member(export)
+    export = _add_policies(subparsers, "export", "write a policy for JAX, ONNX or NumPy alone", "a run directory")
+    export.add_argument(
+        "--member",
+        metavar="K",
+        type=_number_or_word,
+        default=0,
+        help="member index (default 0), or all for one function of all members",
+    )
     export.add_argument(
         "--output", metavar="DIR", type=Path, help="output directory (default: policy in the run directory)"
     )
@@ -209,11 +215,15 @@ def _add_policies(subparsers: Any, name: str, brief: str, directory: str) -> arg
     command.add_argument(
         "--epoch",
         metavar="E",
-        type=lambda text: int(text) if text.isdecimal() else text,
+        type=_number_or_word,
         default="newest",
         help="checkpoint to use: newest (default), best (each member's best evaluation), or an epoch number",
     )
     return command
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _add_seed(command: argparse.ArgumentParser, text: str) -> None:

@@ -1,8 +1,9 @@
-"""Export of policies for use without this package: as StableHLO for JAX, and as arrays for NumPy."""
+"""Export of policies for use without this package: as StableHLO for JAX, as an ONNX model, and as arrays for NumPy."""
 
 import importlib.util
+import io
 import json
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,106 +11,159 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddpg import settings
+from jaxddpg import config, settings
 from jaxddpg.config import ConfigError
+from jaxddpg.config.environment import make_environment
 from jaxddpg.parts import normalization
+from jaxddpg.report.rows import swept
 from jaxddpg.runs import numpy_policy
-from jaxddpg.runs.load import NEWEST, load_member
-from jaxddpg.types import Environment, State
+from jaxddpg.runs.load import NEWEST, Policies, load_policies
+from jaxddpg.settings import Member
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-COMPILED, ARRAYS, READER, README = "policy.stablehlo", "policy.npz", "numpy_policy.py", "README.md"
+PACKAGES = ("flatbuffers", "onnx")
+COMPILED, ONNX, ARRAYS = "policy.stablehlo", "policy.onnx", "policy.npz"
+READER, README = "numpy_policy.py", "README.md"
+FILES = {COMPILED, ONNX, ARRAYS, READER, README}
 TITLE = "# A policy for "
+ALL = "all"
 
 
-def export(directory: str | Path, output: str | Path, member: int = 0, epoch: int | str = NEWEST) -> None:
-    """Writes the deterministic policy of one member of a run into the directory `output`, in two forms that do not need
-    this package, with a README that says how to load them. It maps an observation to an action in the units of the
-    environment, normalization of observations included.
+def export(directory: str | Path, output: str | Path, member: int | str = 0, epoch: int | str = NEWEST) -> None:
+    """Writes the deterministic policy of one member of a run, or those of all, into the directory `output`, in three
+    forms that do not need this package, with a README that says how to load them. It maps observations to actions in
+    the units of the environment, normalization of observations included.
 
-    `policy.stablehlo` is for JAX on any platform, [batch, O] -> [batch, A], see `jax.export`. `policy.npz` and its
-    reader `numpy_policy.py` are for NumPy, [..., O] -> [..., A]; a linear or custom agent has none. `epoch` is as for
+    `policy.stablehlo` is for JAX on any platform, see `jax.export`; `policy.onnx` is for ONNX runtimes; `policy.npz`
+    and its reader `numpy_policy.py` are for NumPy. A linear or custom agent has only the first. `epoch` is as for
     `evaluate`; for a diverged member this is the policy before it diverged.
+
+    Args:
+        member: an index, for a function [batch, O] -> [batch, A]; or "all", for one of all M members,
+            [M, batch, O] -> [M, batch, A].
 
     Raises:
         ConfigError: there is no such run, checkpoint or member; `output` cannot be written or has other files; or
-            flatbuffers, which `jax.export` needs, is not installed.
+            flatbuffers or onnx, which write the first two, is not installed.
     """
     directory, output = Path(directory), Path(output)
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ConfigError(["exporting needs the package flatbuffers: pip install flatbuffers (or jaxddpg[export])"])
-    if output.exists() and not output.is_dir():
-        raise ConfigError([f"--output {output} is a file; name a directory"])
-    files = {COMPILED, ARRAYS, READER, README}
-    if others := sorted({path.name for path in output.glob("*")} - files - {"__pycache__"}):
-        reason = f"contains {others[0]}, which is not part of an exported policy"
-        raise ConfigError([f"--output {output} {reason}; choose another directory"])
-    if (output / README).exists() and not (output / README).read_text(errors="replace").startswith(TITLE):
-        raise ConfigError([f"--output {output} has a {README} of something else; choose another directory"])
-    own, environment, state, _ = found = load_member(directory, member, epoch)
-    bounds = environment.action_low, environment.action_high
-    low, high = (np.broadcast_to(np.asarray(bound, np.float32), environment.action_size) for bound in bounds)
-    rows = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), environment.observation_size), jnp.float32)
-    compiled = jax.export.export(jax.jit(found.policy), platforms=PLATFORMS)(rows).serialize()
-    arrays = _arrays(own.agent, state)
+    _check(output)
+    if isinstance(member, str) and member != ALL:
+        raise ConfigError([f"member is {config.text(member)}, but must be an index or {ALL}"])
+    found = load_policies(directory, epoch)
+    count = len(found.plan.members)
+    policy = found.all_members if isinstance(member, str) else found.member(member).policy
+    size = make_environment(found.plan.members[0].settings.environment).observation_size
+    shape = (*((count,) if member == ALL else ()), *jax.export.symbolic_shape("batch"), size)
+    compiled = jax.export.export(jax.jit(policy), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    box = jax.device_get(jax.vmap(_box, axis_size=count)(found.stacked_settings()))
+    arrays = _arrays(found, box, member)
+    files = {COMPILED: bytes(compiled.serialize())}
+    files[README] = _readme(directory, found, member, size, box, bool(arrays)).encode()
+    if arrays:
+        from jaxddpg.runs.onnx_model import serialize  # which needs onnx
+
+        with io.BytesIO() as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            files[ARRAYS] = file.getvalue()
+        files |= {ONNX: serialize(arrays), READER: Path(numpy_policy.__file__).read_bytes()}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name in files:  # of an earlier export, which may have had more of them
+        for name in FILES:  # of an earlier export, which may have had more of them
             (output / name).unlink(missing_ok=True)
-        (output / COMPILED).write_bytes(compiled)
-        if arrays:
-            arrays |= {"action_low": low, "action_high": high}
-            np.savez(output / ARRAYS, **arrays)
-            shutil.copy(numpy_policy.__file__, output / READER)
-        (output / README).write_text(_readme(directory, member, own, environment, low, high, bool(arrays)))
+        for name, content in files.items():
+            (output / name).write_bytes(content)
     except OSError as error:
         raise ConfigError([f"--output {output} cannot be written: {error.strerror or error}"]) from error
 
 
-def _arrays(agent: Any, state: State) -> dict[str, Any]:
-    """What `numpy_policy` reads, but for the Box; nothing for an agent that is not an actor network of ours."""
+def _check(output: Path) -> None:
+    """ConfigError if nothing can be exported to this directory."""
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        names, plural = " and ".join(missing), "s" * (len(missing) - 1)
+        remedy = f"pip install {' '.join(missing)} (or jaxddpg[export])"
+        raise ConfigError([f"exporting needs the package{plural} {names}: {remedy}"])
+    if output.exists() and not output.is_dir():
+        raise ConfigError([f"--output {output} is a file; name a directory"])
+    if others := sorted({path.name for path in output.glob("*")} - FILES - {"__pycache__"}):
+        reason = f"contains {others[0]}, which is not part of an exported policy"
+        raise ConfigError([f"--output {output} {reason}; choose another directory"])
+    if (output / README).exists() and not (output / README).read_text(errors="replace").startswith(TITLE):
+        raise ConfigError([f"--output {output} has a {README} of something else; choose another directory"])
+
+
+def _box(section: Member) -> tuple[jax.Array, jax.Array]:
+    """The ends [A] of a member's actions, whose parameters may be traced."""
+    environment = make_environment(section.environment)
+    low, high = (jnp.asarray(end, jnp.float32) for end in (environment.action_low, environment.action_high))
+    return jnp.broadcast_to(low, environment.action_size), jnp.broadcast_to(high, environment.action_size)
+
+
+def _arrays(found: Policies, box: tuple[np.ndarray, np.ndarray], member: int | str) -> dict[str, np.ndarray]:
+    """What `numpy_policy` reads, of one member or of all; nothing for an agent that is not an actor network of ours.
+    `box` has the ends [M, A] of the actions of all members."""
+    agent, state = found.plan.members[0].settings.agent, found.agents
     if not isinstance(agent, settings.ActorCritic):
         return {}
-    found: dict[str, Any] = {}
+    stacked: dict[str, Any] = {"action_low": box[0], "action_high": box[1]}
+    common: dict[str, Any] = {
+        "residual": agent.actor.architecture == "residual",
+        "bfloat16": agent.precision == "bfloat16",
+    }
     if isinstance(state, normalization.NormalizedState):
-        found |= {
+        stacked |= {
             "observation_origin": state.origin,
             "observation_mean": state.mean,
             "observation_deviation": normalization.deviation(state),
-            "observation_bound": np.float32(normalization.BOUND),
         }
+        common["observation_bound"] = np.float32(normalization.BOUND)
         state = state.agent
     for collection in state.actor.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
-            found["/".join(key.key for key in path)] = leaf
-    found |= {"residual": agent.actor.architecture == "residual", "bfloat16": agent.precision == "bfloat16"}
-    return {name: np.asarray(value) for name, value in found.items()}
+            stacked["/".join(key.key for key in path)] = leaf
+
+    def chosen(leaf: Any) -> Any:
+        """[...] of one member; of all such that vectors [M, n] broadcast over a batch, [M, 1, n]."""
+        if member != ALL:
+            return leaf[member]
+        return leaf[:, None] if leaf.ndim == 2 else leaf
+
+    selected = {name: chosen(leaf) for name, leaf in stacked.items()}
+    return {name: np.asarray(value) for name, value in (selected | common).items()}
 
 
 def _readme(
-    directory: Path, member: int, own: settings.Member, environment: Environment, low: Any, high: Any, has_arrays: bool
+    directory: Path, found: Policies, member: int | str, size: int, box: tuple[np.ndarray, np.ndarray], has_arrays: bool
 ) -> str:
-    observations, actions = environment.observation_size, environment.action_size
-    trained = f"trained by {own.agent.algorithm} on {own.environment.name}"
-    if own.environment.parameters:
-        trained += f" with the parameters {json.dumps(dict(own.environment.parameters))}"
-    box = "\n".join(f"| {index} | {a:g} | {b:g} |" for index, (a, b) in enumerate(zip(low, high, strict=True)))
-    text = f"""{TITLE}{own.environment.name}
+    """`size` is that of an observation; `box` as for `_arrays`."""
+    members = [*range(len(found.plan.members))] if isinstance(member, str) else [member]
+    section, identities = found.plan.members[members[0]].settings, [found.identities[index] for index in members]
+    low, high = (end[members] for end in box)
+    name, before, who = section.environment.name, "", f"Member {member} of"
+    parameters, actions = dict(section.environment.parameters), low.shape[1]
+    if member == ALL:
+        before, who = f"{len(members)}, ", f"All {len(members)} members of"
+        varied = {path.removeprefix("environment.parameters.") for path in swept(identities[0])}
+        parameters = {key: value for key, value in parameters.items() if key not in varied}
+    suffix = f" with the parameters {json.dumps(parameters)}" if parameters else ""
+    text = f"{TITLE}{name}\n\n{who} `{directory}`, trained by {section.agent.algorithm} on {name}{suffix}.\n\n"
+    if member == ALL:
+        text += _table([*identities[0]], [[*identity.values()] for identity in identities])
+    bounds = [
+        [member, action, f"{low[index, action]:g}", f"{high[index, action]:g}"]
+        for index, member in enumerate(members)
+        for action in range(actions)
+    ]
+    columns = ["member", "action", "lowest", "highest"]
+    if np.all(low == low[0]) and np.all(high == high[0]):
+        columns, bounds = columns[1:], [row[1:] for row in bounds[:actions]]
+    text += f"""It maps observations, float32 [{before}batch, {size}] as the environment returns them (not
+normalized), to actions, float32 [{before}batch, {actions}] in the units of the environment:
 
-Member {member} of `{directory}`, {trained}.
+{_table(columns, bounds)}## In JAX
 
-It maps an observation, float32 [{observations}] as the environment returns it (not normalized), to an action, float32
-[{actions}] in the units of the environment:
-
-| action | lowest | highest |
-| --- | --- | --- |
-{box}
-
-## In JAX
-
-`{COMPILED}` takes a batch of observations and needs the packages jax and flatbuffers. It runs on
-{", ".join(PLATFORMS)}. It was exported by JAX {jax.__version__}; releases of JAX in the six months after that one are
-guaranteed to load it.
+`{COMPILED}` needs the packages jax and flatbuffers and runs on {", ".join(PLATFORMS)}. It was exported by JAX
+{jax.__version__}; releases of JAX in the six months after that one are guaranteed to load it.
 
 ```python
 from pathlib import Path
@@ -118,7 +172,7 @@ import jax
 import numpy as np
 
 policy = jax.export.deserialize(bytearray(Path("{COMPILED}").read_bytes()))
-actions = jax.jit(policy.call)(np.zeros((1, {observations}), np.float32))
+actions = jax.jit(policy.call)(np.zeros(({before}1, {size}), np.float32))
 ```
 """
     if not has_arrays:
@@ -133,6 +187,24 @@ import numpy as np
 from numpy_policy import load
 
 act = load("{ARRAYS}")
-action = act(np.zeros({observations}))
+actions = act(np.zeros(({before}1, {size})))
+```
+
+## In an ONNX runtime
+
+`{ONNX}` computes the same, in any runtime of ONNX.
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{ONNX}")
+(actions,) = session.run(None, {{"observation": np.zeros(({before}1, {size}), np.float32)}})
 ```
 """
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table, and an empty line."""
+    cells = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in cells) + "\n"

@@ -28,7 +28,7 @@ NEWEST, BEST = "newest", "best"
 
 
 class MemberPolicy(NamedTuple):
-    """The policy of one member of a run, with its agent's state as constants."""
+    """The policy of one member of a run."""
 
     settings: Member
     environment: Environment
@@ -82,7 +82,7 @@ def evaluate(directory: str | Path, num_episodes: int = 100, seed: int = 0, epoc
 
 def _evaluate(directory: Path, num_episodes: int, seed: int, epoch: int | str) -> list[Row]:
     """As `evaluate`, of one run."""
-    found = _policies(directory, epoch)
+    found = load_policies(directory, epoch)
     section = settings.Evaluation(num_episodes)
     members = [member._replace(settings=replace(member.settings, evaluation=section)) for member in found.plan.members]
     plan = found.plan._replace(experiment=replace(found.plan.experiment, evaluation=section), members=members)
@@ -209,8 +209,37 @@ class Policies(NamedTuple):
     diverged: np.ndarray
     """bool [M]"""
 
+    def member(self, index: int) -> MemberPolicy:
+        """That of one member; ConfigError if there is none of this index."""
+        if not 0 <= index < len(self.plan.members):
+            raise ConfigError([f"member is {index}, but must be at least 0 and below {len(self.plan.members)}"])
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.agents)
+        return member_policy(self.plan.members[index].settings, state)
 
-def _policies(directory: Path, epoch: int | str) -> Policies:
+    def stacked_settings(self) -> Member:
+        """Those of all members as one, each number [M]."""
+        members = [member.settings.member() for member in self.plan.members]
+        return jax.tree.map(lambda *numbers: np.stack(numbers), *members)
+
+    def all_members(self, observations: jax.Array) -> jax.Array:
+        """Observations [M, ..., O], those of each member -> actions [M, ..., A] in the units of the environment."""
+        act = jax.vmap(lambda section, state, rows: member_policy(section, state).policy(rows))
+        return act(self.stacked_settings(), self.agents, observations)
+
+
+def member_policy(section: Member, state: State) -> MemberPolicy:
+    """The policy of a member with these settings and this state of its agent; both may be traced."""
+    environment = make_environment(section.environment)
+    agent = make_agent(environment, section.agent)
+
+    def act(observation: jax.Array) -> jax.Array:
+        # The barrier keeps XLA from rewriting (x - origin) - mean as x - (origin + mean), whose constant is rounded.
+        return agent.act(jax.lax.optimization_barrier(state), observation)
+
+    return MemberPolicy(section, environment, state, act)
+
+
+def load_policies(directory: Path, epoch: int | str) -> Policies:
     """The policies of a checkpoint of a run."""
     plan = config.read_run(directory)
     backend.check_devices()
@@ -295,19 +324,7 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
 
 def load_member(directory: Path, member: int, epoch: int | str) -> MemberPolicy:
     """Reads the policy of one member of a run."""
-    found = _policies(directory, epoch)
-    if not 0 <= member < len(found.plan.members):
-        raise ConfigError([f"member is {member}, but must be at least 0 and below {len(found.plan.members)}"])
-    section = found.plan.members[member].settings
-    environment = make_environment(section.environment)
-    agent = make_agent(environment, section.agent)
-    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[member]), found.agents)
-
-    def act(observation: jax.Array) -> jax.Array:
-        # The barrier keeps XLA from rewriting (x - origin) - mean as x - (origin + mean), whose constant is rounded.
-        return agent.act(jax.lax.optimization_barrier(state), observation)
-
-    return MemberPolicy(section, environment, state, act)
+    return load_policies(directory, epoch).member(member)
 
 
 def _check_seed(seed: int) -> None:

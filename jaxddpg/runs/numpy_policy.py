@@ -5,7 +5,8 @@
     act = load("policy.npz")
     action = act(observation)  # [..., O] -> [..., A], in the units of the environment
 
-`jaxddpg export` copies this file beside the arrays that it reads.
+The policies of M members together map [M, batch, O] to [M, batch, A]. `jaxddpg export` copies this file beside the
+arrays that it reads.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import numpy as np
 
 
 def load(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy whose arrays are in a file."""
+    """The policy whose arrays are in a file; ValueError where an observation has the wrong shape."""
     with np.load(path) as file:
         arrays = dict(file)
+    *members, size, _ = arrays["Dense_0/kernel"].shape
     depth = sum(name.startswith("Dense_") for name in arrays) // 2 - 1  # of the last layer
 
     def rounded(x: np.ndarray) -> np.ndarray:
@@ -58,6 +60,9 @@ def load(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
 
     def act(observation: np.ndarray) -> np.ndarray:
         x = np.asarray(observation, np.float32)
+        if x.shape[-1:] != (size,) or (members and (x.ndim != 3 or len(x) != members[0])):
+            wanted = f"[{members[0]}, batch, {size}]" if members else f"[..., {size}]"
+            raise ValueError(f"observation has shape {x.shape}, but must be {wanted}")
         if "observation_origin" in arrays:
             x = (x - arrays["observation_origin"] - arrays["observation_mean"]) / arrays["observation_deviation"]
             x = np.clip(x, -arrays["observation_bound"], arrays["observation_bound"])
