@@ -225,6 +225,7 @@ def test_other_files_and_members_are_refused(root, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"member is 2, but must be at least 0 and below 2"):
         export(directory, tmp_path / "new", member=2)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "other"}
+    assert "member is -1, but must be at least 0" in call("export", directory, "--member", "-1")[2]
     with pytest.raises(ConfigError, match=r"member is every, but must be an index or all"):
         export(directory, tmp_path / "new", member="every")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else name)

@@ -223,7 +223,7 @@ def _add_policies(subparsers: Any, name: str, brief: str, directory: str) -> arg
 
 
 def _number_or_word(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def _add_seed(command: argparse.ArgumentParser, text: str) -> None:

@@ -132,35 +132,45 @@ def _arrays(found: Policies, box: tuple[np.ndarray, np.ndarray], member: int | s
     return {name: np.asarray(value) for name, value in (selected | common).items()}
 
 
+def _origin(directory: Path, found: Policies, member: int | str) -> str:
+    """The title of a README, and which policy it is."""
+    section = found.plan.members[member if isinstance(member, int) else 0].settings
+    name, parameters = section.environment.name, dict(section.environment.parameters)
+    who, members = f"Member {member}", ""
+    if member == ALL:
+        who = f"All {len(found.identities)} members"
+        members = _table([*found.identities[0]], [[*identity.values()] for identity in found.identities])
+        for path in swept(found.identities[0]):
+            parameters.pop(path.removeprefix("environment.parameters."), None)
+    suffix = f" with the parameters {json.dumps(parameters)}" if parameters else ""
+    return f"""{TITLE}{name}
+
+{who} of `{directory}`, trained by {section.agent.algorithm} on {name}{suffix}.
+
+{members}"""
+
+
+def _bounds(box: tuple[np.ndarray, np.ndarray], member: int | str) -> str:
+    """The table of the ends of actions, those of each member where they differ."""
+    ends = np.stack(box, axis=-1)
+    if member != ALL or np.all(ends == ends[0]):
+        one = ends[member if isinstance(member, int) else 0]
+        return _table(["action", "lowest", "highest"], [[i, f"{a:g}", f"{b:g}"] for i, (a, b) in enumerate(one)])
+    rows = [[m, i, f"{a:g}", f"{b:g}"] for m, own in enumerate(ends) for i, (a, b) in enumerate(own)]
+    return _table(["member", "action", "lowest", "highest"], rows)
+
+
 def _readme(
     directory: Path, found: Policies, member: int | str, size: int, box: tuple[np.ndarray, np.ndarray], has_arrays: bool
 ) -> str:
     """`size` is that of an observation; `box` as for `_arrays`."""
-    members = [*range(len(found.plan.members))] if isinstance(member, str) else [member]
-    section, identities = found.plan.members[members[0]].settings, [found.identities[index] for index in members]
-    low, high = (end[members] for end in box)
-    name, before, who = section.environment.name, "", f"Member {member} of"
-    parameters, actions = dict(section.environment.parameters), low.shape[1]
-    if member == ALL:
-        before, who = f"{len(members)}, ", f"All {len(members)} members of"
-        varied = {path.removeprefix("environment.parameters.") for path in swept(identities[0])}
-        parameters = {key: value for key, value in parameters.items() if key not in varied}
-    suffix = f" with the parameters {json.dumps(parameters)}" if parameters else ""
-    text = f"{TITLE}{name}\n\n{who} `{directory}`, trained by {section.agent.algorithm} on {name}{suffix}.\n\n"
-    if member == ALL:
-        text += _table([*identities[0]], [[*identity.values()] for identity in identities])
-    bounds = [
-        [member, action, f"{low[index, action]:g}", f"{high[index, action]:g}"]
-        for index, member in enumerate(members)
-        for action in range(actions)
-    ]
-    columns = ["member", "action", "lowest", "highest"]
-    if np.all(low == low[0]) and np.all(high == high[0]):
-        columns, bounds = columns[1:], [row[1:] for row in bounds[:actions]]
-    text += f"""It maps observations, float32 [{before}batch, {size}] as the environment returns them (not
-normalized), to actions, float32 [{before}batch, {actions}] in the units of the environment:
+    before = f"{len(found.identities)}, " if member == ALL else ""
+    actions = box[0].shape[-1]
+    text = _origin(directory, found, member)
+    text += f"""It maps observations, float32 [{before}batch, {size}] as the environment returns them (not normalized),
+to actions, float32 [{before}batch, {actions}] in the units of the environment:
 
-{_table(columns, bounds)}## In JAX
+{_bounds(box, member)}## In JAX
 
 `{COMPILED}` needs the packages jax and flatbuffers and runs on {", ".join(PLATFORMS)}. It was exported by JAX
 {jax.__version__}; releases of JAX in the six months after that one are guaranteed to load it.
