@@ -46,6 +46,11 @@ CASES: dict[str, dict[str, Any]] = {
         for name, counts in {"ddpg": (1, 2, 8, 128), "td3": (2, 8), "d4pg": (2, 8), "fasttd3": (2, 8)}.items()
         for each in counts
     },
+    "ddpg, 128 members on each chip, 1,024,000 rows each": {
+        "algorithm": "ddpg",
+        "members": CHIPS * 128,
+        "capacity": 1_024_000,
+    },
     "ddpg, bfloat16, 2 members on each chip": {"algorithm": "ddpg", "members": CHIPS * 2, "precision": "bfloat16"},
     "ddpg, 2 members in 4 shards": {"algorithm": "ddpg", "members": 2, "num_envs": 8, "shards": 4},
 }

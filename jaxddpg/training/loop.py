@@ -160,6 +160,7 @@ def epoch(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[T
     end = clock.after(parts.training.steps_per_epoch)
     sample_key = jax.random.fold_in(keys.diagnostics, clock.epoch)
     rows = parts.replay.sample(sample_key, end, state.replay, parts.batch_size)
+    rows = jax.tree.map(_unrounded, rows)
     diagnostics = parts.agent.diagnostics(state.agent, equations.transition(rows, parts.agent.gamma))
     totals = jax.tree.map(jnp.sum, episodes)
     totals = jax.lax.psum(totals, sharding.AXIS) if parts.sharded else totals
@@ -286,6 +287,15 @@ def evaluate_policy(parts: Parts, key: Key, clock: Clock, agent: State) -> Metri
 def shard_key(parts: Parts, key: Key) -> Key:
     """This shard's key, with the shard index folded in; unchanged if the member is not sharded."""
     return jax.random.fold_in(key, jax.lax.axis_index(sharding.AXIS)) if parts.sharded else key
+
+
+def _unrounded(x: jax.Array) -> jax.Array:
+    """The same array. A TPU multiplies matrices in bfloat16: where a sample is only multiplied, its compiler would
+    round the whole replay before it takes the sample. It does not look through a barrier of integers."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(bits), x.dtype)
 
 
 def _nearest_divisor(number: int, wanted: float) -> int:
