@@ -122,6 +122,7 @@ LIBRARIES = {
         "playground:CartpoleBalance": "playground/cartpole_balance",
         "playground:CartpoleSwingup": "playground/cartpole_swingup",
         "playground:ReacherEasy": "playground/reacher_easy",
+        "playground:PendulumSwingup": "playground/pendulum_swingup",
         "brax:inverted_double_pendulum": "brax/inverted_double_pendulum",
     }.items()
 }
