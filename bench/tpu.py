@@ -42,16 +42,16 @@ SHAPE = {"hidden": 256, "batch_size": 256, "capacity": 1_000_000, "steps_per_epo
 CHIPS = 4
 CASES: dict[str, dict[str, Any]] = {
     **{
-        f"{name}, {each} members on each chip": {"algorithm": name, "members": CHIPS * each}
+        f"{name}, {each} member{'s' * (each > 1)} per chip": {"algorithm": name, "members": CHIPS * each}
         for name, counts in {"ddpg": (1, 2, 8, 128), "td3": (2, 8), "d4pg": (2, 8), "fasttd3": (2, 8)}.items()
         for each in counts
     },
-    "ddpg, 128 members on each chip, 1,024,000 rows each": {
+    "ddpg, 128 members per chip, 1,024,000 rows each": {
         "algorithm": "ddpg",
         "members": CHIPS * 128,
         "capacity": 1_024_000,
     },
-    "ddpg, bfloat16, 2 members on each chip": {"algorithm": "ddpg", "members": CHIPS * 2, "precision": "bfloat16"},
+    "ddpg, bfloat16, 2 members per chip": {"algorithm": "ddpg", "members": CHIPS * 2, "precision": "bfloat16"},
     "ddpg, 2 members in 4 shards": {"algorithm": "ddpg", "members": 2, "num_envs": 8, "shards": 4},
 }
 """Shapes; the members of each are spread over the four chips."""

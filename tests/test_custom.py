@@ -30,8 +30,38 @@ def make(environment, batch_size, axis_name, rate=1e-3, kind="plain"):
         "action": {"act": lambda state, observation: observation},
         "metric": {"diagnostics": lambda state, batch: {"x": batch.reward}},
         "state": {"update": lambda key, clock, state, batch: ((state, 0.0), {})},
+        "key": wrapped(agent, jax.random.key(0)),
+        "pair": wrapped(agent, jnp.zeros(3)),
+        "dict": wrapped(agent, None),
+        "host": {"act": lambda state, rows: on_host(agent.act(state, rows))},
     }[kind]
     return agent if broken == {} else broken and agent._replace(**broken)
+
+
+def on_host(x):
+    return jax.pure_callback(np.asarray, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def wrapped(agent, other):
+    """The functions of the agent with its state in a dict, or in a tuple beside something else."""
+    wrap, unwrap = (
+        (lambda state: {"mine": state}, lambda state: state["mine"])
+        if other is None
+        else (lambda state: (state, other), lambda state: state[0])
+    )
+
+    def update(key, clock, state, batch):
+        after, metrics = agent.update(key, clock, unwrap(state), batch)
+        return wrap(after), metrics
+
+    return {
+        "init": lambda key: wrap(agent.init(key)),
+        "act": lambda state, rows: agent.act(unwrap(state), rows),
+        "value": lambda state, rows: agent.value(unwrap(state), rows),
+        "update": update,
+        "diagnostics": lambda state, batch: agent.diagnostics(unwrap(state), batch),
+        "observe": lambda clock, state, rows: wrap(agent.observe(clock, unwrap(state), rows)),
+    }
 
 
 def halved_noise(width=0.2):
@@ -105,6 +135,31 @@ def test_it_is_swept_in_one_program_resumed_to_the_bit_and_reported(tmp_path):
     assert len(jd.evaluate(tmp_path / "run", 2)) == 4
 
 
+@pytest.mark.parametrize(("kind", "parts"), [("dict", {"agent.mine"}), ("pair", {"agent.0", "agent.1"})])
+def test_the_state_of_an_agent_is_any_pytree(kind, parts, tmp_path):
+    expected = run(custom(agent={"settings": {"kind": "plain"}}), tmp_path / "plain")
+    whole = run(custom(agent={"settings": {"kind": kind}}), tmp_path / "whole")
+    assert parts <= {*whole.summary["state_bytes"]}
+    same = whole.agents["mine"] if kind == "dict" else whole.agents[0]
+    jax.tree.map(np.testing.assert_array_equal, same, expected.agents)
+    run(custom(agent={"settings": {"kind": kind}}), tmp_path / "run", should_stop=after(2))
+    equal(resume(tmp_path / "run"), whole)
+    count = len(jax.tree.leaves(whole.agents)[0])
+    observations = np.random.default_rng(0).normal(size=(count, 5, 2)).astype(np.float32)
+    jd.export(tmp_path / "run", tmp_path / "policy", "all")
+    policy = jax.export.deserialize(bytearray((tmp_path / "policy" / "policy.stablehlo").read_bytes()))
+    for member, actions in enumerate(policy.call(observations)):
+        expected = jd.load_policy(tmp_path / "run", member)(observations[member])
+        np.testing.assert_allclose(actions, expected, atol=2e-6)
+
+
+def test_an_act_that_cannot_be_exported_is_refused(tmp_path):
+    run(custom(agent={"settings": {"kind": "host"}}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"agent.algorithm mine:make cannot be exported: .*callback"):
+        jd.export(tmp_path / "run", tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+
+
 def test_the_code_of_a_function_may_change_between_runs_of_a_process(monkeypatch):
     first = run(custom())
     monkeypatch.setattr(sys.modules["mine"], "make", lambda *args, **kwargs: make(*args, **kwargs, rate=0.1))
@@ -126,6 +181,7 @@ def test_the_code_of_a_function_may_change_between_runs_of_a_process(monkeypatch
         ({"settings": {"kind": "action"}}, "returns act with shape [4, 2], but it must be [4, 1]"),
         ({"settings": {"kind": "metric"}}, "returns diagnostics' metric x with shape [4], but it must be []"),
         ({"settings": {"kind": "state"}}, "update returns a state with "),
+        ({"settings": {"kind": "key"}}, "their state has a PRNG key; use the keys that the functions receive"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(agent, said, tmp_path):

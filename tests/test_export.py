@@ -14,6 +14,7 @@ from helpers import call
 
 from jaxddpg import config
 from jaxddpg.config import ConfigError
+from jaxddpg.runs import export as export_module
 from jaxddpg.runs import numpy_policy
 from jaxddpg.runs.export import export
 from jaxddpg.runs.load import load_policy
@@ -46,6 +47,7 @@ CASES = {
     "normalized, offset": OFFSET | {"agent": deep() | {"normalize_observations": True}},
     "residual": {"agent": deep("td3", architecture="residual", hidden_sizes=[4, 4])},
     "d4pg": {"agent": deep("d4pg")},
+    "fasttd3": {"agent": deep("fasttd3")},
     "bfloat16": {"agent": deep("td3", hidden_sizes=[8, 8, 8]) | {"precision": "bfloat16"}},
     "residual, bfloat16": {"agent": deep("td3", architecture="residual", hidden_sizes=[4]) | {"precision": "bfloat16"}},
     "copdac": {
@@ -166,12 +168,15 @@ def test_all_members_have_boxes_of_their_own(tmp_path):
     act = numpy_policy.load(tmp_path / "policy" / "policy.npz")
     np.testing.assert_array_equal(act(given), expected)
     text = (tmp_path / "policy" / "README.md").read_text()
-    assert text.startswith("# A policy for Pendulum-v1\n\nAll 2 members of ")
-    assert "trained by ddpg on Pendulum-v1.\n" in text
-    assert "| member | seed | environment.parameters.max_torque |\n| --- | --- | --- |\n| 0 | 0 | 1.0 |\n| 1 " in text
+    assert text.startswith("# A policy for Pendulum-v1\n\nTrained by ddpg on Pendulum-v1, in ")
+    assert "| 0 | 0 | 1.0 | 2 | no |\n| 1 | 0 | 2.0 | 2 | no |\n" in text
     assert (
-        "| member | action | lowest | highest |\n| --- | --- | --- | --- |\n| 0 | 0 | -1 | 1 |\n| 1 | 0 | -2 " in text
+        "| member | action | low | high |\n| --- | --- | --- | --- |\n| 0 | 0 | -1.0 | 1.0 |\n| 1 | 0 | -2.0 |" in text
     )
+    export(tmp_path / "runs", tmp_path / "one", np.int64(1))
+    text = (tmp_path / "one" / "README.md").read_text()
+    assert "| 1 | 0 | 2.0 | 2 | no |\n\n" in text
+    assert "| action | low | high |\n| --- | --- | --- |\n| 0 | -2.0 | 2.0 |" in text
     for wrong in (given[0], given[:1], given[..., :2], given[0, 0], given[None]):
         with pytest.raises(ValueError, match=r"observation has shape .*, but must be \[2, batch, 3\]"):
             act(wrong)
@@ -198,7 +203,8 @@ def test_the_command_writes_into_the_run_and_again(root):
     directory = trained("ddpg", root)
     for _ in range(2):
         assert call("export", directory, "--epoch", "best") == (0, f"{directory}/policy/README.md\n", "")
-    assert f"Member 0 of `{directory}`, trained by ddpg on Pendulum-v1" in (directory / "policy/README.md").read_text()
+    text = (directory / "policy/README.md").read_text()
+    assert f"Trained by ddpg on Pendulum-v1, in `{directory}`:\n\n| member | seed | epoch | diverged |" in text
     assert call("evaluate", directory, "--num-episodes", "1")[0] == 0
 
 
@@ -226,11 +232,22 @@ def test_other_files_and_members_are_refused(root, tmp_path, monkeypatch):
         export(directory, tmp_path / "new", member=2)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "other"}
     assert "member is -1, but must be at least 0" in call("export", directory, "--member", "-1")[2]
-    with pytest.raises(ConfigError, match=r"member is every, but must be an index or all"):
-        export(directory, tmp_path / "new", member="every")
+    for wrong in ("every", True, 1.0, None):
+        with pytest.raises(ConfigError, match=r"member is .*, but must be a member index or all"):
+            export(directory, tmp_path / "new", member=wrong)
+    (tmp_path / "odd" / "README.md").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"odd contains README.md, which is not part of an exported policy"):
+        export(directory, tmp_path / "odd")
+    (tmp_path / "odd" / "README.md").rmdir()
+    (tmp_path / "odd" / ".hidden").touch()
+    export(directory, tmp_path / "odd")
+    monkeypatch.setattr(export_module, "MAX_ONNX", 10)
+    with pytest.raises(ConfigError, match=r"the networks have 0.0 GB, but .* at most 0.0 GB; export single members"):
+        export(directory, tmp_path / "new")
+    monkeypatch.undo()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(ConfigError, match=r"needs the package onnx: pip install onnx"):
+    with pytest.raises(ConfigError, match=r"exporting requires onnx: pip install onnx"):
         export(directory, tmp_path / "new")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the packages flatbuffers and onnx: pip install flatbuffers onnx"):
+    with pytest.raises(ConfigError, match=r"requires flatbuffers and onnx: pip install flatbuffers onnx"):
         export(directory, tmp_path / "new")

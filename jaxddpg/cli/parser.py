@@ -188,19 +188,21 @@ def _add_reading(subparsers: Any) -> None:
 
     render = _add_policies(subparsers, "render", "draw an episode of a policy as a GIF", "a run directory")
     _add_seed(render, "seed of the episode")
-    _add_member(render)
+    render.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")
     render.add_argument(
         "--output", metavar="FILE", type=Path, help="output file (default: rollout.gif in the run directory)"
     )
     render.set_defaults(command=commands.render)
 
-    export = _add_policies(subparsers, "export", "write a policy for JAX, ONNX or NumPy alone", "a run directory")
+    export = _add_policies(
+        subparsers, "export", "export a policy to StableHLO (JAX), ONNX and NumPy", "a run directory"
+    )
     export.add_argument(
         "--member",
         metavar="K",
         type=_number_or_word,
         default=0,
-        help="member index (default 0), or all for one function of all members",
+        help="member index (default 0), or all to export every member as one function",
     )
     export.add_argument(
         "--output", metavar="DIR", type=Path, help="output directory (default: policy in the run directory)"
@@ -223,12 +225,11 @@ def _add_policies(subparsers: Any, name: str, brief: str, directory: str) -> arg
 
 
 def _number_or_word(text: str) -> int | str:
-    return int(text) if text.removeprefix("-").isdecimal() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _add_seed(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--seed", metavar="S", type=int, default=0, help=f"{text} (default 0)")
-
-
-def _add_member(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--member", metavar="K", type=int, default=0, help="member index (default 0)")

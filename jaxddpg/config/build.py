@@ -68,6 +68,8 @@ def check_member(member: Member) -> None:
             _check_replay(replay, environment, member)
             trainer = build(member)
             state = jax.eval_shape(trainer.init, seed_key(0))
+            if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+                raise ValueError("their state has a PRNG key; use the keys that the functions receive")
             empty = [place for place, leaf in jax.tree_util.tree_leaves_with_path(state) if not leaf.size]
             if empty:
                 place = jax.tree_util.keystr(empty[0])

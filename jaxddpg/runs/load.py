@@ -114,7 +114,7 @@ def load_policy(
     """The deterministic policy of one member of a run: observation [..., O] -> action [..., A], in the units of the
     environment. It can be used under `jit` and `vmap`. `epoch` is as for `evaluate`; for a diverged member this is the
     policy before it diverged."""
-    found = load_member(Path(directory), member, epoch)
+    found = load_policies(Path(directory), epoch).member(member)
     size, policy_of_arrays = found.environment.observation_size, jax.jit(found.policy)
 
     def policy(observation: jax.typing.ArrayLike) -> jax.Array:
@@ -137,7 +137,7 @@ def render(directory: str | Path, path: str | Path, member: int = 0, seed: int =
         raise ConfigError([f"--output {path} must end in .gif, e.g. rollout.gif"])
     config.check_output(path)
     _check_seed(seed)
-    found = load_member(Path(directory), member, epoch)
+    found = load_policies(Path(directory), epoch).member(member)
     rollout = _play(seed_key(seed), found)
     try:
         animation.draw(rollout, path)
@@ -196,7 +196,7 @@ def _rendered(section: settings.Environment, environment: Environment, states: S
 
 
 class Policies(NamedTuple):
-    """The policies of a run, as its checkpoints have them."""
+    """The policies of all members, restored from a checkpoint."""
 
     plan: RunPlan
     """with the settings that the members had at the epoch of their policies"""
@@ -209,15 +209,26 @@ class Policies(NamedTuple):
     diverged: np.ndarray
     """bool [M]"""
 
-    def member(self, index: int) -> MemberPolicy:
-        """That of one member; ConfigError if there is none of this index."""
+    def only(self, index: int) -> "Policies":
+        """Those of one member; ConfigError if there is none of this index."""
         if not 0 <= index < len(self.plan.members):
             raise ConfigError([f"member is {index}, but must be at least 0 and below {len(self.plan.members)}"])
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.agents)
-        return member_policy(self.plan.members[index].settings, state)
+        part = slice(index, index + 1)
+        return Policies(
+            self.plan._replace(members=self.plan.members[part]),
+            self.identities[part],
+            self.epochs[part],
+            jax.tree.map(lambda leaf: leaf[part], self.agents),
+            self.diverged[part],
+        )
+
+    def member(self, index: int) -> MemberPolicy:
+        """The policy of one member; ConfigError as `only`."""
+        one = self.only(index)
+        return member_policy(one.plan.members[0].settings, jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), one.agents))
 
     def stacked_settings(self) -> Member:
-        """Those of all members as one, each number [M]."""
+        """The settings of all members, stacked: each number is [M]."""
         members = [member.settings.member() for member in self.plan.members]
         return jax.tree.map(lambda *numbers: np.stack(numbers), *members)
 
@@ -228,7 +239,7 @@ class Policies(NamedTuple):
 
 
 def member_policy(section: Member, state: State) -> MemberPolicy:
-    """The policy of a member with these settings and this state of its agent; both may be traced."""
+    """Builds a member's policy from its settings and its agent's state; either may be traced."""
     environment = make_environment(section.environment)
     agent = make_agent(environment, section.agent)
 
@@ -320,11 +331,6 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
             [f"epoch is {config.text(epoch)}, but must be one of {NEWEST}, {BEST}, {', '.join(map(str, found))}"]
         )
     return [int(epoch)]
-
-
-def load_member(directory: Path, member: int, epoch: int | str) -> MemberPolicy:
-    """Reads the policy of one member of a run."""
-    return load_policies(directory, epoch).member(member)
 
 
 def _check_seed(seed: int) -> None:

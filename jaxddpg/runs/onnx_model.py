@@ -9,29 +9,29 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
-"""The version of ONNX's operators; one of December 2022, which runtimes since then have."""
+"""The ONNX operator set, released in December 2022."""
 IR_VERSION = 8
-"""That of the file format, of the same release."""
+"""The version of the file format in the same release."""
 
 
 class _Graph:
-    """A graph under construction. Its values are known by name; arrays become constants."""
+    """A graph under construction. Values are referred to by name; arrays become initializers."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.initializers: list[onnx.TensorProto] = []
 
     def apply(self, operator: str, *inputs: str | Any, **attributes: Any) -> str:
         """Adds an operator and returns the name of its output."""
-        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        names = [value if isinstance(value, str) else self._initializer(value) for value in inputs]
         output = f"{operator}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], **attributes))
         return output
 
-    def _constant(self, value: Any) -> str:
+    def _initializer(self, value: Any) -> str:
         array = np.asarray(value)
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(
+        name = f"initializer_{len(self.initializers)}"
+        self.initializers.append(
             numpy_helper.from_array(np.asarray(array, np.float32 if array.dtype.kind == "f" else None), name)
         )
         return name
@@ -59,7 +59,7 @@ def serialize(arrays: Mapping[str, np.ndarray]) -> bytes:
         name = f"{kind}_{index}"
         if f"{name}/scale" not in arrays:
             return x
-        if kind == "LayerNorm":  # the operator of that name takes no scale for each member
+        if kind == "LayerNorm":  # LayerNormalization does not support a scale for each member
             x = apply("Sub", x, apply("ReduceMean", x, np.array([-1]), keepdims=1))
             variance = apply("ReduceMean", apply("Mul", x, x), np.array([-1]), keepdims=1)
             x = apply("Div", x, apply("Sqrt", apply("Add", variance, 1e-6)))
@@ -102,7 +102,11 @@ def serialize(arrays: Mapping[str, np.ndarray]) -> bytes:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [*members, "batch", size])
 
     whole = helper.make_graph(
-        graph.nodes, "policy", [value("observation", observation_size)], [value("action", action_size)], graph.constants
+        graph.nodes,
+        "policy",
+        [value("observation", observation_size)],
+        [value("action", action_size)],
+        graph.initializers,
     )
     versions = {"opset_imports": [helper.make_opsetid("", OPSET)], "ir_version": IR_VERSION}
     model = helper.make_model(whole, producer_name="jaxddpg", **versions)

@@ -290,8 +290,8 @@ def shard_key(parts: Parts, key: Key) -> Key:
 
 
 def _unrounded(x: jax.Array) -> jax.Array:
-    """The same array. A TPU multiplies matrices in bfloat16: where a sample is only multiplied, its compiler would
-    round the whole replay before it takes the sample. It does not look through a barrier of integers."""
+    """The identity. XLA multiplies in bfloat16 on a TPU, and would move this conversion of a batch that is only
+    multiplied before the gather, where it converts the whole replay. A barrier on the bits prevents that."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
