@@ -19,7 +19,7 @@ from jaxddpg.config.sweep import RunPlan
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.parts import features, noise, replay, sharding
 from jaxddpg.parts.normalization import normalized
-from jaxddpg.parts.structure import kind, mismatch
+from jaxddpg.parts.structure import has_key, kind, mismatch
 from jaxddpg.settings import Member
 from jaxddpg.training.loop import clock_at, make_trainer
 from jaxddpg.training.population import Population
@@ -68,7 +68,7 @@ def check_member(member: Member) -> None:
             _check_replay(replay, environment, member)
             trainer = build(member)
             state = jax.eval_shape(trainer.init, seed_key(0))
-            if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
+            if has_key(state):
                 raise ValueError("their state has a PRNG key; use the keys that the functions receive")
             empty = [place for place, leaf in jax.tree_util.tree_leaves_with_path(state) if not leaf.size]
             if empty:

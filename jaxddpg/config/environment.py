@@ -15,7 +15,7 @@ from jaxddpg.config.reader import ConfigError
 from jaxddpg.config.user_code import check_parameters, load_function, sentence
 from jaxddpg.envs.gymnax import check_box, from_gymnax
 from jaxddpg.envs.registry import CONTINUOUS, REGISTERED
-from jaxddpg.parts.structure import kind, mismatch
+from jaxddpg.parts.structure import has_key, kind, mismatch
 from jaxddpg.types import Environment, Key, State, TimeStep, seed_key
 
 MAX_EPISODE_LENGTH = 10**8
@@ -108,7 +108,7 @@ def check_environment(section: settings.Environment) -> None:
     ]
     if differs := mismatch("reset", before, "step", after):
         errors.append(f"environment {section.name} cannot be used: {differs}")
-    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(before)):
+    if has_key(before):
         errors.append(f"environment {section.name} stores a PRNG key in its state; use the key passed to step instead")
     if not 1 <= environment.episode_length <= MAX_EPISODE_LENGTH:
         errors.append(

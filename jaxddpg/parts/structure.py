@@ -35,3 +35,8 @@ def mismatch(first: str, before: State, then: str, after: State) -> str:
         f"{then} returns a state with {listed(now, was, structures[1])}, where that of {first} has "
         f"{listed(was, now, structures[0])}; return the same structure, shapes and dtypes from both"
     )
+
+
+def has_key(state: State) -> bool:
+    """Whether a state, or its shapes and types, has a PRNG key."""
+    return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state))

@@ -215,11 +215,11 @@ class Policies(NamedTuple):
             raise ConfigError([f"member is {index}, but must be at least 0 and below {len(self.plan.members)}"])
         part = slice(index, index + 1)
         return Policies(
-            self.plan._replace(members=self.plan.members[part]),
-            self.identities[part],
-            self.epochs[part],
-            jax.tree.map(lambda leaf: leaf[part], self.agents),
-            self.diverged[part],
+            plan=self.plan._replace(members=self.plan.members[part]),
+            identities=self.identities[part],
+            epochs=self.epochs[part],
+            agents=jax.tree.map(lambda leaf: leaf[part], self.agents),
+            diverged=self.diverged[part],
         )
 
     def member(self, index: int) -> MemberPolicy:

@@ -75,12 +75,9 @@ def held(population: Population) -> tuple[State, int, int]:
 
 def parts(like: State, members: int) -> dict[str, int]:
     """Bytes by what they are for, of so many members of a population's state, or of its shapes and types."""
-    # Of a custom agent the state may be any pytree.
+    # The state of a custom agent may be any pytree, even a single array.
     fields = jax.tree_util.tree_leaves_with_path(like.agent, is_leaf=lambda node: node is not like.agent)
-    inner = {
-        ".".join(["agent", *([jax.tree_util.keystr(place, simple=True)] if place else [])]): value
-        for place, value in fields
-    }
+    inner = {f"agent.{jax.tree_util.keystr(place, simple=True)}".rstrip("."): value for place, value in fields}
     outer = {name: value for name, value in vars(like).items() if name != "agent"}
     (places, *_) = like.observation.shape
     return {name: _size(value) // places * members for name, value in (inner | outer).items()}

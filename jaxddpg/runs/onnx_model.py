@@ -29,11 +29,9 @@ class _Graph:
         return output
 
     def _initializer(self, value: Any) -> str:
-        array = np.asarray(value)
-        name = f"initializer_{len(self.initializers)}"
-        self.initializers.append(
-            numpy_helper.from_array(np.asarray(array, np.float32 if array.dtype.kind == "f" else None), name)
-        )
+        array, name = np.asarray(value), f"initializer_{len(self.initializers)}"
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array
+        self.initializers.append(numpy_helper.from_array(array, name))
         return name
 
 
