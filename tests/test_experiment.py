@@ -278,6 +278,9 @@ def test_a_profile_needs_a_directory():
 def test_a_member_that_does_not_exist_has_no_policy(finished):
     with pytest.raises(ConfigError, match=f"member is {MEMBERS}.*below {MEMBERS}"):
         load_policy(finished[0], MEMBERS)
+    for wrong in ("all", True, 0.0, None):
+        with pytest.raises(ConfigError, match=r"member is .*, but must be a member index"):
+            load_policy(finished[0], wrong)
 
 
 def test_an_evaluation_is_the_same_each_time(measured):

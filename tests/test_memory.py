@@ -70,6 +70,16 @@ def test_the_remedies_fit_and_more_does_not(copies):
     assert needed(experiment, members, copies) <= free < needed(experiment, members + 1, copies)
 
 
+def test_the_largest_part_is_named():
+    for changes, part in (
+        ({"replay": {"capacity": 6_000}}, "replay buffers"),
+        ({"agent": {"critic": {"hidden_sizes": [400, 400]}}}, "agent.critic_optimizer"),
+    ):
+        experiment = tiny(**changes)
+        with pytest.raises(ConfigError, match=f"for the {part} of 3 members, but only 10 bytes is free"):
+            memory.check_state(experiment, shapes(experiment, 3), 1, 10)
+
+
 def test_what_the_epoch_takes_is_needed_beside_the_state():
     """It is more than the members that are computed, or less, in which case it is part of them."""
     experiment, like, temporary = tiny(), shapes(tiny(), 1), 10**6

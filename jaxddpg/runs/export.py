@@ -47,11 +47,11 @@ def export(directory: str | Path, output: str | Path, member: int | str = 0, epo
     """
     directory, output = Path(directory), Path(output)
     _check_output(output)
-    if member != ALL and (isinstance(member, bool | str) or not isinstance(member, int | np.integer)):
-        raise ConfigError([f"member is {config.text(member)}, but must be a member index or {ALL}"])
+    if isinstance(member, str) and member != ALL:
+        raise ConfigError([f"member is {member}, but must be a member index or {ALL}"])
     found = load_policies(directory, epoch)
-    if member != ALL:
-        found = found.only(int(member))
+    if not isinstance(member, str):
+        found = found.only(member)
     agent = found.plan.members[0].settings.agent
     is_network = isinstance(agent, settings.ActorCritic)
     _check_installed(["flatbuffers", "onnx"] if is_network else ["flatbuffers"])

@@ -211,6 +211,8 @@ class Policies(NamedTuple):
 
     def only(self, index: int) -> "Policies":
         """Those of one member; ConfigError if there is none of this index."""
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise ConfigError([f"member is {config.text(index)}, but must be a member index"])
         if not 0 <= index < len(self.plan.members):
             raise ConfigError([f"member is {index}, but must be at least 0 and below {len(self.plan.members)}"])
         part = slice(index, index + 1)

@@ -127,12 +127,12 @@ def check_state(
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     where = f" on {place}" if place else ""
     what, share = max(parts(like, members).items(), key=lambda item: item[1])
-    what = {"replay": "replay buffer"}.get(what, what)
     many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
+    what = f"replay buffer{many}" if what == "replay" else what
     raise ConfigError(
         [
             f"this experiment needs {_readable(needed)} of memory, of which {_readable(share * held // members)} for "
-            f"the {what}{many} of {members} member{many}{writing}, but only {_readable(free)} is free{where}; "
+            f"the {what} of {members} member{many}{writing}, but only {_readable(free)} is free{where}; "
             f"reduce {' or '.join(remedies) or 'the hidden_sizes'}"
         ]
     )
