@@ -1,4 +1,4 @@
-"""What the benchmarks share: what a machine is, where results go, experiments of a given shape."""
+"""What the benchmarks share: what a machine is, where results go, the command, experiments of a given shape."""
 
 import datetime
 import importlib.metadata
@@ -7,13 +7,16 @@ import os
 import platform
 import re
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from jaxddpg.config import build
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
 
 
 def facts() -> dict[str, Any]:
@@ -29,6 +32,11 @@ def facts() -> dict[str, Any]:
         "versions": versions,
         "date": f"{datetime.date.today()}",
     }
+
+
+def jaxddpg(*arguments: object, **options: Any) -> None:
+    """Runs a command of this checkout, from its root, as `subprocess.run` does with these options."""
+    subprocess.run([sys.executable, "-m", "jaxddpg", *map(str, arguments)], check=True, cwd=ROOT, **options)
 
 
 def write(name: str, result: dict[str, Any]) -> None:

@@ -8,22 +8,17 @@ Trains three seeds of each. Playground and Brax need their extras.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from common import ROOT, jaxddpg
+
 OUTPUT = ROOT / "docs" / "gallery"
 CONFIGS = {
     path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path
     for path in sorted((ROOT / "configs").rglob("*.yaml"))
     if path.stem not in ("fasttd3", "pendulum_pbt", "pendulum_sweep")  # for an accelerator; of populations
 }
-
-
-def jaxddpg(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "jaxddpg", *map(str, arguments)], check=True)
 
 
 def main() -> None:
@@ -38,7 +33,7 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     for name in options.names or CONFIGS:
         with tempfile.TemporaryDirectory() as directory:
-            run = options.run or Path(directory) / "run"
+            run = options.run.absolute() if options.run else Path(directory) / "run"
             if not options.run:
                 jaxddpg("train", CONFIGS[name], "--num-seeds", "3", "--run-dir", run)
             path = OUTPUT / name.replace("/", "_")

@@ -8,8 +8,6 @@ The best known flight is searched for without learning: the cross-entropy method
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import jaxddpg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -82,8 +81,7 @@ def measure() -> dict:
     """Trains `configs/goddard.yaml` in a directory that is thrown away."""
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
-        command = [sys.executable, "-m", "jaxddpg", "train", "configs/goddard.yaml", "--run-dir", str(run)]
-        subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+        jaxddpg("train", "configs/goddard.yaml", "--run-dir", run)
         env_steps, metrics = by_epoch(read_rows(run / "metrics.jsonl"))
         returns = metrics["eval/return_mean"]
         policies = [jd.load_policy(run, member) for member in range(returns.shape[1])]

@@ -7,6 +7,7 @@ is the difference of these two, population by population, with the bootstrap int
 population is kept in bench/results/pbt.csv; `--table` prints the table from it.
 """
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, facts, table
+from common import RESULTS, facts, jaxddpg, table
 
 from jaxddpg.runs import summary as summary_module
 from jaxddpg.statistics import best, confidence_interval, interquartile_mean
@@ -42,16 +43,12 @@ METHODS = {
 }
 
 
-def jaxddpg(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "jaxddpg", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
-
-
 def chosen(directory: Path, population: int, changes: dict[str, object]) -> dict[str, float]:
     """Trains a population and measures the member that was best at the end."""
     flags = SETTINGS | changes | {"population.draw_seed": population, "population.seed": 1000 * population}
     arguments = [token for path, value in flags.items() for token in (f"--{path}", value)]
     jaxddpg("sweep", "configs/pendulum.yaml", *arguments, "--run-dir", directory, "--quiet")
-    jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population)
+    jaxddpg("evaluate", directory, "--num-episodes", 100, "--seed", population, stdout=subprocess.DEVNULL)
     summary = summary_module.read(directory / "summary.json")
     finals = [member["final_return"] for member in summary["members"]]
     winner = best(finals)
@@ -101,7 +98,13 @@ def summary() -> str:
     )
 
 
-if __name__ == "__main__":
-    if "--table" not in sys.argv:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table of the committed results")
+    if not parser.parse_args().table:
         measure()
     print(summary())
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,6 @@ import argparse
 import csv
 import json
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -144,10 +142,8 @@ def measure(name: str) -> list[dict[str, str]]:
     """Trains and evaluates one experiment, with ten seeds unless it says otherwise; its run is thrown away."""
     with tempfile.TemporaryDirectory() as directory:
         run = f"{directory}/run"
-        program = [sys.executable, "-m", "jaxddpg"]
-        train = shlex.split(EXPERIMENTS[name])
-        subprocess.run([*program, "train", "--num-seeds", "10", *train, "--run-dir", run], check=True)
-        subprocess.run([*program, "evaluate", run, "--num-episodes", str(EPISODES)], check=True)
+        common.jaxddpg("train", "--num-seeds", 10, *shlex.split(EXPERIMENTS[name]), "--run-dir", run)
+        common.jaxddpg("evaluate", run, "--num-episodes", EPISODES)
         with open(f"{run}/metrics.jsonl") as file:
             last = {row["member"]: row for row in map(json.loads, file)}
         with open(f"{run}/evaluation.csv", newline="") as file:

@@ -10,7 +10,6 @@ import argparse
 import csv
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from common import jaxddpg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -51,8 +51,7 @@ TASKS = {
 def measure(name: str) -> list[dict[str, object]]:
     """Runs one experiment in a directory that is thrown away: a row per seed and epoch."""
     with tempfile.TemporaryDirectory() as directory:
-        train = ["train", f"configs/silver2014/{name}.yaml", "--run-dir", f"{directory}/run"]
-        subprocess.run([sys.executable, "-m", "jaxddpg", *train], check=True, cwd=Path(__file__).parents[1])
+        jaxddpg("train", f"configs/silver2014/{name}.yaml", "--run-dir", f"{directory}/run")
         rows = [json.loads(line) for line in Path(directory, "run", "metrics.jsonl").read_text().splitlines()]
     return [
         {"experiment": name, "env_steps": row["env_steps"], "seed": row["seed"], "return": row["eval/return_mean"]}

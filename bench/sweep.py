@@ -11,8 +11,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,20 +19,16 @@ import common
 
 from jaxddpg.config import build
 
-CONFIG = Path(__file__).parent.parent / "configs" / "pendulum_sweep.yaml"
+CONFIG = common.ROOT / "configs" / "pendulum_sweep.yaml"
 
 
 def command(overrides: dict[str, str]) -> dict:
     """What the summary of the whole command says, and its wall seconds from start to end."""
     with tempfile.TemporaryDirectory() as directory:
         flags = [part for path, value in overrides.items() for part in (f"--{path}", value)]
-        arguments = ["sweep", str(CONFIG), "--run-dir", f"{directory}/run", "--quiet", *flags]
+        arguments = ["sweep", CONFIG, "--run-dir", f"{directory}/run", "--quiet", *flags]
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "jaxddpg", *arguments],
-            check=True,
-            env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
-        )
+        common.jaxddpg(*arguments, env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"})
         seconds = time.perf_counter() - start
         summary = json.loads(Path(directory, "run", "summary.json").read_text())
     kept = ("compile_seconds", "updates_total", "updates_per_second", "peak_memory_bytes", "variants")
