@@ -135,6 +135,23 @@ def test_a_run_longer_than_the_decay_of_its_rates_is_cautioned(overrides, senten
         assert config.warnings_of(config.parse(DECAYED, overrides | {flag: value}).run()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_cautioned"),
+    [
+        ({}, True),
+        ({"precision": "float32"}, False),
+        ({"critic": {"hidden_sizes": [8, 8]}}, False),
+        ({"actor": {"hidden_sizes": [8], "architecture": "residual"}}, False),
+    ],
+)
+def test_a_precision_without_effect_is_cautioned(changes, is_cautioned):
+    section = {"precision": "bfloat16", "actor": {"hidden_sizes": [8]}, "critic": {"hidden_sizes": [8]}}
+    found = config.warnings_of(config.parse({"agent": section | changes}).run())
+    assert [sentence.startswith("agent.precision is bfloat16, but has no effect") for sentence in found] == [
+        True
+    ] * is_cautioned
+
+
 def test_a_sweep_says_of_how_many_variants_a_caution_is():
     sweep = {"agent.learning_rate_decay_steps": [1_000, 50_000, 100_000], "noise.scale": [0.1, 0.2]}
     (sentence,) = config.warnings_of(config.parse(DECAYED | {"population": {"sweep": sweep}}).run())

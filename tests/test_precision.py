@@ -16,7 +16,7 @@ from jaxddpg.agents.fasttd3 import fasttd3
 from jaxddpg.agents.td3 import td3
 from jaxddpg.check import rates
 from jaxddpg.parts import products
-from jaxddpg.parts.networks import Actor
+from jaxddpg.parts.networks import Actor, Critic
 from jaxddpg.types import Clock, Environment, Transition
 
 CLOCK = Clock(np.uint32(1), np.uint32(0), num_envs=1)
@@ -60,7 +60,7 @@ def dots(text):
 
 @pytest.mark.parametrize("architecture", ["mlp", "residual"])
 @pytest.mark.parametrize("algorithm", AGENTS)
-def test_exactly_the_hidden_products_have_bfloat16_factors(algorithm, architecture):
+def test_exactly_the_hidden_products_have_bfloat16_operands(algorithm, architecture):
     """Forward and in both products of the derivative; all sums are float32."""
     sizes = {"hidden_sizes": (24, 24)} if architecture == "residual" else {}
     found = {}
@@ -169,6 +169,33 @@ def test_members_and_further_dimensions_are_rows():
     expected = np.einsum("mtbk,tbn->mkn", rounded(x), rounded(weights))
     np.testing.assert_allclose(gradients[1], expected, rtol=1e-4, atol=1e-3)
     assert gradients[0].shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 5, 6)])
+def test_inputs_of_the_network_are_not_rounded(shape):
+    """The last two features of x are: in the product and in both products of its derivative."""
+    random = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(random.normal(size=size), jnp.float32) for size in (shape, (6, 3)))
+    gradient = jnp.asarray(random.normal(size=(*shape[:-1], 3)), jnp.float32)
+    product = products.dot_general("bfloat16", num_inputs=2)
+    found, pull = jax.vjp(lambda x, kernel: product(x, kernel, None), x, kernel)
+    by_x, by_kernel = pull(gradient)
+    hidden, given, weights = rounded(x[..., :4]), np.asarray(x[..., 4:], float), np.asarray(kernel[4:], float)
+    np.testing.assert_allclose(found, hidden @ rounded(kernel[:4]) + given @ weights, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_x[..., :4], rounded(gradient) @ rounded(kernel[:4]).T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_x[..., 4:], np.asarray(gradient, float) @ weights.T, rtol=1e-5, atol=1e-6)
+    rows = np.asarray(gradient, float).reshape(-1, 3)
+    np.testing.assert_allclose(by_kernel[:4], hidden.reshape(-1, 4).T @ rounded(rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_kernel[4:], given.reshape(-1, 2).T @ rows, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("action_layer", [0, 1])
+def test_a_critic_tells_actions_apart_that_round_to_the_same_bfloat16(action_layer):
+    critic = Critic((8, 24)[action_layer - 1 :], action_layer, "none", 0.3, precision="bfloat16")
+    actions, observations = jnp.linspace(0.901, 0.902, 41)[:, None], jnp.ones((41, OBSERVATION))
+    assert len(np.unique(rounded(actions))) == 1
+    values = critic.apply(critic.init(jax.random.key(0), observations, actions), observations, actions)
+    assert len(np.unique(values)) > 20
 
 
 def test_a_policy_of_one_observation_is_that_of_a_batch():

@@ -23,10 +23,11 @@ def _uniform(bound: Scalar) -> nn.initializers.Initializer:
     return init
 
 
-def _dense(size: int, inputs: jax.Array, bound: Scalar | None = None, precision: str = "float32") -> jax.Array:
+def _dense(
+    size: int, inputs: jax.Array, bound: Scalar | None = None, dot_general: Callable = jax.lax.dot_general
+) -> jax.Array:
     """A dense layer whose weights and biases start from U(-bound, bound); the default bound is 1 / sqrt(fan in)."""
     initializer = _uniform(inputs.shape[-1] ** -0.5 if bound is None else bound)
-    dot_general = products.dot_general(precision)
     return nn.Dense(size, kernel_init=initializer, bias_init=initializer, param_dtype=float, dot_general=dot_general)(
         inputs
     )
@@ -43,10 +44,10 @@ def _batch_norm(inputs: jax.Array, train: bool, axis_name: str | None) -> jax.Ar
 
 
 def _hidden(
-    size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None, precision: str
+    size: int, inputs: jax.Array, normalization: str, train: bool, axis_name: str | None, dot_general: Callable
 ) -> jax.Array:
     """A dense layer, its normalization ("none", "layer" or "batch") and its ReLU."""
-    x = _dense(size, inputs, precision=precision)
+    x = _dense(size, inputs, dot_general=dot_general)
     if normalization == "batch":
         x = _batch_norm(x, train, axis_name)
     elif normalization == "layer":
@@ -79,7 +80,8 @@ class Actor(nn.Module):
     `train` a batch is normalized by its own statistics, which move the running averages ("batch_stats"); without it
     each row is normalized by those averages. `axis_name` is the mapped axis of the shards of a batch; None where the
     batch is whole. `architecture` is "mlp" or "residual", which has a block for each of the hidden sizes. `precision`,
-    "float32" or "bfloat16", is that of the factors of the products of all layers but the first and the last.
+    "float32" or "bfloat16", is that of the operands of all matrix products but those of the network's inputs and of the
+    last layer.
     """
 
     action_size: int
@@ -97,8 +99,8 @@ class Actor(nn.Module):
             return jnp.tanh(_dense(self.action_size, x, self.final_bound))
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
-            precision = self.precision if layer else "float32"
-            x = _hidden(size, x, self.normalization, train, self.axis_name, precision)
+            dot_general = products.dot_general(self.precision if layer else "float32")
+            x = _hidden(size, x, self.normalization, train, self.axis_name, dot_general)
             self.sow("intermediates", "hidden", x)
         return jnp.tanh(_dense(self.action_size, x, self.final_bound))
 
@@ -124,18 +126,12 @@ class _Critic(nn.Module):
             return _residual(self, self.hidden_sizes, jnp.concatenate([observation, action], axis=-1), self.precision)
         x = _batch_norm(observation, train, self.axis_name) if self.normalization == "batch" else observation
         for layer, size in enumerate(self.hidden_sizes):
-            if layer == self.action_layer:
-                x = jnp.concatenate([x, action], axis=-1)
+            joins = layer == self.action_layer
+            x = jnp.concatenate([x, action], axis=-1) if joins else x
+            dot_general = products.dot_general(self.precision if layer else "float32", joins * action.shape[-1])
             joined = self.normalization == "batch" and layer >= self.action_layer
             normalization = "none" if joined else self.normalization
-            x = _hidden(
-                size,
-                x,
-                normalization,
-                train,
-                self.axis_name,
-                self.precision if layer else "float32",
-            )
+            x = _hidden(size, x, normalization, train, self.axis_name, dot_general)
             self.sow("intermediates", "hidden", x)
         return x
 

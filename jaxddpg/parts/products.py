@@ -1,6 +1,7 @@
-"""The matrix products of hidden layers, in float32 or with factors rounded to bfloat16."""
+"""The matrix products of hidden layers, in float32 or with operands rounded to bfloat16."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,21 +9,27 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def dot_general(precision: str) -> Callable[..., jax.Array]:
+def dot_general(precision: str, num_inputs: int = 0) -> Callable[..., jax.Array]:
     """The `dot_general` of a `flax.linen.Dense` with this precision.
 
-    With "bfloat16" the factors of the product and of both products of its derivative are rounded to bfloat16, and sums
+    With "bfloat16" the operands of the product and of both products of its derivative are rounded to bfloat16, and sums
     are accumulated and returned in float32 (Kalamkar et al. 2019, "A study of BFLOAT16 for deep learning training",
     arXiv 1905.12322). That is written as casts, because XLA ignores the precision that a product asks for on a CPU. It
     has reverse-mode derivatives only.
+
+    Args:
+        num_inputs: how many of the last features of the layer's input are inputs of the network, such as an action.
+            Their product stays float32.
     """
-    return _rounded if precision == "bfloat16" else lax.dot_general
+    return partial(_rounded, num_inputs) if precision == "bfloat16" else lax.dot_general
 
 
-def _rounded(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
+def _rounded(num_inputs: int, x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
     """[..., K], [K, N] -> [..., N]"""
     del dimensions, precision  # flax contracts the last axis of x with the first of the kernel
-    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    hidden = kernel.shape[0] - num_inputs
+    product = _product(x[..., :hidden].reshape(-1, hidden), kernel[:hidden]).reshape(*x.shape[:-1], kernel.shape[-1])
+    return product + x[..., hidden:] @ kernel[hidden:] if num_inputs else product
 
 
 def _dot(x: jax.Array, y: jax.Array, over: tuple[int, int]) -> jax.Array:
@@ -40,8 +47,8 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Arra
     return _dot(*rounded, over=(1, 0)).astype(x.dtype), rounded
 
 
-def _backward(factors: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = factors
+def _backward(operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = operands
     rounded = gradient.astype(jnp.bfloat16)
     by_x, by_kernel = _dot(rounded, kernel, over=(1, 1)), _dot(_transposed(x), rounded, over=(1, 0))
     return by_x.astype(gradient.dtype), by_kernel.astype(gradient.dtype)

@@ -112,7 +112,8 @@ class ActorCritic:
     )
     precision: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "of the operands of hidden layers' matrix products; sums, parameters, the first and the last layer are float32",
+        "of the operands of hidden layers' matrix products; sums, parameters, the products of the networks' inputs and "
+        "the last layers are float32",
     )
     normalize_observations: bool = setting(False, "scale observations to mean 0 and variance 1 by running statistics")
     actor: Actor = setting(Actor, "the policy network")

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from math import inf
 
-from jaxddpg.settings.deep import D4PG, DDPG, TD3, CustomAgent, FastTD3
+from jaxddpg.settings.deep import D4PG, DDPG, TD3, ActorCritic, CustomAgent, FastTD3
 from jaxddpg.settings.fields import Rule, setting
 from jaxddpg.settings.linear import COPDAC
 from jaxddpg.settings.sections import (
@@ -114,6 +114,20 @@ class Member:
 
     def cautions(self) -> list[str]:
         """Warnings about valid settings that are probably unintended."""
+        return [*self._early_decay(), *self._unused_precision()]
+
+    def _unused_precision(self) -> list[str]:
+        if not isinstance(self.agent, ActorCritic) or self.agent.precision == "float32":
+            return []
+        networks = (self.agent.actor, self.agent.critic)
+        if any(network.architecture == "residual" or len(network.hidden_sizes) > 1 for network in networks):
+            return []
+        return [
+            f"agent.precision is {self.agent.precision}, but has no effect: the actor and the critic have one hidden "
+            "layer each, and the products of first and last layers are float32"
+        ]
+
+    def _early_decay(self) -> list[str]:
         end, env_steps = getattr(self.agent, "learning_rate_decay_steps", inf), self.training.env_steps
         fixed = [name for name in ("actor", "critic") if getattr(self.agent, f"final_{name}_learning_rate", None) == 0]
         if end >= env_steps or not fixed:
