@@ -28,11 +28,10 @@ gc.set_threshold(50_000, 20, 100)
 @pytest.fixture(scope="session", autouse=True)
 def blank_figures():
     """Runs leave an empty figure: to draw it takes most of the time of a small one. `helpers.figures` has it drawn."""
-    from jaxddpg.runs import run, start
+    from jaxddpg.runs import show
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run, start):
-            patch.setattr(module, "draw_curves", lambda directory: (directory / "learning_curve.png").touch())
+        patch.setattr(show, "draw_curves", lambda directory: (directory / "learning_curve.png").touch())
         yield
 
 

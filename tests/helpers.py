@@ -16,10 +16,9 @@ from tensorboardX.proto import event_pb2
 from jaxddpg import config
 from jaxddpg.cli.main import main
 from jaxddpg.config import ConfigError
-from jaxddpg.runs import run as run_module
-from jaxddpg.runs import show as show_module
-from jaxddpg.runs import start as start_module
+from jaxddpg.runs import show
 
+DRAW_CURVES = show.draw_curves
 TINY = """
 environment: {parameters: {max_steps_in_episode: 10}}
 agent: {batch_size: 4, actor: {hidden_sizes: [8]}, critic: {hidden_sizes: [8]}}
@@ -50,8 +49,7 @@ def call(*arguments):
 def figures():
     """Has runs draw their figures."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run_module, start_module):
-            patch.setattr(module, "draw_curves", show_module.draw_curves)
+        patch.setattr(show, "draw_curves", DRAW_CURVES)
         yield
 
 

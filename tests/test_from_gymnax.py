@@ -378,14 +378,17 @@ def test_a_factory_that_cannot_be_used_is_one_clear_fault(name, parameters, frag
     assert fragment in fault
 
 
-def test_seaborn_is_imported_when_it_is_used():
-    """By gymnax or by others; with pandas and scipy.stats it takes as long as the rest of gymnax."""
+def test_libraries_for_drawing_are_imported_when_they_are_used():
+    """By gymnax or by others; seaborn with pandas and scipy.stats takes as long as the rest of gymnax."""
     program = """
 import sys
 from jaxddpg import from_gymnax
 from_gymnax("Pendulum-v1")
-assert not {"seaborn", "pandas", "scipy.stats"} & {*sys.modules}
+assert not {"seaborn", "pandas", "scipy.stats", "matplotlib.pyplot", "matplotlib.figure"} & {*sys.modules}
 from gymnax.environments.misc import pong
+assert pong.plt.Figure
+import matplotlib.pyplot
+assert matplotlib.pyplot.subplots is pong.plt.subplots
 assert len(pong.sns.color_palette("cubehelix", 3)) == 3
 import seaborn.relational
 assert seaborn.color_palette is pong.sns.color_palette

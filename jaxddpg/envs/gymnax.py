@@ -90,33 +90,36 @@ def from_gymnax(environment: Any, parameters: Mapping[str, Any] | None = None) -
 
 
 def _import_gymnax() -> Any:
-    """Imports gymnax, but seaborn only when it is used. gymnax draws Pong and MinAtar with it, and importing it, with
-    pandas and scipy.stats, takes longer than gymnax itself. `importlib.util.LazyLoader` does not help, because
-    `inspect` asks every module for its file."""
-    if "gymnax" in sys.modules or "seaborn" in sys.modules:
-        return importlib.import_module("gymnax")
-    seaborn = ModuleType("seaborn")
-
-    def forget() -> None:
-        """So that others import the real one."""
-        if sys.modules.get("seaborn") is seaborn:
-            del sys.modules["seaborn"]
-
-    def load(name: str) -> Any:
-        if name.startswith("__"):  # asked of every module, e.g. by `inspect`
-            raise AttributeError(name)
-        forget()
-        return getattr(importlib.import_module("seaborn"), name)
-
-    seaborn.__getattr__ = load  # type: ignore[method-assign]
-    sys.modules["seaborn"] = seaborn
+    """Imports gymnax, but not the libraries that some of its environments draw with: they take longer than gymnax
+    itself, and are imported when they are used. `importlib.util.LazyLoader` does not help, because `inspect` asks every
+    module for its file."""
+    libraries = ("seaborn", "matplotlib.pyplot")
+    absent = {name: _postponed(name) for name in libraries if name not in sys.modules and "gymnax" not in sys.modules}
+    sys.modules.update(absent)
     try:
         return importlib.import_module("gymnax")
     finally:
-        forget()
+        for name, module in absent.items():
+            if sys.modules.get(name) is module:  # so that others import the real one
+                del sys.modules[name]
 
 
-def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
+def _postponed(name: str) -> ModuleType:
+    """A module that is imported when something of it is used."""
+    module = ModuleType(name)
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):  # asked of every module, e.g. by `inspect`
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    module.__getattr__ = load  # type: ignore[method-assign]
+    return module
+
+
+def _box(environment: Any, params: Any) -> tuple[Any, Any]:
     """The bounds of the action Box, each [A]; see `check_box`."""
     space = environment.action_space(params)
     if not (hasattr(space, "low") and hasattr(space, "high")):
@@ -127,22 +130,25 @@ def _box(environment: Any, params: Any) -> tuple[jax.Array, jax.Array]:
     return check_box(environment.name, space.low, space.high, space.shape)
 
 
-def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def check_box(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Broadcasts the bounds of an environment's action Box to its shape and flattens each to [A].
 
     Raises:
         ValueError: the bounds do not fit the shape; or, where they are not traced, they are not finite or low is not
             below high.
     """
-    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape).ravel() for bound in (low, high))
-    if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
+    if any(isinstance(bound, jax.core.Tracer) for bound in jax.tree.leaves((low, high))):
+        low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape).ravel() for bound in (low, high))
+    else:  # in NumPy, which compiles nothing
+        with np.errstate(over="ignore"):  # in a bound that is infinite in float32
+            low, high = (np.broadcast_to(np.asarray(bound, np.float32), shape).ravel() for bound in (low, high))
         # Boxes without bounds are sometimes written with the largest float instead of infinity.
-        if not bool(jnp.all((jnp.abs(low) < 1e30) & (jnp.abs(high) < 1e30))):
+        if not np.all((np.abs(low) < 1e30) & (np.abs(high) < 1e30)):
             raise ValueError(
                 f"{name} has an unbounded action Box (low {low}, high {high}); actions are scaled to the Box, so it "
                 "needs finite bounds"
             )
-        if not bool(jnp.all(low < high)):
+        if not np.all(low < high):
             raise ValueError(f"{name} has a reversed action Box: low {low} must be below high {high}")
     return low, high
 

@@ -24,7 +24,6 @@ from jaxddpg.runs.history import History, read_states
 from jaxddpg.runs.loggers import Callback
 from jaxddpg.runs.members import Best, Members
 from jaxddpg.runs.metrics import is_over, rows_of_epoch
-from jaxddpg.runs.show import draw_curves
 from jaxddpg.runs.writer import Writer
 from jaxddpg.training.divergence import Divergence
 from jaxddpg.training.loop import clock_at
@@ -116,6 +115,8 @@ class Run:
                 found["checkpoints"] = self._writer.cost()
             if self._directory and first:
                 write(self._directory / "summary.json", json.dumps(plain_json(found), indent=2) + "\n")
+                from jaxddpg.runs.show import draw_curves  # only now, since importing Matplotlib would delay the start
+
                 draw_curves(self._directory)
         return Result(self._rows, found, agents)
 

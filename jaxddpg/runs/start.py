@@ -18,7 +18,6 @@ from jaxddpg.runs.directory import check_free, check_shared, locked, write
 from jaxddpg.runs.history import History, newest, read_agents, read_history
 from jaxddpg.runs.metrics import is_over
 from jaxddpg.runs.run import Options, Result, Run, readable_errors
-from jaxddpg.runs.show import draw_curves
 from jaxddpg.settings import Experiment
 from jaxddpg.training.population import Population
 
@@ -136,6 +135,8 @@ def _train_all(plan: Plan, directory: Path, options: Options, begun: Sequence[st
             each = stored.run()._replace(position=each.position, num_runs=each.num_runs)
         results.append(_train(each, place, options, directory, changed))
     if distributed.is_first():
+        from jaxddpg.runs.show import draw_curves  # as in `Run`, not at the start
+
         draw_curves(directory)
     return results
 
