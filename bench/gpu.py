@@ -1,6 +1,7 @@
 """All that is measured on an accelerator, in one command, since its time is scarce.
 
     python bench/gpu.py                    # on a machine with one: about 15 minutes, writes bench/results/gpu.json
+    python bench/gpu.py --only learning    # one section; the results of the others are kept
     python bench/gpu.py --ahead-of-time    # without one, with the extra cuda12: kernels, compiled for an H100
 
 Members from 1 to 4096 at three sizes, and FastTD3 with the published numbers of environments and rows, each with matrix
@@ -70,11 +71,11 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
     shape: dict[str, Any] = {"steps_per_epoch": steps}
     small = {**shape, "hidden": 16, "batch_size": 32, "capacity": 2_000} if smoke else shape
     counts = (1, 2) if smoke else (1, 16, 256, 4096)
-    hiddens = (16,) if smoke else (64, 256, 512)
+    hiddens = (16,) if smoke else (256, 64, 512)  # the most important first, since the time may not suffice
     precisions: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({}, {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
         ({}, {}),
         ({"precision": "bfloat16"}, {}),
+        ({}, {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
     ]
     published = {"algorithm": "fasttd3", "num_envs": 1_024, "updates_per_step": 2, "hidden": 512}
     published |= {"batch_size": 32_768, "capacity": 1_048_576}
@@ -87,8 +88,8 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
         "members": [
             ({**small, "members": m, "hidden": h, "capacity": 100_000 if m < 2048 else 20_000, **own}, environment)
             for h in hiddens
-            for m in counts
             for own, environment in precisions
+            for m in counts
         ],
         "FastTD3": [
             ({**published, "steps_per_epoch": 2 if smoke else 100, **own}, environment)
@@ -105,6 +106,8 @@ def plans(smoke: bool) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
     }
 
 
+TIMEOUT = 180
+"""The seconds after which a measurement that hangs is given up."""
 AHEAD_OF_TIME = [(1, "ddpg"), (1, "td3"), (1, "d4pg"), (1, "fasttd3"), (16, "ddpg"), (16, "td3")]
 
 
@@ -121,6 +124,7 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
     from jaxddpg.training.loop import clock_at
 
     jax.config.update("jax_platforms", "cpu")  # where this runs; JAX then does not ask CUDA what there is
+    jax.default_backend = lambda: "gpu"  # which choices in the code depend on
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     sharding = SingleDeviceSharding(topology.devices[0])
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
@@ -180,6 +184,7 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny shapes on any device, writes nothing")
+    parser.add_argument("--only", metavar="SECTION", choices=list(plans(smoke=True)), help="measure one section")
     parser.add_argument("--ahead-of-time", action="store_true", help="count kernels for an H100 without having one")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -192,21 +197,30 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         common.write("gpu_kernels", found | common.facts())
         return
-    result: dict[str, Any] = common.facts()
+    path = common.RESULTS / "gpu.json"
+    result: dict[str, Any] = (json.loads(path.read_text()) if path.exists() else {}) | common.facts()
     for section, planned in plans(options.smoke).items():
+        if options.only not in (None, section):
+            continue
         result[section] = []
         for shape, environment in planned[: 1 if options.smoke else None]:
             learn = shape.pop("learn", False)
             asked = json.dumps({"shape": shape, "epochs": 1 if options.smoke else 3, "learn": learn})
             # In a process of its own: flags are read once, and what does not fit must not end the rest.
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", asked], capture_output=True, text=True, env=os.environ | environment
-            )
-            found = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip().split("\n")[-1]}
+            command = [sys.executable, __file__, "--one", asked]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env=os.environ | environment, timeout=TIMEOUT, check=True
+                )
+                found = json.loads(done.stdout)
+            except subprocess.TimeoutExpired as error:
+                found = {"failed": str(error)}
+            except subprocess.CalledProcessError as error:
+                found = {"failed": error.stderr.strip().split("\n")[-1]}
             result[section].append({"shape": shape, "environment": environment} | found)
             print(section, result[section][-1], flush=True)
             if options.smoke:
-                assert done.returncode == 0, done.stderr
+                assert "failed" not in found, found
             else:
                 common.write("gpu", result)
 

@@ -27,7 +27,7 @@ ENVIRONMENTS = {
     "jax-0.10.2": ("3.11", ["-e", str(ROOT), "jax==0.10.2", "flashbax==0.1.3"]),
     "jax-0.11.2": ("3.12", ["-e", str(ROOT), "jax==0.11.2", "flashbax==0.1.3"]),
     "rejax-0.1.3": ("3.11", ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "six"]),
-    "rejax-0.1.2": ("3.11", ["rejax==0.1.2", "gymnax==0.0.9", "six"]),
+    "rejax-0.1.2": ("3.11", ["rejax==0.1.2", "gymnax==0.0.9", "jax==0.10.2", "six"]),
     "sbx": ("3.11", ["torch==2.13.0", "sbx-rl==0.28.0"]),
     "sb3": ("3.11", ["torch==2.13.0", "stable-baselines3==2.9.2"]),
 }
@@ -157,9 +157,13 @@ def time_to_learn(learner: str, seed: int) -> dict[str, Any]:
     return last
 
 
+def ratios(one: list[float], other: list[float]) -> list[float]:
+    """Those of the rounds, each of which is a pair."""
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
 def ratio(one: list[float], other: list[float]) -> str:
-    """The median over the rounds, each of which is a pair."""
-    return f"{statistics.median(a / b for a, b in zip(one, other, strict=True)):.2f}"
+    return f"{statistics.median(ratios(one, other)):.2f}"
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -168,13 +172,14 @@ def tables(result: dict[str, Any]) -> str:
         rates = entry["updates_per_second"]
         rows = []
         for trainer, own in rates.items():
+            typical = statistics.median(own)
             release = ", jax 0.11.2" * trainer.endswith("jax 0.11.2")
             same = f"jaxddpg{' TD3' * ('TD3' in trainer)}{release}"
             floor = f"products alone{', bfloat16' * ('bfloat16' in trainer)}{release}"
             rows.append(
                 {
                     "trainer": trainer,
-                    "updates/s (median)": f"{statistics.median(own):,.0f}",
+                    "updates/s (median)": f"{typical:{',.0f' if typical >= 100 else '.3g'}}",
                     "of the products": ratio(own, rates[floor]),
                     "jaxddpg, same algorithm and jax, is": f"{ratio(rates[same], own)} times",
                 }
@@ -197,13 +202,14 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def precisions(result: dict[str, Any]) -> str:
-    """How many times as many updates jaxddpg makes in bfloat16 as in float32."""
+    """How many times as many updates jaxddpg makes in bfloat16 as in float32: median, least and most of the rounds."""
     rows = []
     for workload, entry in result["workloads"].items():
         rates, row = entry["updates_per_second"], {"workload": workload}
         for release in ("jax 0.10.2", "jax 0.11.2"):
             suffix = ", jax 0.11.2" * (release == "jax 0.11.2")
-            row[release] = f"{ratio(rates[f'jaxddpg, bfloat16{suffix}'], rates[f'jaxddpg{suffix}'])} times"
+            found = ratios(rates[f"jaxddpg, bfloat16{suffix}"], rates[f"jaxddpg{suffix}"])
+            row[release] = f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
         rows.append(row)
     return common.table(rows)
 

@@ -8,28 +8,28 @@ from helpers import call, slow
 from jaxddpg import check
 from jaxddpg.check import estimated, exact
 from jaxddpg.envs import goddard, silver2014
-from jaxddpg.parts import equations, networks, noise
+from jaxddpg.parts import equations, networks, noise, products
 from jaxddpg.types import Transition
 
-RUNGS = [*check.ESTIMATED, *check.EXACT]
-LEARNERS = {rung for rung in check.ESTIMATED if rung is not estimated.exploration}
+GROUPS = [*check.ESTIMATED, *check.EXACT]
+LEARNERS = {group for group in check.ESTIMATED if group is not estimated.exploration}
 
 
-def outcome(rung):
+def outcome(group):
     """Which of its cases hold."""
     with jax.default_matmul_precision("highest"):
-        return {case.name: case.holds for case in map(check.compare, rung())}
+        return {case.name: case.holds for case in map(check.compare, group())}
 
 
-@pytest.mark.parametrize("rung", [slow(rung) if rung in LEARNERS else rung for rung in RUNGS])
-def test_every_rung_holds(rung):
-    assert all(outcome(rung).values())
+@pytest.mark.parametrize("group", [slow(group) if group in LEARNERS else group for group in GROUPS])
+def test_every_group_holds(group):
+    assert all(outcome(group).values())
 
 
-@pytest.mark.parametrize("rung", [slow(rung) if rung is exact.parallel else rung for rung in check.EXACT])
-def test_exact_rungs_hold_to_the_precision_of_float64(rung):
+@pytest.mark.parametrize("group", [slow(group) if group is exact.parallel else group for group in check.EXACT])
+def test_exact_groups_hold_to_the_precision_of_float64(group):
     with jax.enable_x64(True):
-        cases = list(map(check.compare, rung()))
+        cases = list(map(check.compare, group()))
     assert {case.dtype for case in cases} == {"float64"}
     assert all(case.holds and case.bound < 1e-8 for case in cases)
 
@@ -50,6 +50,10 @@ def swapped(environment):
         return state, time_step.replace(observation=confuse(time_step.observation))
 
     return environment._replace(step=step)
+
+
+def bfloat16(x):
+    return x.astype(jnp.bfloat16).astype(x.dtype)
 
 
 def unmoved(probabilities, reward, discount, v_min, v_max):
@@ -73,6 +77,14 @@ BROKEN = {
     "the variance is a difference of means": (
         (networks, "_TWO_PASSES", networks._TWO_PASSES | {"use_fast_variance": True}),
         (exact.offset_observations, {"batch norm: variance"}),
+    ),
+    "products are not rounded": (
+        (products, "dot_general", lambda precision: lambda x, kernel, dimensions: x @ kernel),
+        (exact.rounded_products, {"bfloat16: product", "bfloat16: slope of x", "bfloat16: slope of kernel"}),
+    ),
+    "sums are rounded": (
+        (products, "_dot", lambda *args, dot=products._dot, **kwargs: bfloat16(dot(*args, **kwargs))),
+        (exact.rounded_products, {"bfloat16: product", "bfloat16: slope of x", "bfloat16: slope of kernel"}),
     ),
     "a time limit cuts the bootstrap": (
         (equations, "transition", lambda rows, gamma: with_discount(rows, lambda rows: gamma * (1.0 - rows.last))),
@@ -101,16 +113,16 @@ BROKEN = {
     **{
         f"the target of {name} looks no further than the reward": (
             (equations, "td_target", lambda reward, discount, next_q: reward),
-            (rung, {f"{name}: gain", f"{name}: value"}),
+            (group, {f"{name}: gain", f"{name}: value"}),
         )
-        for name, rung in (("COPDAC-Q", estimated.copdac_regulator), ("TD3", estimated.td3_regulator))
+        for name, group in (("COPDAC-Q", estimated.copdac_regulator), ("TD3", estimated.td3_regulator))
     },
     **{
         f"the distribution of {name} is not moved": (
             (equations, "categorical_target", unmoved),
-            (rung, {f"{name}: gain", f"{name}: value"}),
+            (group, {f"{name}: gain", f"{name}: value"}),
         )
-        for name, rung in (("D4PG", estimated.d4pg_regulator), ("FastTD3", estimated.fasttd3_regulator))
+        for name, group in (("D4PG", estimated.d4pg_regulator), ("FastTD3", estimated.fasttd3_regulator))
     },
     "the actor of a network climbs down": (
         (equations, "actor_loss", jnp.mean),
@@ -146,7 +158,7 @@ SLOW = {
     "a termination does not",
     *(f"{name}s side by side are mixed up" for name in ("pendulum", "puddle world", "rocket")),
 }
-"""Those whose rung takes long, and of which another breaks the same rung or the same piece."""
+"""Those whose group takes long, and of which another breaks the same group or the same piece."""
 
 
 def drifting(process):
@@ -171,10 +183,10 @@ def with_discount(windows, discount_of):
 
 
 @pytest.mark.parametrize("defect", [slow(defect) if defect in SLOW else defect for defect in BROKEN])
-def test_a_broken_piece_breaks_its_rung(defect, monkeypatch):
-    (module, name, broken), (rung, failing) = BROKEN[defect]
+def test_a_broken_piece_breaks_its_group(defect, monkeypatch):
+    (module, name, broken), (group, failing) = BROKEN[defect]
     monkeypatch.setattr(module, name, broken)
-    assert {case for case, holds in outcome(rung).items() if not holds} == failing
+    assert {case for case, holds in outcome(group).items() if not holds} == failing
 
 
 def test_a_value_that_is_not_a_number_does_not_hold():

@@ -272,6 +272,17 @@ def test_a_trainer_that_would_leave_rows_unwritten_or_cannot_be_split_is_refused
         make_trainer(environment, agent, noise.gaussian(0.1), replay.uniform(600, steps=3), config)
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, 1), (1_024, 1_024), (1_025, 1_024), (4_000, 1_024)])
+def test_diagnostics_are_computed_on_a_batch_of_bounded_size(batch_size, expected):
+    sizes = lambda state, batch: {"rows": jnp.asarray(batch.reward.size)}  # noqa: E731
+    agent = witness()._replace(batch_size=batch_size, diagnostics=sizes)
+    config = Training(num_envs=2, warmup_steps=2_000, steps_per_epoch=1)
+    trainer = make_trainer(probes.echo(), agent, noise.gaussian(0.1), replay.uniform(4_000), config)
+    key = jax.random.key(0)
+    _, metrics = jax.jit(trainer.epoch)(key, clock_at(config, 1), jax.jit(trainer.init)(key))
+    assert metrics["rows"] == expected
+
+
 def test_an_agent_without_state_and_metrics_trains_at_a_whole_number_of_updates_per_step():
     environment = probes.echo()
     agent = Agent(

@@ -20,12 +20,12 @@ def self_test() -> Iterator[Check]:
 
     Matrix products are as precise as in training for those that are estimated, and of the highest precision otherwise.
     """
-    for rung in ESTIMATED:
-        yield from map(compare, rung())
+    for group in ESTIMATED:
+        yield from map(compare, group())
     with jax.default_matmul_precision("highest"):
-        for rung in EXACT:
-            yield from map(compare, rung())
+        for group in EXACT:
+            yield from map(compare, group())
         if jax.default_backend() != "tpu":
             with jax.enable_x64(True):
-                for rung in EXACT:
-                    yield from map(compare, rung())
+                for group in EXACT:
+                    yield from map(compare, group())

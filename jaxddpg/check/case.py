@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """What a rung compares."""
+    """A result and what it must be."""
 
     name: str
     computed: Any

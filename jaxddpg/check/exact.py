@@ -14,13 +14,13 @@ from jaxddpg.check.case import Case
 from jaxddpg.check.estimated import trained
 from jaxddpg.envs import goddard, silver2014
 from jaxddpg.envs.episodic import episodic
-from jaxddpg.parts import equations, features, noise, replay
+from jaxddpg.parts import equations, features, noise, products, replay
 from jaxddpg.parts.networks import Actor
 from jaxddpg.types import Clock, Environment, Key, Transition
 
 
 def _epsilon() -> float:
-    """The rounding error of one operation in the precision of the running rung."""
+    """The rounding error of one operation in the precision in use."""
     return float(jnp.finfo(jnp.zeros(()).dtype).eps)
 
 
@@ -50,6 +50,25 @@ def offset_observations() -> Iterator[Case]:
     moved = learn(rows)["batch_stats"]["BatchNorm_0"]  # by 0.01 from a mean of 0 and a variance of 1
     yield Case("batch norm: mean", moved["mean"], 100.0, 1e4 * _epsilon())
     yield Case("batch norm: variance", moved["var"], 1.03, 100 * _epsilon())
+
+
+def rounded_products() -> Iterator[Case]:
+    """With `agent.precision: bfloat16`, products of integers that bfloat16 rounds to even ones. Their sums stay below
+    2^24, so float32 adds them exactly in any order."""
+    generator = np.random.default_rng(0)
+    x, kernel, gradient = generator.integers(257, 512, (3, 32, 32)) * generator.choice([-1, 1], (3, 32, 32))
+    product = products.dot_general("bfloat16")
+
+    @jax.jit
+    def computed(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        result, pull = jax.vjp(lambda x, kernel: product(x, kernel, None), x, kernel)
+        return result, pull(gradient)
+
+    result, (by_x, by_kernel) = computed(*(jnp.asarray(values, float) for values in (x, kernel, gradient)))
+    x, kernel, gradient = (values.astype(jnp.bfloat16).astype(float) for values in (x, kernel, gradient))
+    yield Case("bfloat16: product", result, x @ kernel, 0.0)
+    yield Case("bfloat16: slope of x", by_x, gradient @ kernel.T, 0.0)
+    yield Case("bfloat16: slope of kernel", by_kernel, x.T @ gradient, 0.0)
 
 
 def projection() -> Iterator[Case]:
@@ -192,4 +211,13 @@ def _flat(weights: Any) -> np.ndarray:
     return np.asarray(ravel_pytree(weights)[0])
 
 
-EXACT = (target_networks, offset_observations, projection, endings, compatible_critic, policy_gradient, parallel)
+EXACT = (
+    target_networks,
+    offset_observations,
+    rounded_products,
+    projection,
+    endings,
+    compatible_critic,
+    policy_gradient,
+    parallel,
+)

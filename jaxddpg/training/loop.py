@@ -18,7 +18,6 @@ N is the number of environments and B the batch size, both per shard.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +35,9 @@ from jaxddpg.types import Agent, Clock, Environment, Experience, Key, Metrics, N
 
 UPDATES_PER_CHUNK = 50
 """Approximate number of updates between parameter checks, large enough to make their cost negligible."""
+MAX_DIAGNOSED = 1_024
+"""The most transitions that an epoch's diagnostics are computed on. They are not divided into microbatches, so those of
+a large batch would need more memory than an update."""
 
 
 class TrainingState(PyTreeNode):
@@ -159,7 +161,7 @@ def epoch(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[T
 
     end = clock.after(parts.training.steps_per_epoch)
     sample_key = jax.random.fold_in(keys.diagnostics, clock.epoch)
-    rows = parts.replay.sample(sample_key, end, state.replay, parts.batch_size)
+    rows = parts.replay.sample(sample_key, end, state.replay, min(parts.batch_size, MAX_DIAGNOSED))
     rows = jax.tree.map(_unrounded, rows)
     diagnostics = parts.agent.diagnostics(state.agent, equations.transition(rows, parts.agent.gamma))
     totals = jax.tree.map(jnp.sum, episodes)
@@ -199,7 +201,7 @@ def cycle(
     def exploring_step(state: TrainingState, clock: Clock) -> tuple[TrainingState, Metrics]:
         return explore(parts, jax.random.fold_in(keys.interaction, clock.step), clock, state)
 
-    state, episodes = _scan(exploring_step, state, clock.sequence(parts.period))
+    state, episodes = jax.lax.scan(exploring_step, state, clock.sequence(parts.period))
     return state, (episodes, learning)
 
 
@@ -214,7 +216,7 @@ def learn(parts: Parts, key: Key, clock: Clock, agent: State, replay: State) -> 
         key, rows = inputs
         return parts.agent.update(key, clock, agent, equations.transition(rows, parts.agent.gamma))
 
-    return _scan(update, agent, (jax.random.split(update_key, parts.updates), batches))
+    return jax.lax.scan(update, agent, (jax.random.split(update_key, parts.updates), batches))
 
 
 def explore(parts: Parts, key: Key, clock: Clock, state: TrainingState) -> tuple[TrainingState, Metrics]:
@@ -302,11 +304,3 @@ def _nearest_divisor(number: int, wanted: float) -> int:
     """The divisor of `number` closest to `wanted` in log space."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return min([*small, *(number // d for d in small)], key=lambda d: abs(math.log(d / wanted)))
-
-
-def _scan(body: Callable, state: State, inputs: Any) -> tuple[State, Any]:
-    """`lax.scan`, with a length-1 scan inlined so that XLA can fuse it."""
-    if jax.tree.leaves(inputs)[0].shape[0] == 1:
-        state, output = body(state, jax.tree.map(lambda x: x[0], inputs))
-        return state, jax.tree.map(lambda x: x[None], output)
-    return jax.lax.scan(body, state, inputs)
