@@ -1,4 +1,4 @@
-"""How much sooner n-step returns learn: updates until DDPG holds -200 on Pendulum, by n and by the rate of the targets.
+"""How much faster n-step returns learn: updates until DDPG holds -200 on Pendulum, by n and by the rate of the targets.
 
     python bench/n_step.py             # ten minutes on two cores
     python bench/n_step.py --table     # the table, from bench/results/n_step.json
@@ -67,6 +67,7 @@ def table(result: dict) -> str:
     rows = []
     for number, tau in enumerate(SETTINGS["population"]["sweep"]["agent.tau"]):
         one, many = ([updates_until_held(curve) for curve in result["returns"][f"{steps}"][number]] for steps in STEPS)
+        pairs = [*zip(one, many, strict=True)]
         rows.append(
             {
                 "tau": tau,
@@ -74,8 +75,8 @@ def table(result: dict) -> str:
                     f"n = {steps}": f"{text(statistics.median(held))} ({text(min(held))} to {text(max(held))})"
                     for steps, held in zip(STEPS, (one, many), strict=True)
                 },
-                "sooner": f"{sum(b < a for a, b in zip(one, many, strict=True))} of {len(one)} seeds",
-                "in at most half": f"{sum(b <= a / 2 for a, b in zip(one, many, strict=True))} of {len(one)} seeds",
+                "seeds faster with n = 5": f"{sum(b < a for a, b in pairs)} of {len(pairs)} seeds",
+                "at least twice as fast": f"{sum(b <= a / 2 for a, b in pairs)} of {len(pairs)} seeds",
             }
         )
     return common.table(rows)

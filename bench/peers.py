@@ -1,4 +1,4 @@
-"""Side by side with its peers: the same work, interleaved in one run, and the time until Pendulum is swung up.
+"""Side by side with its peers: the same work, interleaved in one run, and the time until Pendulum is solved.
 
     python bench/peers.py                    # all workloads: some 45 minutes on two quiet cores
     python bench/peers.py --learn            # time to -200, ten seeds each: some 30 minutes
@@ -191,7 +191,7 @@ def tables(result: dict[str, Any]) -> str:
         {
             "trainer": learner,
             "runs": len(runs),
-            "held -200": sum(run["held"] for run in runs),
+            "solved": sum(run["held"] for run in runs),
             "seconds (median)": f"{statistics.median(run['seconds'] for run in runs):.1f}",
             "fastest and slowest": f"{min(r['seconds'] for r in runs):.1f} to {max(r['seconds'] for r in runs):.1f}",
             "env steps (median)": f"{statistics.median(run['env_steps'] for run in runs):,.0f}",

@@ -111,7 +111,6 @@ FAMILY = {
     f"--agent '{{algorithm: ddpg, {_CAR}}}'",
     "lillicrap2015, no batch normalization": "configs/lillicrap2015.yaml --agent.actor.normalization none "
     "--agent.critic.normalization none",
-    "pendulum, n = 3": "configs/pendulum.yaml --replay.steps 3",
 }
 PRECISION = {f"{name}, bfloat16": f"{arguments} --agent.precision bfloat16" for name, arguments in SHIPPED.items()}
 LIBRARIES = {

@@ -43,7 +43,7 @@ def test_what_is_counted_is_what_is_allocated(ran):
     count = experiment.population.num_seeds
     population = Population(build.build, [experiment.member()] * count, range(count))
     state = population.gather(population.init())
-    counted = memory.parts(state, count)
+    counted = memory.bytes_by_part(state, count)
     assert sum(counted.values()) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert counted["agent.actor"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.agent.actor))
     assert counted["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))

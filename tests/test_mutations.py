@@ -1,5 +1,7 @@
 """The mutations of the package, each of which breaks one law: they apply, and are seen."""
 
+import ast
+import builtins
 import re
 
 import pytest
@@ -8,9 +10,22 @@ from mutations.run import ROOT, read, tried, unchanged
 MUTATIONS = read()
 
 
+def identifiers(text):
+    """All names in a module, loaded or bound."""
+    nodes = [*ast.walk(ast.parse(text))]
+    bound = [node.arg for node in nodes if isinstance(node, ast.arg)]
+    bound += [name for node in nodes if isinstance(node, ast.alias) for name in (node.name, node.asname)]
+    bound += [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return {*bound, *(node.id for node in nodes if isinstance(node, ast.Name))}
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_a_mutation_applies_and_names_tests_that_exist(mutation):
-    assert mutation.applied((ROOT / mutation.file).read_text()) is not None
+    text = (ROOT / mutation.file).read_text()
+    changed = mutation.applied(text)
+    assert changed is not None
+    # An undefined name would make any test fail.
+    assert identifiers(changed) <= identifiers(text) | {*dir(builtins)}
     assert mutation.tests
     for test in mutation.tests:
         file, _, name = test.partition("::")

@@ -10,7 +10,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, infer, network
+from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -46,7 +46,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
     mean = partial(equations.expected_value, v_min=config.v_min, v_max=config.v_max)
 
     def q(variables: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        return mean(jax.nn.softmax(infer(critic, variables, observation, action)))
+        return mean(jax.nn.softmax(critic.apply(variables, observation, action)))
 
     def init(key: Key) -> D4PGState:
         actor_key, critic_key = jax.random.split(key)
@@ -64,7 +64,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
         )
 
     def act(state: D4PGState, observation: jax.Array) -> jax.Array:
-        return infer(actor, state.actor, observation)
+        return actor.apply(state.actor, observation)
 
     def value(state: D4PGState, observation: jax.Array) -> jax.Array:
         return q(state.critic, observation, act(state, observation)) / config.reward_scale
@@ -73,13 +73,13 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
         del key  # the update draws nothing
 
         def critic_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[jax.Array, Params]]:
-            next_action = infer(actor, state.target_actor, batch.next_observation)
-            next_logits = infer(critic, state.target_critic, batch.next_observation, next_action)
+            next_action = actor.apply(state.target_actor, batch.next_observation)
+            next_logits = critic.apply(state.target_critic, batch.next_observation, next_action)
             reward = config.reward_scale * batch.reward
             target = equations.categorical_target(
                 jax.nn.softmax(next_logits), reward, batch.discount, config.v_min, config.v_max
             )
-            logits = infer(critic, variables, batch.observation, batch.action)
+            logits = critic.apply(variables, batch.observation, batch.action)
             return equations.categorical_loss(logits, target), (jnp.mean(mean(jax.nn.softmax(logits))), {})
 
         rate = clock.anneal(config.critic_learning_rate, config.final_critic_learning_rate, decay_steps)
@@ -93,7 +93,7 @@ def d4pg(environment: Environment, config: settings.D4PG = settings.D4PG(), axis
         )
 
         def actor_loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[None, Params]]:
-            action = infer(actor, variables, batch.observation)
+            action = actor.apply(variables, batch.observation)
             return equations.actor_loss(q(critic_step.variables, batch.observation, action)), (None, {})
 
         rate = clock.anneal(config.actor_learning_rate, config.final_actor_learning_rate, decay_steps)

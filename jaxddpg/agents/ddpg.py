@@ -11,7 +11,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, Critic, diagnose, infer, network
+from jaxddpg.parts.networks import Actor, Critic, diagnose, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -62,10 +62,10 @@ def ddpg(environment: Environment, config: settings.DDPG = settings.DDPG(), axis
         )
 
     def act(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return infer(actor, state.actor, observation)
+        return actor.apply(state.actor, observation)
 
     def value(state: DDPGState, observation: jax.Array) -> jax.Array:
-        return infer(critic, state.critic, observation, act(state, observation)) / config.reward_scale
+        return critic.apply(state.critic, observation, act(state, observation)) / config.reward_scale
 
     def update(key: Key, clock: Clock, state: DDPGState, batch: Transition) -> tuple[DDPGState, Metrics]:
         del key  # the update draws nothing

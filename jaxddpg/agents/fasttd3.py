@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, infer, network
+from jaxddpg.parts.networks import Actor, CategoricalCritic, diagnose, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -49,7 +49,7 @@ def fasttd3(
 
     def logits(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[2, B, K]"""
-        return jax.vmap(partial(infer, critic), in_axes=(0, None, None))(critics, observation, action)
+        return jax.vmap(critic.apply, in_axes=(0, None, None))(critics, observation, action)
 
     def q(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[B]: what the actor ascends."""
@@ -73,7 +73,7 @@ def fasttd3(
         )
 
     def act(state: FastTD3State, observation: jax.Array) -> jax.Array:
-        return infer(actor, state.actor, observation)
+        return actor.apply(state.actor, observation)
 
     def value(state: FastTD3State, observation: jax.Array) -> jax.Array:
         return q(state.critics, observation, act(state, observation)) / config.reward_scale
@@ -91,7 +91,7 @@ def fasttd3(
 
         def loss(critics: Params, rows: tuple[Transition, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             batch, noise = rows
-            next_action = jnp.clip(infer(actor, state.actor, batch.next_observation) + noise, -1.0, 1.0)
+            next_action = jnp.clip(actor.apply(state.actor, batch.next_observation) + noise, -1.0, 1.0)
             next_probabilities = jax.nn.softmax(logits(state.target_critics, batch.next_observation, next_action))
             reward = config.reward_scale * batch.reward
             project = jax.vmap(equations.categorical_target, in_axes=(0, None, None, None, None))
@@ -121,7 +121,7 @@ def fasttd3(
 
     def actor_step(clock: Clock, state: FastTD3State, batch: Transition) -> tuple[FastTD3State, Metrics]:
         def loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[None, Params]]:
-            action = infer(actor, variables, batch.observation)
+            action = actor.apply(variables, batch.observation)
             return equations.actor_loss(q(state.critics, batch.observation, action)), (None, {})
 
         step = descend(

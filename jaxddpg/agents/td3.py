@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 
 from jaxddpg import settings
 from jaxddpg.parts import descent, equations, sharding
-from jaxddpg.parts.networks import Actor, Critic, diagnose, infer, network
+from jaxddpg.parts.networks import Actor, Critic, diagnose, network
 from jaxddpg.types import Agent, Clock, Environment, Key, Metrics, Params, Transition
 
 
@@ -45,7 +45,7 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
 
     def q(critics: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
         """[num_critics, B]"""
-        return jax.vmap(partial(infer, critic), in_axes=(0, None, None))(critics, observation, action)
+        return jax.vmap(critic.apply, in_axes=(0, None, None))(critics, observation, action)
 
     def first(critics: Params) -> Params:
         return jax.tree.map(lambda x: x[0], critics)
@@ -67,10 +67,10 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
         )
 
     def act(state: TD3State, observation: jax.Array) -> jax.Array:
-        return infer(actor, state.actor, observation)
+        return actor.apply(state.actor, observation)
 
     def value(state: TD3State, observation: jax.Array) -> jax.Array:
-        return infer(critic, first(state.critics), observation, act(state, observation)) / config.reward_scale
+        return critic.apply(first(state.critics), observation, act(state, observation)) / config.reward_scale
 
     def update(key: Key, clock: Clock, state: TD3State, batch: Transition) -> tuple[TD3State, Metrics]:
         batches = jax.tree.map(lambda x: x.reshape(config.policy_delay, -1, *x.shape[1:]), batch)
@@ -85,7 +85,7 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
 
         def loss(critics: Params, rows: tuple[Transition, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             batch, noise = rows
-            next_action = jnp.clip(infer(actor, state.target_actor, batch.next_observation) + noise, -1.0, 1.0)
+            next_action = jnp.clip(actor.apply(state.target_actor, batch.next_observation) + noise, -1.0, 1.0)
             next_q = jnp.min(q(state.target_critics, batch.next_observation, next_action), axis=0)
             target = equations.td_target(config.reward_scale * batch.reward, batch.discount, next_q)
             values = q(critics, batch.observation, batch.action)
@@ -107,8 +107,8 @@ def td3(environment: Environment, config: settings.TD3 = settings.TD3(), axis_na
 
     def actor_step(clock: Clock, state: TD3State, batch: Transition) -> tuple[TD3State, Metrics]:
         def loss(variables: Params, batch: Transition) -> tuple[jax.Array, tuple[None, Params]]:
-            action = infer(actor, variables, batch.observation)
-            return equations.actor_loss(infer(critic, first(state.critics), batch.observation, action)), (None, {})
+            action = actor.apply(variables, batch.observation)
+            return equations.actor_loss(critic.apply(first(state.critics), batch.observation, action)), (None, {})
 
         step = descend(
             loss,

@@ -1,4 +1,4 @@
-"""The parts of an agent and of its training: pure functions and networks, which depend on the types alone."""
+"""The parts of an agent and of its training: pure functions and networks. They import only `types` and `settings`."""
 
 import lazy_loader
 

@@ -160,11 +160,6 @@ def network(kind: type, section: Any, **fields: Any) -> Any:
     return kind(**{name: value for name, value in vars(section).items() if name in names}, **fields)
 
 
-def infer(module: nn.Module, variables: Params, *inputs: jax.Array) -> Any:
-    """Applies a network in inference mode (running averages)."""
-    return module.apply(variables, *inputs)
-
-
 def diagnose(average: Callable, action: jax.Array, actor_units: Params, critic_units: Params) -> Metrics:
     """The diagnostics of networks on a batch.
 

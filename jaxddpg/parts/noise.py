@@ -28,7 +28,7 @@ def ornstein_uhlenbeck(
 
     Args:
         smoothing: lambda in [0, 1]; 0 is Gaussian white noise, 1 a random walk.
-        scale: a standard deviation, in half-widths of the action Box.
+        scale: a standard deviation, for actions scaled to [-1, 1].
         scale_of: "innovation" if it is that of one step, or "stationary" if it is that of x, which then does not depend
             on `smoothing`.
         final_scale: the scale that is reached linearly after `decay_steps` env steps.
@@ -68,7 +68,7 @@ def pink(
     beginning of an episode, so that its standard deviation is `scale` at every step.
 
     Args:
-        scale: the stationary standard deviation, in half-widths of the action Box.
+        scale: the stationary standard deviation, for actions scaled to [-1, 1].
         horizon: steps of an episode.
         final_scale: the scale that is reached linearly after `decay_steps` env steps.
         decay_steps: inf keeps `scale` constant.

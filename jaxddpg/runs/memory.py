@@ -73,8 +73,8 @@ def held(population: Population) -> tuple[State, int, int]:
     return jax.tree.map(share, population.like), devices * population.placement.block, devices
 
 
-def parts(like: State, members: int) -> dict[str, int]:
-    """Bytes by what they are for, of so many members of a population's state, or of its shapes and types."""
+def bytes_by_part(like: State, members: int) -> dict[str, int]:
+    """The bytes of each part of the state, of so many members of a population's state, or of its shapes and types."""
     # The state of a custom agent may be any pytree, even a single array.
     fields = jax.tree_util.tree_leaves_with_path(like.agent, is_leaf=lambda node: node is not like.agent)
     inner = {f"agent.{jax.tree_util.keystr(place, simple=True)}".rstrip("."): value for place, value in fields}
@@ -126,7 +126,7 @@ def check_state(
     remedies += [f"population.num_seeds to {count}"] if count > 0 else []
     remedies += ["the number of variants in population.sweep"] if population.sweep else []
     where = f" on {place}" if place else ""
-    what, share = max(parts(like, members).items(), key=lambda item: item[1])
+    what, share = max(bytes_by_part(like, members).items(), key=lambda item: item[1])
     many, writing = "s"[: members > 1], f" (held {copies} times while a checkpoint is written)" if copies > 1 else ""
     what = f"replay buffer{many}" if what == "replay" else what
     raise ConfigError(

@@ -60,7 +60,7 @@ def summarize(plan: RunPlan, rows: list[Row], population: Population) -> dict[st
         "env_steps_per_second": steady["perf/env_steps_per_second"],
         "updates_per_second": steady["perf/updates_per_second"],
         "peak_memory_bytes": used or _peak_rss(),
-        "state_bytes": memory.parts(population.like, count),
+        "state_bytes": memory.bytes_by_part(population.like, count),
         "epoch_temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
         "device": f"{device.device_kind} x {jax.local_device_count()}",
         "versions": versions(),

@@ -36,7 +36,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Noise:
-    """Ornstein-Uhlenbeck noise: x' = smoothing * x + scale * eps, in units of half the action range."""
+    """Ornstein-Uhlenbeck noise: x' = smoothing * x + scale * eps, for actions scaled to [-1, 1]."""
 
     color: Literal["ou"] = setting("ou", "Ornstein-Uhlenbeck noise, or with smoothing 0 white noise")
     smoothing: Scalar = setting(0.85, "0: Gaussian white noise; in between: Ornstein-Uhlenbeck", at_least=0, at_most=1)
@@ -62,7 +62,7 @@ class PinkNoise:
     """Noise with a spectrum of 1/f over the length of an episode (Eberhard et al. 2023)."""
 
     color: Literal["pink"] = setting("pink", "noise with a spectrum of 1/f over the length of an episode")
-    scale: Scalar = setting(0.3, "standard deviation, in units of half the action range", at_least=0)
+    scale: Scalar = setting(0.3, "standard deviation, for actions scaled to [-1, 1]", at_least=0)
     final_scale: Scalar = setting(0.0, "reached linearly after decay_steps", at_least=0)
     decay_steps: Scalar = setting(inf, "env steps of linear decay; inf: constant", above=0)
 
@@ -72,8 +72,8 @@ class LadderNoise:
     """White noise with a standard deviation of its own in each environment and episode (Seo et al. 2025)."""
 
     color: Literal["ladder"] = setting("ladder", "white noise with a scale of its own in each environment and episode")
-    min_scale: Scalar = setting(0.0, "lowest standard deviation, in units of half the action range", at_least=0)
-    max_scale: Scalar = setting(0.4, "highest standard deviation, in units of half the action range", at_least=0)
+    min_scale: Scalar = setting(0.0, "lowest standard deviation, for actions scaled to [-1, 1]", at_least=0)
+    max_scale: Scalar = setting(0.4, "highest standard deviation, for actions scaled to [-1, 1]", at_least=0)
 
     def rules(self) -> list[Rule]:
         return [
