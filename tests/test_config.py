@@ -677,6 +677,11 @@ def test_digits_of_other_scripts_are_no_numbers(digits):
         config.parse({}, {"agent.tau": digits})
 
 
+def test_an_alias_inside_what_it_refers_to_is_refused(tmp_path):
+    (tmp_path / "circle.yaml").write_text("agent: &a [*a]\n")
+    assert refused(call("train", tmp_path / "circle.yaml"), "circle.yaml is not valid YAML: Circular reference") == []
+
+
 def test_an_empty_file_is_no_experiment(tmp_path):
     (tmp_path / "empty.yaml").touch()
     assert refused(call("train", tmp_path / "empty.yaml"), "empty.yaml is empty; write at least the line") == []

@@ -139,6 +139,7 @@ def test_an_exported_policy_is_that_of_the_run_without_this_package(case, root, 
     expected = np.asarray(load_policy(directory, member=1)(given))
     assert np.ptp(expected) > (1e-5 if case == "copdac" else 1e-2)
     check(case, tmp_path / "policy", given, expected)
+    assert ("bfloat16 in hidden layers" in (tmp_path / "policy" / "README.md").read_text()) == ("bfloat16" in case)
     if case in ("two actions", "copdac"):
         run_readme(case, tmp_path / "policy")
 

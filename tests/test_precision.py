@@ -171,6 +171,12 @@ def test_members_and_further_dimensions_are_rows():
     assert gradients[0].shape == x.shape
 
 
+@pytest.mark.parametrize("precision", ["bf16", "float16", ""])
+def test_another_precision_is_refused(precision):
+    with pytest.raises(ValueError, match=f"precision is {precision}, but must be float32 or bfloat16"):
+        Actor(2, HIDDEN, "none", 0.3, precision=precision).init(jax.random.key(0), jnp.ones(3))
+
+
 @pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 5, 6)])
 def test_inputs_of_the_network_are_not_rounded(shape):
     """The last two features of x are: in the product and in both products of its derivative."""

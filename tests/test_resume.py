@@ -547,6 +547,14 @@ def test_a_run_that_has_ended_is_not_trained_again_when_its_checkpoints_are_gone
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_killed_during_its_only_checkpoint_starts_again(whole, tmp_path):
+    """All its metrics are there, but neither a checkpoint nor the summary, which is written last."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "summary.json").unlink()
+    equal(resume(tmp_path / "run"), whole[1])
+
+
 def test_checkpoints_that_cannot_be_read_are_not_taken_for_absent(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()

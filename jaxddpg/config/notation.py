@@ -1,6 +1,7 @@
 """YAML as an experiment is read from it and written to it. Only decimal numbers are numbers, as in YAML 1.2: YAML 1.1,
 which PyYAML reads, takes 010 for 8 and 1:30 for 90."""
 
+import json
 import re
 from math import inf
 from typing import Any, TextIO
@@ -64,7 +65,9 @@ def load(source: str | TextIO) -> Any:
         Error: it is not valid YAML.
     """
     try:
-        return yaml.load(source, _Loader)
+        value = yaml.load(source, _Loader)
+        json.dumps(value, default=str)  # a ValueError where an alias stands inside what it refers to
+        return value
     except (ValueError, LookupError, AttributeError, RecursionError) as error:  # as of `!!int x`, or of other bytes
         raise Error(str(error)) from error
 

@@ -21,6 +21,8 @@ def dot_general(precision: str, num_inputs: int = 0) -> Callable[..., jax.Array]
         num_inputs: how many of the last features of the layer's input are inputs of the network, such as an action.
             Their product stays float32.
     """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {precision}, but must be float32 or bfloat16")
     return partial(_rounded, num_inputs) if precision == "bfloat16" else lax.dot_general
 
 

@@ -57,7 +57,7 @@ def export(directory: str | Path, output: str | Path, member: int | str = 0, epo
     _check_installed(["flatbuffers", "onnx"] if is_network else ["flatbuffers"])
     low, high = jax.device_get(jax.vmap(_action_bounds)(found.stacked_settings(), found.agents))
     alone = found.member(0)
-    exported = Exported(found, member == ALL, alone.environment.observation_size, low, high, is_network)
+    exported = Exported(found, member == ALL, alone.environment.observation_size, low, high)
     rows = jax.ShapeDtypeStruct(
         (*exported.leading, *jax.export.symbolic_shape("batch"), exported.observation_size), jnp.float32
     )

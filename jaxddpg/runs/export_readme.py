@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxddpg.runs.load import Policies
+from jaxddpg.settings import ActorCritic
 
 TITLE = "# A policy for "
 
@@ -25,8 +26,6 @@ class Exported(NamedTuple):
     """[m, A] lower bounds of the actions of each exported member"""
     high: np.ndarray
     """[m, A] upper bounds"""
-    has_network: bool
-    """whether there are forms for NumPy and ONNX"""
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -63,10 +62,10 @@ actions, float32 [{leading}batch, {exported.low.shape[1]}] in the units of the e
 {_bounds(exported)}
 A single observation is a batch of one, `observation[None]`. The programs below run in the directory of this file.
 
-{_formats(zeros, exported.has_network)}"""
+{_formats(zeros, exported)}"""
 
 
-def _formats(zeros: str, has_network: bool) -> str:
+def _formats(zeros: str, exported: Exported) -> str:
     """How each format is loaded; `zeros` is an expression for observations."""
     content = f"""## In JAX
 
@@ -84,12 +83,14 @@ policy = jax.export.deserialize(bytearray(Path("policy.stablehlo").read_bytes())
 actions = jax.jit(policy.call)({zeros})
 ```
 """
-    if not has_network:
+    agent = exported.policies.plan.members[0].settings.agent
+    if not isinstance(agent, ActorCritic):  # which has no other formats
         return content
+    rounding = "rounding" if agent.precision == "float32" else f"the rounding of {agent.precision} in hidden layers"
     return f"""{content}
 ## In NumPy
 
-`numpy_policy.py` computes the same, up to rounding, from the arrays in `policy.npz`.
+`numpy_policy.py` computes the same, up to {rounding}, from the arrays in `policy.npz`.
 
 ```python
 import numpy as np
@@ -101,7 +102,7 @@ actions = act({zeros})
 
 ## In ONNX Runtime
 
-`policy.onnx` computes the same, up to rounding, in any runtime that supports opset 18. Its input must be float32.
+`policy.onnx` computes the same, up to {rounding}, in any runtime that supports opset 18. Its input must be float32.
 
 ```python
 import numpy as np

@@ -77,7 +77,8 @@ def newest(directory: Path, plan: RunPlan, environment: str | None = None) -> tu
             )
         return epoch, [*notes, f"continuing after epoch {epoch}"]
     last = config.read_run(directory).experiment.training.num_epochs  # before any changes
-    has_ended = complete >= (last + 1) * count
+    # Without the summary it was interrupted while its last checkpoint was written.
+    has_ended = complete >= (last + 1) * count and (directory / "summary.json").exists()
     if found:
         again = f"delete {directory / checkpoint.DIRECTORY} to start over"
         remedy = "start a new run with its config.yaml" if has_ended else again

@@ -318,8 +318,8 @@ def _candidates(directory: Path, epoch: int | str, found: Sequence[int]) -> Sequ
     if not found:
         raise ConfigError(
             [
-                f"{directory} has no checkpoint; the run was stopped before its first epoch ended, or its checkpoints "
-                "were deleted"
+                f"{directory} has no checkpoint; the run was stopped before its first one was written, or its "
+                "checkpoints were deleted"
             ]
         )
     if epoch == BEST and checkpoint.holds(directory, found[0], "best") is False:
