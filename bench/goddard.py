@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import jaxddpg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -23,8 +23,8 @@ import jaxddpg as jd
 from jaxddpg.report.curves import by_epoch
 from jaxddpg.report.rows import read_rows
 
-RESULTS = Path(__file__).parent / "results" / "goddard.json"
-PICTURE = Path(__file__).parents[1] / "docs" / "goddard.png"
+RESULTS = common.RESULTS / "goddard.json"
+PICTURE = common.ROOT / "docs" / "goddard.png"
 ENVIRONMENT = jd.make_environment(jd.settings.Environment("Rocket-goddard"))
 
 
@@ -81,7 +81,7 @@ def measure() -> dict:
     """Trains `configs/goddard.yaml` in a directory that is thrown away."""
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
-        jaxddpg("train", "configs/goddard.yaml", "--run-dir", run)
+        common.jaxddpg("train", "configs/goddard.yaml", "--run-dir", run)
         env_steps, metrics = by_epoch(read_rows(run / "metrics.jsonl"))
         returns = metrics["eval/return_mean"]
         policies = [jd.load_policy(run, member) for member in range(returns.shape[1])]

@@ -17,7 +17,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import common
@@ -26,7 +25,6 @@ from profile_update import kernels
 from jaxddpg.config import build
 from jaxddpg.config import environment as environment_module
 
-ROOT = Path(__file__).parent.parent
 COMMAND_BUFFERS = {
     "as XLA chooses": "",
     "off": "--xla_gpu_enable_command_buffer=",
@@ -170,7 +168,7 @@ def compiled_for_h100(cases: Sequence[tuple[int, str]] = AHEAD_OF_TIME, publishe
         }
     if not published:
         return found
-    epoch, state = compiled_epoch(config.read(ROOT / "configs" / "fasttd3.yaml").experiment, 1)
+    epoch, state = compiled_epoch(config.read(common.ROOT / "configs" / "fasttd3.yaml").experiment, 1)
     memory = epoch.memory_analysis()
     found["configs/fasttd3.yaml"] = {
         "state_bytes": memory.argument_size_in_bytes,

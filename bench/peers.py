@@ -22,10 +22,9 @@ from typing import Any
 
 import common
 
-ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = {
-    "jax-0.10.2": ("3.11", ["-e", str(ROOT), "jax==0.10.2", "flashbax==0.1.3"]),
-    "jax-0.11.2": ("3.12", ["-e", str(ROOT), "jax==0.11.2", "flashbax==0.1.3"]),
+    "jax-0.10.2": ("3.11", ["-e", str(common.ROOT), "jax==0.10.2", "flashbax==0.1.3"]),
+    "jax-0.11.2": ("3.12", ["-e", str(common.ROOT), "jax==0.11.2", "flashbax==0.1.3"]),
     "rejax-0.1.3": ("3.11", ["rejax==0.1.3", "gymnax==0.0.9", "jax==0.10.2", "six"]),
     "rejax-0.1.2": ("3.11", ["rejax==0.1.2", "gymnax==0.0.9", "jax==0.10.2", "six"]),
     "sbx": ("3.11", ["torch==2.13.0", "sbx-rl==0.28.0"]),
@@ -97,12 +96,12 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def command(trainer: str, spec: dict[str, Any]) -> list[str]:
     environment, script, own = TRAINERS[trainer]
-    return [str(interpreter(environment)), str(ROOT / "bench" / "peers" / script), json.dumps(spec | own)]
+    return [str(interpreter(environment)), str(common.ROOT / "bench" / "peers" / script), json.dumps(spec | own)]
 
 
 def interpreter(name: str) -> Path:
     """The Python of an environment, which is made where it is missing."""
-    place = ROOT / "runs" / "peers" / name
+    place = common.ROOT / "runs" / "peers" / name
     version, packages = ENVIRONMENTS[name]
     if not (place / "complete").exists():
         python = shutil.which(f"python{version}") or sys.exit(f"peers.py needs python{version} on the path for {name}")

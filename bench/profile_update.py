@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ceiling
@@ -95,7 +94,7 @@ def dispatch(smoke: bool) -> dict[str, float]:
     from jaxddpg import config
     from jaxddpg.training.loop import clock_at
 
-    path = Path(__file__).parent.parent / "configs" / "pendulum.yaml"
+    path = common.ROOT / "configs" / "pendulum.yaml"
     short = {"training.steps_per_epoch": "5"} if smoke else {}
     # One dispatch: a second would wait for the first, which costs nothing, for the cores are busy.
     experiment = config.read(path, short | {"population.num_seeds": jax.local_device_count()}).experiment

@@ -19,7 +19,6 @@ import csv
 import json
 import shlex
 import tempfile
-from pathlib import Path
 
 import common
 import numpy as np
@@ -27,7 +26,7 @@ import numpy as np
 from jaxddpg.envs.registry import CONTINUOUS, PUBLISHED
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
-RESULTS = Path(__file__).parent / "results" / "scores.csv"
+RESULTS = common.RESULTS / "scores.csv"
 EVALUATED = ("num_episodes", "member", "seed", "return_mean", "return_std", "overestimation")
 COLUMNS = ("experiment", "env_steps", *EVALUATED, "critic_loss")
 EPISODES = 1_000

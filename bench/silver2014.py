@@ -18,15 +18,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import common
 import numpy as np
-from common import jaxddpg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from jaxddpg.statistics import confidence_interval, interquartile_mean
 
-RESULTS = Path(__file__).parent / "results" / "silver2014.csv"
-PICTURE = Path(__file__).parents[1] / "docs" / "silver2014.png"
+RESULTS = common.RESULTS / "silver2014.csv"
+PICTURE = common.ROOT / "docs" / "silver2014.png"
 
 
 class Task(NamedTuple):
@@ -51,7 +51,7 @@ TASKS = {
 def measure(name: str) -> list[dict[str, object]]:
     """Runs one experiment in a directory that is thrown away: a row per seed and epoch."""
     with tempfile.TemporaryDirectory() as directory:
-        jaxddpg("train", f"configs/silver2014/{name}.yaml", "--run-dir", f"{directory}/run")
+        common.jaxddpg("train", f"configs/silver2014/{name}.yaml", "--run-dir", f"{directory}/run")
         rows = [json.loads(line) for line in Path(directory, "run", "metrics.jsonl").read_text().splitlines()]
     return [
         {"experiment": name, "env_steps": row["env_steps"], "seed": row["seed"], "return": row["eval/return_mean"]}

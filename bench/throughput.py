@@ -20,7 +20,7 @@ from pathlib import Path
 
 import common
 
-PICTURE = Path(__file__).parent.parent / "docs" / "throughput.png"
+PICTURE = common.ROOT / "docs" / "throughput.png"
 SHAPES = [(1, 1, 1), (128, 1, 1), (64, 64, 1), (1024, 8, 1), (1, 1, 16), (64, 64, 8), (1, 1, 64)]
 """Environments, updates per vector step, members."""
 GRID = [

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import secrets
-import shlex
 import sys
 import time
 import traceback
@@ -76,7 +75,7 @@ def _run(options: argparse.Namespace, plan: Plan, directory: Path, start: Callab
     """Starts or resumes runs, and prints their results; of several processes in a child, which this one supervises."""
     rendezvous = _rendezvous(options)
     if rendezvous and not options.child:
-        remedy = f"`jaxddpg resume {directory}` continues from the newest checkpoint"
+        remedy = f"`{config.command('resume', directory)}` continues from the newest checkpoint"
         return distributed.supervise(options.arguments, rendezvous.seconds, remedy)
     if options.child:
         sys.stdout, sys.stderr = (
@@ -216,7 +215,7 @@ def report(options: argparse.Namespace) -> int:
     from jaxddpg.report.page import PAGE
     from jaxddpg.runs.show import write_report
 
-    command = shlex.join(["jaxddpg", "report", *map(str, options.run), "--output", str(options.output)])
+    command = config.command("report", *options.run, "--output", options.output)
     tables = write_report(options.run, options.output, command)
     for environment, rows in tables.items():
         # The page has all columns; 80 characters of a terminal have room for these, and for what was lost.

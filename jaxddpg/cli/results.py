@@ -1,7 +1,6 @@
 """Printing results, and the exit code."""
 
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,8 @@ def print_results(plan: Plan, directory: Path, summaries: Sequence[dict[str, Any
     epochs = min(summary["epochs"] for summary in summaries)
     ended = len(members) == plan.num_members and epochs == experiment.training.num_epochs
     if received and not is_halted and not ended:
-        command = f"jaxddpg resume {shlex.quote(str(directory))}"
-        print(f"stopped after epoch {epochs}; to continue, run `{command}`", file=sys.stderr)
+        resume = config.command("resume", directory)
+        print(f"stopped after epoch {epochs}; to continue, run `{resume}`", file=sys.stderr)
         return 128 + received
     diverged = [member for member in members if member["diverged_by"]]
     sentences = [sentence for member in members if (sentence := unmeasured(member))]

@@ -4,7 +4,7 @@ What needs JAX (`build`, `environment`) is imported by itself.
 """
 
 from jaxddpg.config.load import dump, parse, read, validate
-from jaxddpg.config.reader import ConfigError, Leaf, as_mapping, by_last_part, first_line, leaves, text
+from jaxddpg.config.reader import ConfigError, Leaf, as_mapping, by_last_part, command, first_line, leaves, text
 from jaxddpg.config.schema import schema
 from jaxddpg.config.stored import (
     SWEEP,
@@ -31,6 +31,7 @@ __all__ = [
     "by_last_part",
     "check_output",
     "check_unaltered",
+    "command",
     "dump",
     "first_line",
     "fixed_settings",

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import operator
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,11 @@ class ConfigError(ValueError):
 def first_line(error: Exception) -> str:
     """The first line of another library's error message."""
     return str(error).split("\n")[0][:200]
+
+
+def command(*words: object) -> str:
+    """A command of this package as it is typed into a shell: a path with spaces is quoted."""
+    return shlex.join(["jaxddpg", *map(str, words)])
 
 
 class Leaf(NamedTuple):

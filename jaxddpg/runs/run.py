@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -247,7 +246,7 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
             raise RunError(f"the environment failed in a callback: {called_back}") from error
         if not (jax.distributed.is_initialized() and distributed.is_loss(str(error))):
             raise
-        remedy = f"`jaxddpg resume {shlex.quote(str(directory))}` continues from the newest checkpoint"
+        remedy = f"`{config.command('resume', directory)}` continues from the newest checkpoint"
         raise RunError(f"{distributed.LOST} ({config.first_line(error)}); {remedy}") from error
     except jax.errors.KeyReuseError as error:
         remedy = "JAX may report this wrongly of several members at once; check with --population.placement 1"
@@ -258,6 +257,6 @@ def readable_errors(directory: Path | None) -> Iterator[None]:
         if directory is not None:
             full, denied = error.errno in (errno.ENOSPC, errno.EDQUOT), error.errno == errno.EACCES
             first = "free some space, then " * full + "correct its permissions, then " * denied
-            resume = f"{first}run `jaxddpg resume {shlex.quote(str(directory))}` to continue"
+            resume = f"{first}run `{config.command('resume', directory)}` to continue"
             remedy = f"; {resume if directory.is_dir() else f'{directory} is no longer there'}"
         raise RunError(f"{reason}{remedy}") from error

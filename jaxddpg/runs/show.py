@@ -1,7 +1,6 @@
 """Figures of runs and reports on them, from what stands in their directories."""
 
 import os
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +63,7 @@ def write_report(
                 where = "not begun" if epoch is None else f"epoch {epoch} of {last}"
                 unfinished.append(f"{place / run.name} ({where})")
             found = summary.read(place / run.name / "summary.json") or {}
-            sources.append(page.Source(f"{place / run.name}", shlex.join(["jaxddpg", how, str(file)]), found))
+            sources.append(page.Source(f"{place / run.name}", config.command(how, file), found))
     if unfinished:
         warnings.warn(f"unfinished runs, whose results are not final: {', '.join(unfinished)}", stacklevel=2)
     for environment in dict.fromkeys(run.environment for run in runs):
@@ -178,4 +177,4 @@ def draw_curves(directory: Path) -> None:
     try:
         plot([directory], directory / "learning_curve.png")
     except ConfigError as error:
-        warnings.warn(f"{error}; `jaxddpg plot {shlex.quote(str(directory))}` draws it", stacklevel=2)
+        warnings.warn(f"{error}; `{config.command('plot', directory)}` draws it", stacklevel=2)
